@@ -1,0 +1,167 @@
+"""What the five scripts share: flags from option groups, the config file, the console, one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench.errors import BenchError, UsageError, unknown_name
+from bench.options import default_of
+
+Options = TypeVar("Options")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose flags come from option groups and whose errors are one line."""
+
+    def __init__(self, prog: str, description: str):
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+        )
+        general = self.add_argument_group("general")
+        general.add_argument("--config", metavar="FILE.yaml", help="defaults for the flags below; flags override it")
+        general.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str):
+        raise UsageError(message.replace("\n", " "))
+
+    def add_options(self, title: str, options: type, skip: Sequence[str] = (), **defaults: Any) -> None:
+        """Adds one flag for each field of an option group.
+
+        Args:
+            title: heading in `--help`.
+            options: a dataclass of `bench.options`.
+            skip: fields this command has no use for.
+            defaults: other defaults than the group's, by field name.
+        """
+        group = self.add_argument_group(title)
+        for spec in fields(options):
+            if spec.name in skip:
+                continue
+            default = defaults.get(spec.name, default_of(spec))
+            flags = ["--" + name for name in (spec.name.replace("_", "-"), *spec.metadata["aliases"])]
+            if spec.name == "num_workers":
+                flags.append("-j")
+            text = spec.metadata["help"]
+            if isinstance(default, bool):
+                group.add_argument(
+                    *flags, dest=spec.name, default=default, help=text, action=argparse.BooleanOptionalAction
+                )
+                continue
+            if default not in (None, []) and "default:" not in text:
+                text += f" (default: {_shown(default)})"
+            group.add_argument(
+                *flags,
+                dest=spec.name,
+                default=default,
+                help=text,
+                choices=spec.metadata["choices"],
+                metavar=spec.metadata["metavar"] or (None if spec.metadata["choices"] else "X"),
+                type=_checked(spec.metadata["parse"] or type(default)),
+            )
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parses the command line over the config file: a config key is a flag written earlier."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        path = _config_path(argv)
+        if path is not None:
+            argv = self._config_flags(path) + argv
+        return self.parse_args(argv)
+
+    def _config_flags(self, path: Path) -> list[str]:
+        import yaml
+
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise UsageError(f"cannot read config {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise UsageError(f"config {path} is not YAML: {str(error).splitlines()[0]}") from error
+        if not isinstance(config, dict):
+            raise UsageError(f"config {path} must be a mapping of flag names to values")
+        actions = {action.dest: action for action in self._actions if action.option_strings}
+        spellings = {flag.lstrip("-"): action for action in actions.values() for flag in action.option_strings}
+        flags: list[str] = []
+        for key, value in config.items():
+            action = spellings.get(str(key).replace("_", "-"))
+            if action is None:
+                raise UsageError(f"config {path}: {unknown_name('key', str(key), spellings)}")
+            flags += _as_flags(action, value, where=f"config {path}: {key}")
+        return flags
+
+
+def _config_path(argv: Sequence[str]) -> Path | None:
+    for position, word in enumerate(argv):
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config="))
+        if word == "--config":
+            if position + 1 == len(argv):
+                raise UsageError("--config needs a file")
+            return Path(argv[position + 1])
+    return None
+
+
+def _as_flags(action: argparse.Action, value: Any, where: str) -> list[str]:
+    if value is None:
+        return []
+    flag = action.option_strings[0]
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise UsageError(f"{where} must be true or false, not {value!r}")
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return [flag if value else "--no-" + flag[2:]]
+        return [flag] if value else []
+    if isinstance(value, dict):
+        raise UsageError(f"{where} must be a value or a list, not a mapping")
+    if isinstance(value, list):
+        value = ",".join(str(item) for item in value)
+    return [f"{flag}={value}"]
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def checked(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return str(value)
+
+
+def collect(options: type[Options], arguments: argparse.Namespace, **changes: Any) -> Options:
+    """Builds an option group from parsed arguments; `changes` override them."""
+    known = vars(arguments)
+    values = {spec.name: known[spec.name] for spec in fields(options) if spec.name in known}
+    return options(**{**values, **changes})
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a script: a user's error becomes one line on stderr and the exit code, never a traceback."""
+    argv = sys.argv[1:]
+    name = Path(sys.argv[0]).name
+    try:
+        main(argv)
+    except BenchError as error:
+        if "--debug" in argv:
+            raise
+        hint = f" (see {name} --help)" if error.exit_code == UsageError.exit_code else ""
+        print(f"{name}: error: {error}{hint}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

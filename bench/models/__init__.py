@@ -1,0 +1,70 @@
+"""The networks: one family a file, one entry here.
+
+A network maps images [N, 3, H, W] to logits [N, outputs, H, W] for any H and W. In training mode a network
+with an auxiliary head returns {"out": logits, "aux": logits} instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.errors import unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ModelEntry(NamedTuple):
+    """Where a network is built, and one line about it."""
+
+    factory: str
+    summary: str
+
+
+# A factory takes the number of outputs and the keyword arguments of its ModelSpec.
+MODELS = {
+    "deeplabv3_resnet50": ModelEntry(
+        "bench.models.torchvision_nets:deeplabv3_resnet50", "DeepLabV3, ResNet-50, aux head"
+    ),
+    "deeplabv3_resnet101": ModelEntry(
+        "bench.models.torchvision_nets:deeplabv3_resnet101", "DeepLabV3, ResNet-101, aux head"
+    ),
+    "fcn_resnet50": ModelEntry("bench.models.torchvision_nets:fcn_resnet50", "FCN, ResNet-50, aux head"),
+    "fcn_resnet101": ModelEntry("bench.models.torchvision_nets:fcn_resnet101", "FCN, ResNet-101, aux head"),
+    "resnet18_seg": ModelEntry("bench.models.resnet_seg:resnet18_seg", "ResNet-18, 3x3 head, bilinear upsampling"),
+    "resnet50_seg": ModelEntry("bench.models.resnet_seg:resnet50_seg", "ResNet-50, 3x3 head, bilinear upsampling"),
+    "resnet101_seg": ModelEntry("bench.models.resnet_seg:resnet101_seg", "ResNet-101, 3x3 head, bilinear upsampling"),
+    "segnet": ModelEntry("bench.models.segnet:segnet", "SegNet, 13+13 convolutions, unpooling by indices"),
+    "simple_segnet": ModelEntry("bench.models.segnet:simple_segnet", "four-stage SegNet"),
+    "unet": ModelEntry("bench.models.unet:unet", "U-Net, 64 to 1024 channels"),
+    "unet_small": ModelEntry("bench.models.unet:unet_small", "U-Net for quick runs"),
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build a dense network again.
+
+    Attributes:
+        name: a registered name.
+        outputs: channels of the logits.
+        kwargs: further arguments of the factory, plain data.
+    """
+
+    name: str
+    outputs: int
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """Builds a dense network with fresh weights.
+
+    Raises:
+        UsageError: no network of that name.
+    """
+    if spec.name not in MODELS:
+        raise unknown_name("model", spec.name, MODELS)
+    module, _, factory = MODELS[spec.name].factory.partition(":")
+    return getattr(importlib.import_module(module), factory)(spec.outputs, **spec.kwargs)

@@ -1,0 +1,231 @@
+"""Every option of every command, declared once: name, type, default, help.
+
+A field becomes a command-line flag and a config key of the same name (`bench.cli`) and reaches the
+library as a typed value. No heavy import here: `--help` must answer in under a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from bench.errors import UsageError
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    parse: Callable[[str], Any] | None = None,
+    aliases: tuple[str, ...] = (),
+    choices: tuple[str, ...] | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Declares a dataclass field that is also a command-line flag.
+
+    Args:
+        default: value without the flag; a bool makes a `--flag/--no-flag` pair.
+        help: one line for `--help`.
+        parse: turns the flag's text into the value and raises ValueError with a reason where it cannot;
+            by default the type of `default`.
+        aliases: further spellings of the flag.
+        choices: the only accepted values.
+        metavar: how the value is shown in `--help`.
+    """
+    meta = {"help": help, "parse": parse, "aliases": aliases, "choices": choices, "metavar": metavar}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+def default_of(spec: Any) -> Any:
+    """The default value of a dataclass field."""
+    return spec.default if spec.default is not MISSING else spec.default_factory()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`'360,480'` or `'360x480'` -> `(360, 480)`, height first, in pixels."""
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"'{text}' is not a size; write height,width such as 360,480")
+    height, width = (int(part) for part in parts)
+    if min(height, width) < 1:
+        raise ValueError(f"'{text}' is not a size; height and width are at least 1")
+    return height, width
+
+
+def parse_ratio(text: str) -> float:
+    """A share in [0, 1)."""
+    try:
+        ratio = float(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is not a number; write a ratio in [0, 1) such as 0.3") from None
+    if not 0.0 <= ratio < 1.0:
+        raise ValueError(f"{text} is not in [0, 1)")
+    return ratio
+
+
+def _count(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"'{text}' is not a whole number") from None
+        if value < minimum:
+            raise ValueError(f"{text} is too small; at least {minimum}")
+        return value
+
+    return parse
+
+
+def _number(minimum: float, *, above: bool = False) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"'{text}' is not a number") from None
+        if not value > minimum if above else not value >= minimum:
+            raise ValueError(f"{text} is too small; {'above' if above else 'at least'} {minimum:g}")
+        return value
+
+    return parse
+
+
+def _list_of(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse_list(text: str) -> list[Any]:
+        items = [parse(part.strip()) for part in text.split(",") if part.strip()]
+        if not items:
+            raise ValueError("the list is empty; separate several values by commas")
+        return items
+
+    return parse_list
+
+
+whole = _count(0)
+positive = _count(1)
+share = _number(0.0)
+above_zero = _number(0.0, above=True)
+
+
+@dataclass
+class DataOptions:
+    """Which images, and how large the network sees them."""
+
+    dataset: str = option("synthetic", "data set: camvid, cityscapes or synthetic")
+    data_root: str | None = option(
+        None, "folder of the data set (default: ./datasets/NAME)", parse=str, aliases=("data-path",)
+    )
+    input_size: tuple[int, int] | None = option(
+        None,
+        "size images are scaled to before the network; predictions are scored at the label's own size "
+        "(default: the checkpoint's, else the data set's)",
+        parse=parse_size,
+        metavar="H,W",
+    )
+    cache: bool = option(False, "keep decoded images in RAM")
+    num_workers: int = option(2, "loader processes", parse=whole, aliases=("workers",))
+
+
+@dataclass
+class RunOptions:
+    """Where and how reproducibly a command runs."""
+
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    seed: int = option(0, "seed of everything random", parse=whole)
+    threads: int | None = option(None, "CPU threads (default: torch's choice)", parse=positive)
+    deterministic: bool = option(False, "only deterministic kernels (slower on CUDA)")
+
+
+@dataclass
+class TrainOptions:
+    """One training run; fine-tuning is the same run from a pruned network."""
+
+    epochs: int = option(300, "passes over the training images", parse=positive)
+    batch_size: int = option(16, "images a step and process", parse=positive)
+    crop_size: tuple[int, int] | None = option(
+        None, "training crop (default: the input size)", parse=parse_size, metavar="H,W"
+    )
+    optimizer: str = option("sgd", "optimizer", choices=("sgd", "adamw"))
+    lr: float = option(0.01, "initial learning rate", parse=above_zero)
+    momentum: float = option(0.9, "SGD momentum", parse=share)
+    weight_decay: float = option(1e-4, "weight decay", parse=share, aliases=("wd",))
+    schedule: str = option("poly", "learning-rate schedule, per iteration", choices=("poly", "multistep"))
+    poly_power: float = option(0.9, "power of the poly schedule", parse=above_zero)
+    milestones: list[float] = option(
+        [0.6, 0.8], "shares of the run after which multistep divides the rate by 10", parse=_list_of(parse_ratio)
+    )
+    aux_weight: float = option(0.4, "weight of the auxiliary head's loss, where there is one", parse=share)
+    compute_class_weights: bool = option(False, "weight the loss by median class frequency")
+    grad_clip: float = option(0.0, "largest gradient norm; 0 does not clip", parse=share)
+    accumulate: int = option(1, "batches whose gradients make one step", parse=positive)
+    ema: float = option(0.0, "decay of an exponential moving average of the weights; 0 keeps none", parse=parse_ratio)
+    amp: str = option("none", "mixed precision", choices=("none", "bf16", "fp16"))
+    channels_last: bool = option(False, "channels-last memory format")
+    eval_every: int = option(1, "epochs between validations", parse=positive)
+    tensorboard: bool = option(False, "also log to TensorBoard")
+
+
+@dataclass
+class ModelOptions:
+    """Which network, and which weights it starts from."""
+
+    model: str = option("resnet50_seg", "network; --list-models names them")
+    pretrained_backbone: str | None = option(
+        None, "torchvision-format backbone weights: a file, or 'imagenet' to download them", parse=str, metavar="FILE"
+    )
+
+
+@dataclass
+class PruneOptions:
+    """What to remove, by which method, on which calibration images."""
+
+    scope: str | None = option(
+        None,
+        "rank channels over the whole network or within each group (default: the method's)",
+        choices=("global", "local"),
+    )
+    min_keep: float = option(0.02, "smallest share of a group's channels that stays", parse=parse_ratio)
+    ignore: list[str] = option(
+        [], "layers to leave whole: name patterns such as 'backbone.layer4*'", parse=_list_of(str)
+    )
+    protect_first: bool = option(False, "leave the first layer whole")
+    calib_images: int = option(64, "training images that data-driven methods see", parse=positive)
+    calib_batch_size: int = option(4, "images a calibration batch; part of a method's definition", parse=positive)
+    recalibrate: bool = option(True, "re-estimate BatchNorm statistics on training images after the cut")
+    recalibration_images: int = option(128, "training images for that", parse=positive)
+
+
+@dataclass
+class FinetuneOptions:
+    """Fine-tuning of a pruned network; what is not named here is as in training."""
+
+    finetune_epochs: int = option(0, "epochs of fine-tuning after pruning; 0 does none", parse=whole)
+    finetune_lr: float = option(0.005, "initial learning rate of fine-tuning", parse=above_zero)
+
+
+@dataclass
+class MeasureOptions:
+    """What is measured on a finished network."""
+
+    split: str | None = option(
+        None, "split to score (default: test, or val where test has no labels)", choices=("train", "val", "test")
+    )
+    eval_batch_size: int = option(4, "images a batch when scoring", parse=positive)
+    latency: bool = option(True, "measure latency")
+    latency_warmup: int = option(30, "untimed forward passes before timing", parse=whole)
+    latency_runs: int = option(100, "timed forward passes a network", parse=positive)
+    latency_seconds: float = option(
+        30.0, "stop timing after this long even if runs are missing (never under 10 runs)", parse=above_zero
+    )
+
+
+def known_fields(options: type) -> list[str]:
+    """Names of an option group's fields."""
+    return [spec.name for spec in fields(options)]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises UsageError(message) unless the condition holds."""
+    if not condition:
+        raise UsageError(message)

@@ -1,0 +1,187 @@
+"""Run folders: whole files only, done and failed markers, and a record of how a result came about."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+DONE, FAILED = "done", "failed"
+
+
+def make_folder(path: Path | str) -> Path:
+    """Creates a folder and checks that files can be written into it.
+
+    Raises:
+        BenchError: the folder cannot be created or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BenchError(f"cannot write to {path}: {error.strerror}; choose another output folder") from error
+    return path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary name; the file appears under its own name only once it is complete."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """Turns dataclasses, tuples, paths and scalar tensors into what JSON knows; nan becomes null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Writes a JSON file in one piece."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        BenchError: missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise BenchError(f"{path} is not a JSON file: {error}") from error
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes a text file in one piece."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def digest(data: Any) -> str:
+    """Twelve hexadecimal digits that name a piece of plain data by its content."""
+    text = json.dumps(plain(data), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_digest(path: Path | str) -> str:
+    """Sixty-four hexadecimal digits (SHA-256) that name a file by its content."""
+    sha = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def begin(folder: Path) -> None:
+    """Marks a run folder as under way: neither done nor failed."""
+    make_folder(folder)
+    for marker in (DONE, FAILED):
+        (folder / marker).unlink(missing_ok=True)
+
+
+def finish(folder: Path) -> None:
+    """Marks a run folder as done; call after its last output is written."""
+    write_text(folder / DONE, datetime.now(timezone.utc).isoformat(timespec="seconds") + "\n")
+
+
+def fail(folder: Path, reason: str) -> None:
+    """Marks a run folder as failed and says why."""
+    write_text(folder / FAILED, reason.rstrip() + "\n")
+
+
+def is_done(folder: Path, *outputs: str) -> bool:
+    """Whether a run is marked done and its outputs are there."""
+    return (folder / DONE).is_file() and all((folder / name).is_file() for name in outputs)
+
+
+@contextlib.contextmanager
+def run_folder(folder: Path) -> Iterator[Path]:
+    """Marks a folder done when the block ends and failed, with the reason, when it raises."""
+    begin(folder)
+    try:
+        yield folder
+    except BaseException as error:
+        with contextlib.suppress(BenchError):
+            fail(folder, f"{type(error).__name__}: {error}")
+        raise
+    finish(folder)
+
+
+def provenance() -> dict[str, Any]:
+    """How a result came about: command, code, versions, machine, time."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "command": shlex.join(sys.argv),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if cuda else None,
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+    }
+
+
+def _git_state() -> str | None:
+    here = Path(__file__).resolve().parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return described.stdout.strip()
+    return None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
