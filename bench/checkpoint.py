@@ -8,7 +8,6 @@ network it is.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from bench.errors import BenchError
 from bench.layers import adopt_shapes
 from bench.models import ModelSpec, build_model
 from bench.runs import plain, whole_file
+from bench.tensor_files import as_state_dict, fit, read_file
 
 FORMAT = "segmentation-pruning-bench/1"
 
@@ -58,8 +58,13 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
     }
     if saved.state:
         content["state"] = saved.state
-    with whole_file(path) as temporary:
-        torch.save(content, temporary)
+    # Given an open file instead of a name, torch reports a missing folder as any writer does and puts the
+    # (temporary) name into no byte of the file.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            raise BenchError(f"cannot write {path} ({str(error).splitlines()[0]}); is the disk full?") from error
 
 
 def load_model(path: Path | str, *, name: str | None = None, outputs: int | None = None) -> SavedModel:
@@ -74,7 +79,7 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
         BenchError: missing, truncated or foreign file; another network or class count than expected; a
             tensor that does not fit, named.
     """
-    content = _read(path)
+    content = read_file(path)
     if "format" not in content:
         return _open_plain(path, content, name, outputs)
     if content["format"] != FORMAT:
@@ -90,30 +95,8 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
     return SavedModel(model, spec, content["channels"], content["meta"], content.get("state", {}))
 
 
-def _read(path: Path | str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise BenchError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BenchError(
-            f"{path} holds pickled Python objects, which are not loaded; save its state_dict() instead"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise BenchError(f"{path} is damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, Mapping):
-        raise BenchError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return dict(content)
-
-
 def _open_plain(path: Path | str, content: dict[str, Any], name: str | None, outputs: int | None) -> SavedModel:
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    weights = {key.removeprefix("module."): value for key, value in content.items()}
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise BenchError(f"{path} is not a checkpoint: it holds neither this project's format nor a state_dict")
+    weights = as_state_dict(path, content)
     if name is None or outputs is None:
         raise BenchError(f"{path} is a plain state_dict; say with --model which network it belongs to")
     spec = ModelSpec(name, outputs)
@@ -126,20 +109,8 @@ def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *
         model = build_model(spec)
     if narrowed:
         adopt_shapes(model, {key: tuple(tensor.shape) for key, tensor in weights.items()})
-    expected = model.state_dict()
-    for key, tensor in expected.items():
-        if key not in weights:
-            raise BenchError(f"{path} does not fit {spec.name}: tensor {key} is missing")
-        if tensor.shape != weights[key].shape:
-            raise BenchError(
-                f"{path} does not fit {spec.name}: {key} is {list(weights[key].shape)}, "
-                f"the network has {list(tensor.shape)}"
-            )
-    for key in weights:
-        if key not in expected:
-            raise BenchError(f"{path} does not fit {spec.name}: the network has no tensor {key}")
-    # A copy, so that the network does not share memory with the file's mapping or the caller's tensors.
-    model.load_state_dict({key: tensor.clone() for key, tensor in weights.items()}, assign=True)
+    weights = fit(weights, model.state_dict(), where=f"{path} does not fit {spec.name}")
+    model.load_state_dict(weights, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.console import say
 from bench.errors import BenchError, UsageError, unknown_name
-from bench.options import default_of
+from bench.options import default_of, parse_settings
 
 Options = TypeVar("Options")
 
@@ -63,9 +64,19 @@ class Parser(argparse.ArgumentParser):
                 default=default,
                 help=text,
                 choices=spec.metadata["choices"],
-                metavar=spec.metadata["metavar"] or (None if spec.metadata["choices"] else "X"),
+                metavar=spec.metadata["metavar"] or _metavar(spec),
                 type=_checked(spec.metadata["parse"] or type(default)),
             )
+
+    def add_value(
+        self, group: argparse._ActionsContainer, flag: str, parse: Callable[[str], Any], **settings: Any
+    ) -> None:
+        """Adds one flag whose text `parse` turns into its value (ValueError: why it cannot)."""
+        group.add_argument(flag, type=_checked(parse), **settings)
+
+    def add_setting(self, group: argparse._ActionsContainer, flag: str, **settings: Any) -> None:
+        """Adds one flag of KEY=VALUE pairs."""
+        self.add_value(group, flag, parse_settings, default={}, **settings)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parses the command line over the config file: a config key is a flag written earlier."""
@@ -119,7 +130,7 @@ def _as_flags(action: argparse.Action, value: Any, where: str) -> list[str]:
             return [flag if value else "--no-" + flag[2:]]
         return [flag] if value else []
     if isinstance(value, dict):
-        raise UsageError(f"{where} must be a value or a list, not a mapping")
+        value = [f"{name}={item}" for name, item in value.items()]
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
     return [f"{flag}={value}"]
@@ -135,10 +146,49 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return checked
 
 
+def _metavar(spec: Field) -> str | None:
+    """How a value is shown in `--help`, from the field's annotation."""
+    if spec.metadata["choices"]:
+        return None
+    for kind, name in {"list": "A,B,...", "int": "N", "float": "R"}.items():
+        if spec.type.startswith(kind):
+            return name
+    return "NAME"
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return str(value)
+
+
+def add_listings(parser: Parser) -> None:
+    """Adds the flags that name what there is to choose from."""
+    group = parser.add_argument_group("listings")
+    group.add_argument("--list-methods", action="store_true", help="name the pruning methods and exit")
+    group.add_argument("--list-models", action="store_true", help="name the networks and exit")
+
+
+def print_listing(arguments: argparse.Namespace) -> bool:
+    """Prints the listing asked for, if one was."""
+    if arguments.list_methods:
+        from bench.pruners import methods
+
+        entries = methods()
+    elif arguments.list_models:
+        from bench.models import MODELS as entries
+    else:
+        return False
+    for name, entry in entries.items():
+        say(f"{name:22} {entry.summary}")
+    return True
+
+
+def require_flags(arguments: argparse.Namespace, *names: str) -> None:
+    """Raises UsageError for the first of some flags that was neither given nor configured."""
+    for name in names:
+        if getattr(arguments, name) is None:
+            raise UsageError(f"--{name.replace('_', '-')} is missing")
 
 
 def collect(options: type[Options], arguments: argparse.Namespace, **changes: Any) -> Options:

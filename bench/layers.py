@@ -30,6 +30,8 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 
 def axes_of(layer: nn.Module) -> dict[str, tuple[str, ...]] | None:
     """Tensor name -> sides of its leading axes, or None for a layer without channels of its own."""
+    if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
+        return None  # one slope for all channels
     for kind, axes in _AXES.items():
         if isinstance(layer, kind):
             if is_depthwise(layer):
@@ -56,7 +58,22 @@ def width(layer: nn.Module, side: str) -> int:
         side = OUT
     if axes is not None and layer.weight is not None:
         return layer.weight.shape[axes["weight"].index(side)]
-    return layer.num_features
+    # A norm without weights still has statistics, and they shrink.
+    return layer.num_features if layer.running_mean is None else layer.running_mean.shape[0]
+
+
+def out_filters(layer: nn.Module, values: Tensor | None = None) -> Tensor:
+    """The filters of a convolution or linear layer, one a row.
+
+    Args:
+        layer: a layer of `WEIGHTED`.
+        values: a tensor shaped as its weight, such as a gradient; by default the weight itself.
+
+    Returns:
+        [out channels, weights a filter]
+    """
+    weight = layer.weight if values is None else values
+    return weight.movedim(axes_of(layer)["weight"].index(OUT), 0).flatten(1)
 
 
 @torch.no_grad()

@@ -102,6 +102,19 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     return parse_list
 
 
+def parse_settings(text: str) -> dict[str, object]:
+    """`'term=gamma,alpha=0.3'` -> `{"term": "gamma", "alpha": 0.3}`; values are YAML scalars."""
+    import yaml
+
+    settings = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"'{part}' is not KEY=VALUE")
+        settings[key.strip()] = yaml.safe_load(value)
+    return settings
+
+
 whole = _count(0)
 positive = _count(1)
 share = _number(0.0)
@@ -114,7 +127,7 @@ class DataOptions:
 
     dataset: str = option("synthetic", "data set: camvid, cityscapes or synthetic")
     data_root: str | None = option(
-        None, "folder of the data set (default: ./datasets/NAME)", parse=str, aliases=("data-path",)
+        None, "folder of the data set (default: ./datasets/NAME)", parse=str, aliases=("data-path",), metavar="DIR"
     )
     input_size: tuple[int, int] | None = option(
         None,
@@ -144,7 +157,7 @@ class TrainOptions:
     epochs: int = option(300, "passes over the training images", parse=positive)
     batch_size: int = option(16, "images a step and process", parse=positive)
     crop_size: tuple[int, int] | None = option(
-        None, "training crop (default: the input size)", parse=parse_size, metavar="H,W"
+        None, "training crop (default: the data set's, else the input size)", parse=parse_size, metavar="H,W"
     )
     optimizer: str = option("sgd", "optimizer", choices=("sgd", "adamw"))
     lr: float = option(0.01, "initial learning rate", parse=above_zero)
@@ -170,7 +183,7 @@ class TrainOptions:
 class ModelOptions:
     """Which network, and which weights it starts from."""
 
-    model: str = option("resnet50_seg", "network; --list-models names them")
+    model: str = option("resnet50_seg", "network; --list-models names them", parse=str)
     pretrained_backbone: str | None = option(
         None, "torchvision-format backbone weights: a file, or 'imagenet' to download them", parse=str, metavar="FILE"
     )
@@ -193,7 +206,17 @@ class PruneOptions:
     calib_images: int = option(64, "training images that data-driven methods see", parse=positive)
     calib_batch_size: int = option(4, "images a calibration batch; part of a method's definition", parse=positive)
     recalibrate: bool = option(True, "re-estimate BatchNorm statistics on training images after the cut")
+    evaluate: bool = option(True, "score the network right after the cut and after recalibration")
     recalibration_images: int = option(128, "training images for that", parse=positive)
+
+
+@dataclass
+class GridOptions:
+    """Which methods are compared, how far each prunes, and how often."""
+
+    methods: list[str] = option(["l1", "taylor", "random"], "methods; --list-methods names them", parse=_list_of(str))
+    ratios: list[float] = option([0.3], "shares of the prunable channels to remove", parse=_list_of(parse_ratio))
+    seeds: list[int] = option([], "seeds each (method, ratio) runs with (default: --seed)", parse=_list_of(whole))
 
 
 @dataclass

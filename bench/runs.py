@@ -155,7 +155,7 @@ def provenance() -> dict[str, Any]:
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git": _git_state(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),

@@ -8,6 +8,8 @@ Import this module before torchvision; where the native library loads it changes
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -15,7 +17,7 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 def _import_torchvision() -> torch.library.Library | None:
     try:
-        pass
+        importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -24,7 +26,7 @@ def _import_torchvision() -> torch.library.Library | None:
     library = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         library.define(operator + _SCHEMA)
-
+    importlib.import_module("torchvision")
     return library
 
 

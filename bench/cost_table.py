@@ -1,0 +1,116 @@
+"""What a network would cost with fewer channels, known without cutting anything.
+
+Every parameter and every multiply-accumulate belongs to a weight tensor, and the size of a weight tensor is
+a product of widths: `parameters = numel`, `MACs = numel * (places the layer is applied at)`. Each width is
+a constant less what the groups lose, so a table of tensors predicts any plan exactly.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from bench.cost import blank_image, stand_in
+from bench.groups import ChannelGroup, group_sides
+from bench.layers import WEIGHTED, axes_of
+
+
+class Prediction(NamedTuple):
+    """The predicted cost of one image.
+
+    Attributes:
+        parameters: number of parameters.
+        macs: multiply-accumulates of a forward pass.
+        bytes: bytes of the tensors in the state dict.
+    """
+
+    parameters: int
+    macs: int
+    bytes: int
+
+
+class CostTable:
+    """Predicts parameters, MACs and bytes from the number of channels each group keeps."""
+
+    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], input_size: tuple[int, int]):
+        """Reads the table off a network.
+
+        Args:
+            model: the network the groups were found in.
+            groups: all its groups.
+            input_size: (height, width) of an image in pixels.
+        """
+        self.channels = np.array([group.channels for group in groups], dtype=np.int64)
+        number = {group.name: column for column, group in enumerate(groups)}
+        sides = group_sides(groups)
+        places = _places(model, input_size)
+        rows: list[tuple[int, list[tuple[int, np.ndarray]], int, bool, int]] = []
+        seen: set[int] = set()
+        for name, layer in model.named_modules():
+            axes = axes_of(layer) or {}
+            for tensor_name, tensor in _own_tensors(layer):
+                if id(tensor) in seen:
+                    continue
+                seen.add(id(tensor))
+                factors = []
+                rest = tensor.numel()
+                for axis, side in enumerate(axes.get(tensor_name, ())):
+                    losses = np.zeros(len(groups), dtype=np.int64)
+                    for group, member in sides.get((name, side), ()):
+                        losses[number[group.name]] += len(member.positions) // group.channels
+                    factors.append((tensor.shape[axis], losses))
+                    rest //= tensor.shape[axis]
+                applied = places.get(name, 0) if tensor_name == "weight" else 0
+                rows.append((rest, factors, applied, isinstance(tensor, nn.Parameter), tensor.element_size()))
+        one = (1, np.zeros(len(groups), dtype=np.int64))
+        self._rest = np.array([row[0] for row in rows], dtype=np.int64)
+        axes_of_rows = [(row[1] + [one, one])[:2] for row in rows]
+        self._width = np.array([[axis[0] for axis in pair] for pair in axes_of_rows], dtype=np.int64)
+        self._loss = np.array([[axis[1] for axis in pair] for pair in axes_of_rows], dtype=np.int64)
+        self._per_element = np.array([[row[3], row[2], row[4]] for row in rows], dtype=np.int64)
+
+    def predict(self, kept: np.ndarray) -> Prediction:
+        """The cost when each group keeps that many channels.
+
+        Args:
+            kept: int [groups], in the order of the groups given to the constructor.
+        """
+        removed = self.channels - kept
+        widths = self._width - self._loss @ removed
+        numel = self._rest * widths.prod(axis=1)
+        parameters, macs, size = (numel @ self._per_element).tolist()
+        return Prediction(parameters, macs, size)
+
+    def dense(self) -> Prediction:
+        """The cost with every channel kept."""
+        return self.predict(self.channels)
+
+
+def _own_tensors(layer: nn.Module) -> list[tuple[str, Tensor]]:
+    buffers = [(n, t) for n, t in layer._buffers.items() if n not in layer._non_persistent_buffers_set]
+    return [(n, t) for n, t in (*layer._parameters.items(), *buffers) if t is not None]
+
+
+def _places(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
+    """Layer name -> places its whole weight is applied at while one image passes in evaluation mode."""
+    counts: dict[str, int] = defaultdict(int)
+
+    def counting(name: str) -> Any:
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # A transposed convolution applies its weight once an input pixel, the others once an output pixel.
+            pixels = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+            channel_axis = -1 if isinstance(layer, nn.Linear) else 1
+            counts[name] += pixels.numel() // pixels.shape[channel_axis]
+
+        return count
+
+    with stand_in(model) as shadow:
+        for name, layer in shadow.named_modules():
+            if isinstance(layer, WEIGHTED):
+                layer.register_forward_hook(counting(name))
+        shadow(blank_image(shadow, input_size))
+    return dict(counts)

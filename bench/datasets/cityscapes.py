@@ -1,0 +1,118 @@
+"""Cityscapes: 19 classes, label ids mapped to train ids here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bench.datasets.base import Classes, Dataset, Pair, read_ids
+from bench.errors import BenchError
+
+IGNORED = 255
+
+# Train id -> label id, for writing predictions the official scripts accept.
+TRAIN_ID_TO_ID = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+_LAST_ID = 33
+_UNKNOWN = 254
+
+_IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+
+
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """Two uint8 [256] tables to train ids: from label ids and from train ids."""
+    from_ids = np.full(256, _UNKNOWN, np.uint8)
+    from_ids[: _LAST_ID + 1] = IGNORED
+    from_ids[list(TRAIN_ID_TO_ID)] = np.arange(len(TRAIN_ID_TO_ID))
+    from_train_ids = np.full(256, _UNKNOWN, np.uint8)
+    from_train_ids[: len(TRAIN_ID_TO_ID)] = np.arange(len(TRAIN_ID_TO_ID))
+    # The licence plate's id and train id are -1, which eight bits store as 255.
+    from_ids[255] = from_train_ids[255] = IGNORED
+    return from_ids, from_train_ids
+
+
+_FROM_IDS, _FROM_TRAIN_IDS = _tables()
+
+
+class Cityscapes(Dataset):
+    """Cityscapes: `leftImg8bit/SPLIT/CITY/` images and `gtFine/SPLIT/CITY/` labels."""
+
+    name = "cityscapes"
+    classes = Classes(
+        names=(
+            "road",
+            "sidewalk",
+            "building",
+            "wall",
+            "fence",
+            "pole",
+            "traffic light",
+            "traffic sign",
+            "vegetation",
+            "terrain",
+            "sky",
+            "person",
+            "rider",
+            "car",
+            "truck",
+            "bus",
+            "train",
+            "motorcycle",
+            "bicycle",
+        ),
+        palette=(
+            (128, 64, 128),
+            (244, 35, 232),
+            (70, 70, 70),
+            (102, 102, 156),
+            (190, 153, 153),
+            (153, 153, 153),
+            (250, 170, 30),
+            (220, 220, 0),
+            (107, 142, 35),
+            (152, 251, 152),
+            (70, 130, 180),
+            (220, 20, 60),
+            (255, 0, 0),
+            (0, 0, 142),
+            (0, 0, 70),
+            (0, 60, 100),
+            (0, 80, 100),
+            (0, 0, 230),
+            (119, 11, 32),
+        ),
+        outputs=19,
+        ignore_index=IGNORED,
+    )
+    native_size = (1024, 2048)
+    crop_size = (512, 1024)
+    # The test split's labels are not public.
+    headline_split = "val"
+
+    def pairs(self, split: str) -> list[Pair]:
+        images, labels = self.root / "leftImg8bit" / split, self.root / "gtFine" / split
+        for folder in (images, labels):
+            if not folder.is_dir():
+                raise BenchError(
+                    f"no {folder.relative_to(self.root)}/ in {self.root.absolute()}: expected "
+                    f"leftImg8bit/{split}/CITY/*{_IMAGE} and gtFine/{split}/CITY/*{_IDS}; set --data-root"
+                )
+        pairs = []
+        for image in sorted(images.glob(f"*/*{_IMAGE}")):
+            frame = labels / image.parent.name / image.name.removesuffix(_IMAGE)
+            found = [path for ending in (_IDS, _TRAIN_IDS) if (path := Path(f"{frame}{ending}")).is_file()]
+            if not found:
+                raise BenchError(f"image {image} has no label: expected {frame}{_IDS}")
+            pairs.append(Pair(image, found[0]))
+        if not pairs:
+            raise BenchError(f"no images in {images}: expected CITY/*{_IMAGE}")
+        return pairs
+
+    def decode_label(self, path: Path) -> np.ndarray:
+        ids = read_ids(path)
+        mapped = (_FROM_TRAIN_IDS if path.name.endswith(_TRAIN_IDS) else _FROM_IDS)[ids]
+        wrong = mapped == _UNKNOWN
+        if wrong.any():
+            raise BenchError(f"label {path} holds id {ids[wrong][0]}, which is not in the Cityscapes table")
+        return mapped

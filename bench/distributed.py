@@ -1,0 +1,118 @@
+"""Several processes that train one network: `torchrun --nproc_per_node N train.py ...`.
+
+Every function also works, and does nothing, in a process that torchrun did not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from bench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among those that train together.
+
+    Attributes:
+        rank: number of this process, 0 for the one that writes files.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[torch.device]:
+    """Joins the processes torchrun started and yields this process's own device.
+
+    Args:
+        device: the device asked for; `cuda` becomes one GPU a process. gloo connects CPUs, nccl GPUs.
+
+    Raises:
+        UsageError: one GPU named for several processes, or fewer GPUs than processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = _own_gpu(device)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield device
+    # Only reached without an error: after one, the peers wait in a collective and leaving in order would
+    # hang. Ending the process with a non-zero code makes torchrun end them all.
+    dist.destroy_process_group()
+
+
+def _own_gpu(device: torch.device) -> torch.device:
+    if device.index is not None:
+        raise UsageError(f"--device {device} names one GPU for several processes; use --device cuda under torchrun")
+    local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local_rank >= count:
+        raise UsageError(f"{count} GPUs are visible, too few for torchrun's processes; lower --nproc_per_node")
+    return torch.device("cuda", local_rank)
+
+
+def world() -> World:
+    """The place of this process; a world of one outside `joined`."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World()
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
+    """The network as it is called in training: its gradients are averaged over the processes.
+
+    On CUDA its BatchNorm layers are made to share their batch statistics, in place; SyncBatchNorm has no
+    CPU form, so on CPU each process normalises by its own batch.
+    """
+    if world().size == 1:
+        return model
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    ddp = nn.parallel.DistributedDataParallel
+    # Buffers are averaged once an epoch (`average_buffers`) and not overwritten by rank 0's at every step. The
+    # option was renamed in torch 2.13.
+    renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters
+    kept = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return ddp(model, device_ids=[device.index] if device.type == "cuda" else None, **kept)
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Adds up a tensor over all processes, in place."""
+    if world().size > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module) -> None:
+    """Gives all processes the mean of their running statistics."""
+    size = world().size
+    if size == 1:
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= size
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if world().size > 1:
+        dist.barrier()

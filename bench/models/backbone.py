@@ -1,0 +1,84 @@
+"""ImageNet weights for the backbone of a network: from a file, or downloaded where that is asked for."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BenchError, UsageError
+from bench.tensor_files import as_state_dict, fit, read_file
+
+DOWNLOAD = "imagenet"
+
+# The classification heads of torchvision's ResNet and VGG.
+_HEADS = ("fc.", "classifier.")
+
+
+@runtime_checkable
+class HasBackbone(Protocol):
+    """A network whose encoder is one of torchvision's classification networks.
+
+    Attributes:
+        architecture: torchvision's name of that network.
+    """
+
+    architecture: str
+
+    def backbone_layers(self) -> dict[str, nn.Module]:
+        """Name in torchvision's ImageNet file -> layer of this network."""
+        ...
+
+
+@torch.no_grad()
+def load_backbone(model: nn.Module, source: str) -> None:
+    """Puts ImageNet weights into the backbone of a network, in place; the head keeps its own.
+
+    Args:
+        model: the dense network.
+        source: a torchvision-format file, or `imagenet` to download torchvision's own (into torch's cache).
+
+    Raises:
+        UsageError: the network has no such backbone.
+        BenchError: the file is missing or damaged, a tensor does not fit (named), or the download fails.
+    """
+    if not isinstance(model, HasBackbone):
+        raise UsageError(
+            f"{type(model).__name__} has no backbone with published weights; leave out --pretrained-backbone"
+        )
+    weights = _download(model.architecture) if source == DOWNLOAD else as_state_dict(source, read_file(source))
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(_HEADS)}
+    expected = {
+        f"{prefix}.{name}": tensor
+        for prefix, layer in model.backbone_layers().items()
+        for name, tensor in layer.state_dict().items()
+    }
+    fitted = fit(weights, expected, where=f"{source} does not fit the backbone {model.architecture}")
+    for name, tensor in expected.items():
+        tensor.copy_(fitted[name])
+
+
+def _download(architecture: str) -> dict[str, Tensor]:
+    import bench.vision_compat  # noqa: F401
+
+    # isort: split
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(architecture).IMAGENET1K_V1.url
+    try:
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise BenchError(
+            f"cannot download {url} ({_first_line(error)}); download it elsewhere and pass "
+            f"--pretrained-backbone {Path(url).name}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,77 @@
+"""The optimizer, the learning rate of each step, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from bench.options import TrainOptions
+
+
+def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW over all trainable parameters.
+
+    Weight decay acts on every parameter, norms and biases too, as in torchvision's segmentation reference.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
+    return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+
+
+def learning_rate(options: TrainOptions, step: int, steps: int) -> float:
+    """The learning rate of an optimizer step.
+
+    Args:
+        options: schedule, initial rate, power or milestones.
+        step: number of the step, from 0.
+        steps: steps of the whole run.
+
+    Returns:
+        poly: `lr * (1 - step / steps) ** power`; multistep: `lr` over 10 for each milestone behind.
+    """
+    done = step / steps
+    if options.schedule == "multistep":
+        return options.lr * 0.1 ** sum(done >= milestone for milestone in options.milestones)
+    return options.lr * (1.0 - done) ** options.poly_power
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class Ema:
+    """An exponential moving average of a network's weights.
+
+    Attributes:
+        model: the averaged network, in evaluation mode.
+        decay: weight of the past once the run is long enough.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """`average = d * average + (1 - d) * weights` after an optimizer step.
+
+        `d = min(decay, (1 + step) / (10 + step))`, so that a short run forgets its initial weights.
+
+        Args:
+            model: the network in training.
+            step: number of the step, from 0.
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(weight, 1.0 - decay)
+
+    @torch.no_grad()
+    def copy_buffers(self, model: nn.Module) -> None:
+        """Takes over the running statistics, which are averages already."""
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)

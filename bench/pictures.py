@@ -1,0 +1,104 @@
+"""What a network sees and says: an image beside its label map and predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from bench.datasets.base import Classes
+from bench.runs import whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PANEL_WIDTH = 480
+COLUMNS = 3
+_GAP, _TEXT, _SWATCH = 12, 17, 14
+_INK = (34, 34, 34)
+NOT_SCORED = (0, 0, 0)
+
+
+def prediction_picture(
+    path: Path | str, image: np.ndarray | Tensor, maps: Mapping[str, np.ndarray | Tensor], classes: Classes
+) -> None:
+    """Writes one PNG: the image, the maps with their captions, and the classes' colours.
+
+    Args:
+        path: the file.
+        image: uint8 [3, H, W], RGB.
+        maps: caption -> integer [H, W] of class ids, such as the label and the predictions; what is no
+            scored class is black.
+        classes: the label set.
+    """
+    colours = np.array([*classes.palette, NOT_SCORED], dtype=np.uint8)
+    scored = len(classes.palette)
+    ids = {caption: np.asarray(ids) for caption, ids in maps.items()}
+    ids = {caption: np.where((entry >= 0) & (entry < scored), entry, scored) for caption, entry in ids.items()}
+    panels = {"input": np.asarray(image).transpose(1, 2, 0)} | {name: colours[entry] for name, entry in ids.items()}
+    present = np.unique(np.concatenate([entry.ravel() for entry in ids.values()])) if ids else []
+    legend = [([*classes.names, "not scored"][entry], tuple(colours[entry].tolist())) for entry in present]
+    with whole_file(path) as temporary:
+        _draw(panels, legend).save(temporary, format="PNG")
+
+
+def _draw(panels: Mapping[str, np.ndarray], legend: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
+    """Panels in rows of three, each under its caption, and the legend below them."""
+    height, width = next(iter(panels.values())).shape[:2]
+    size = (PANEL_WIDTH, max(1, round(PANEL_WIDTH * height / width)))
+    font = _font(_TEXT)
+    columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
+    row_height = _TEXT + _GAP // 2 + size[1] + _GAP
+    page_width = _GAP + columns * (PANEL_WIDTH + _GAP)
+    places = _legend_places([name for name, _ in legend], page_width, font)
+    legend_top = _GAP + math.ceil(len(panels) / columns) * row_height
+    page_height = legend_top + (places[-1][1] + _TEXT + _GAP if places else 0)
+
+    page = Image.new("RGB", (page_width, page_height), "white")
+    pen = ImageDraw.Draw(page)
+    for position, (caption, pixels) in enumerate(panels.items()):
+        left = _GAP + position % columns * (PANEL_WIDTH + _GAP)
+        top = _GAP + position // columns * row_height
+        pen.text((left, top), _fitted(caption, font), fill=_INK, font=font)
+        # Only the photograph may be smoothed: between two classes' colours lies a third one's.
+        smooth = Image.Resampling.BICUBIC if position == 0 else Image.Resampling.NEAREST
+        panel = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, smooth)
+        page.paste(panel, (left, top + _TEXT + _GAP // 2))
+    for (name, colour), (left, top) in zip(legend, places, strict=True):
+        top += legend_top
+        pen.rectangle((left, top + 2, left + _SWATCH, top + 2 + _SWATCH), fill=colour, outline=_INK)
+        pen.text((left + _SWATCH + 6, top), name, fill=_INK, font=font)
+    return page
+
+
+def _legend_places(names: Sequence[str], page_width: int, font: ImageFont.FreeTypeFont) -> list[tuple[int, int]]:
+    """(left, top) of each entry, wrapped at the page's width."""
+    places = []
+    left, top = _GAP, 0
+    for name in names:
+        width = _SWATCH + 6 + math.ceil(font.getlength(name)) + 2 * _GAP
+        if left > _GAP and left + width > page_width:
+            left, top = _GAP, top + _TEXT + 8
+        places.append((left, top))
+        left += width
+    return places
+
+
+def _fitted(caption: str, font: ImageFont.FreeTypeFont) -> str:
+    """A caption cut where its panel ends."""
+    if font.getlength(caption) <= PANEL_WIDTH:
+        return caption
+    while font.getlength(caption + "…") > PANEL_WIDTH:
+        caption = caption[:-1]
+    return caption + "…"
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Pillow before 10.1 has no scalable font of its own; matplotlib always brings this one.
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)

@@ -1,0 +1,313 @@
+"""The stages put together: what each script calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import distributed
+from bench.checkpoint import SavedModel, load_model, save_model
+from bench.console import say
+from bench.data import SegmentationData
+from bench.datasets import dataset_class
+from bench.devices import set_up
+from bench.errors import BenchError, UsageError
+from bench.evaluation import predicted
+from bench.models import ModelSpec, build_model
+from bench.models.backbone import load_backbone
+from bench.options import DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
+from bench.pictures import prediction_picture
+from bench.pruners.base import Pruner
+from bench.reference import Reference
+from bench.runs import (
+    digest,
+    file_digest,
+    is_done,
+    make_folder,
+    plain,
+    provenance,
+    read_json,
+    run_folder,
+    write_json,
+)
+from bench.train_eval import evaluate, fit
+from bench.training_state import BEST, LAST, check_same_run, run_identity
+from bench.transforms import prepare
+from bench.workbench import Workbench, target_of
+
+CONFIG, REPORT = "config.json", "report.json"
+PRUNED, INFO = "pruned_model.pt", "pruning_info.json"
+FINETUNED, FINETUNED_REPORT = "finetuned_model.pt", "finetuned_report.json"
+
+
+def train_model(
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    options: TrainOptions,
+    run: RunOptions,
+    measure: MeasureOptions,
+    folder: Path,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Trains a network and scores its best state on the validation and the headline split.
+
+    The folder receives `config.json`, `best.pt`, `last.pt`, `metrics.csv` and `report.json`.
+
+    Args:
+        data_options: the images.
+        model_options: the network.
+        options: the recipe.
+        run: device and seed.
+        measure: the split to report and how to score it.
+        folder: the run's own folder.
+        checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is.
+        resume: go on with the run in the folder; starts it where there is none.
+        overwrite: replace the run in the folder.
+
+    Returns:
+        What `report.json` says.
+
+    Raises:
+        UsageError: options that contradict each other or name what does not exist.
+        BenchError: the folder holds another run; what data, checkpoint and training may meet.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other; pass one")
+    if checkpoint and model_options.pretrained_backbone:
+        raise UsageError("--ckpt and --pretrained-backbone both name the first weights; pass one")
+    with distributed.joined(set_up(run)) as device:
+        world = distributed.world()
+        make_folder(folder)
+        finished, begun = is_done(folder, BEST, REPORT), (folder / LAST).is_file()
+        if finished and not (resume or overwrite):
+            raise BenchError(f"{folder} already holds a finished run; choose another --save or pass --overwrite")
+        if begun and not (resume or overwrite):
+            raise BenchError(f"{folder} holds an unfinished run; pass --resume to go on or --overwrite to start anew")
+
+        data, saved = _open(data_options, model_options, run, checkpoint)
+        if finished and resume:
+            identity = run_identity(saved, data, options, run, world.size)
+            check_same_run(folder, load_model(folder / LAST), saved, identity)
+            say(f"{folder} is finished already; nothing to do")
+            return read_json(folder / REPORT)
+        if resume and not begun:
+            say(f"{folder} holds no run to resume; starting one")
+
+        # Opened before training, so that a missing split is not found out after it.
+        splits = dict.fromkeys(("val", measure.split or data.headline_split))
+        loaders = {
+            split: data.eval_loader(split, measure.eval_batch_size, rank=world.rank, world=world.size)
+            for split in splits
+        }
+        distributed.barrier()
+        with run_folder(folder) if world.is_first else contextlib.nullcontext(), _resume_hint(folder):
+            if world.is_first:
+                groups = (data_options, model_options, options, run, measure)
+                config = {name: value for group in groups for name, value in asdict(group).items()}
+                write_json(folder / CONFIG, {**config, "ckpt": checkpoint, "provenance": provenance()})
+            result = fit(
+                saved,
+                data,
+                options,
+                run,
+                folder,
+                resume=resume and begun,
+                device=device,
+                eval_batch_size=measure.eval_batch_size,
+            )
+            best = load_model(result.best).model
+            scores = {
+                split: evaluate(
+                    best,
+                    loader,
+                    data.classes,
+                    device=device,
+                    amp=options.amp,
+                    channels_last=options.channels_last,
+                    label=split,
+                )
+                for split, loader in loaders.items()
+            }
+            report = {
+                "best_epoch": result.best_epoch,
+                "epochs": result.epochs,
+                "input_size": data.input_size,
+                **{split: asdict(quality) for split, quality in scores.items()},
+            }
+            if world.is_first:
+                write_json(folder / REPORT, report)
+        shown = ", ".join(f"{split} mIoU {quality.miou:.2%}" for split, quality in scores.items())
+        say(f"best epoch {result.best_epoch} of {result.epochs}: {shown} -> {result.best}")
+        return report
+
+
+def _open(
+    data_options: DataOptions, model_options: ModelOptions, run: RunOptions, checkpoint: Path | None
+) -> tuple[SegmentationData, SavedModel]:
+    """The data set, and the network with its first weights."""
+    if checkpoint is None:
+        data = SegmentationData(data_options, seed=run.seed)
+        spec = ModelSpec(model_options.model, data.classes.outputs)
+        saved = SavedModel(build_model(spec), spec)
+        if model_options.pretrained_backbone:
+            load_backbone(saved.model, model_options.pretrained_backbone)
+        return data, saved
+    saved = load_model(
+        checkpoint, name=model_options.model, outputs=dataset_class(data_options.dataset).classes.outputs
+    )
+    return SegmentationData(data_options, seed=run.seed, input_size=saved.meta.get("input_size")), saved
+
+
+@contextlib.contextmanager
+def _resume_hint(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / LAST).is_file():
+            say(f"{folder / LAST} holds the last finished epoch; go on with the same command and --resume")
+        raise
+
+
+def ensure_baseline(
+    checkpoint: Path,
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    options: TrainOptions,
+    run: RunOptions,
+    measure: MeasureOptions,
+) -> None:
+    """Trains the network a `best.pt` is to hold, unless that was done; goes on with an interrupted run.
+
+    Raises:
+        UsageError: a file of another name; a training run writes `best.pt`.
+    """
+    if checkpoint.name != BEST:
+        raise UsageError(f"--train-baseline writes a {BEST}; name --baseline {checkpoint.with_name(BEST)}")
+    if is_done(checkpoint.parent, BEST, REPORT):
+        say(f"baseline {checkpoint} is there already")
+        return
+    train_model(data_options, model_options, options, run, measure, checkpoint.parent, resume=True)
+
+
+def prune_model(workbench: Workbench, pruner: Pruner, ratio: float, seed: int, folder: Path) -> dict[str, Any]:
+    """Prunes the baseline on the bench and measures the result.
+
+    The folder receives `pruned_model.pt`, `pruning_info.json` and `report.json`.
+
+    Args:
+        workbench: the baseline, and what is the same for all prunings.
+        pruner: the method.
+        ratio: share of the prunable channels to remove.
+        seed: seed of the method and of its calibration images.
+        folder: the job's own folder.
+
+    Returns:
+        What `pruning_info.json` says.
+    """
+    with run_folder(folder):
+        pruned = workbench.prune(pruner, target_of(pruner, ratio, workbench.options), seed)
+        save_model(folder / PRUNED, pruned.saved)
+        quality = pruned.info["quality"]
+        known = quality.get("recalibrated", quality.get("cut"))
+        write_json(folder / REPORT, workbench.reference.compare(folder / PRUNED, pruned.saved, quality=known))
+        write_json(folder / INFO, pruned.info)
+    return pruned.info
+
+
+def finetune_model(reference: Reference, folder: Path, options: TrainOptions, run: RunOptions) -> dict[str, Any]:
+    """Fine-tunes the pruned network of a job, unless that was done with the same recipe.
+
+    The folder receives `finetuned_model.pt`, the network that scored best on the validation split, and
+    `finetuned_report.json`; an interrupted run goes on where it stopped.
+
+    Args:
+        reference: the baseline and its data.
+        folder: the job's folder, with `pruned_model.pt` in it.
+        options: the recipe.
+        run: device and seed.
+
+    Returns:
+        What `finetuned_report.json` says.
+    """
+    recipe = plain({**asdict(options), "seed": run.seed, "pruned": file_digest(folder / PRUNED)})
+    if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
+        report = read_json(folder / FINETUNED_REPORT)
+        if report["finetune"]["recipe"] == recipe and report["split"] == reference.split:
+            return report
+    saved = load_model(folder / PRUNED, outputs=reference.data.classes.outputs)
+    history = folder / f"finetune_{digest(recipe)[:8]}"
+    result = fit(
+        saved,
+        reference.data,
+        options,
+        run,
+        history,
+        resume=(history / LAST).is_file(),
+        device=reference.device,
+        label="fine-tuning",
+    )
+    best = load_model(result.best)
+    save_model(folder / FINETUNED, best)
+    report = reference.compare(folder / FINETUNED, best, latency=read_json(folder / REPORT)["latency"])
+    report["finetune"] = {
+        "recipe": recipe,
+        "best_epoch": result.best_epoch,
+        "val_miou": result.best_miou,
+        "history": result.history,
+    }
+    write_json(folder / FINETUNED_REPORT, report)
+    # The history stays; the weights are in finetuned_model.pt.
+    for name in (BEST, LAST):
+        (history / name).unlink(missing_ok=True)
+    return report
+
+
+def evaluate_pair(reference: Reference, candidate: Path, report: Path) -> dict[str, Any]:
+    """Measures a candidate beside the baseline.
+
+    Args:
+        reference: the baseline and its data.
+        candidate: file of a network for the same data set.
+        report: the JSON file to write.
+
+    Returns:
+        What the report says.
+    """
+    make_folder(report.parent)
+    saved = load_model(candidate, name=reference.saved.spec.name, outputs=reference.data.classes.outputs)
+    measured = reference.compare(candidate, saved)
+    write_json(report, measured)
+    return measured
+
+
+def draw_pair(reference: Reference, candidate: Path, index: int, path: Path) -> None:
+    """Draws one image of the split, its label, and what baseline and candidate make of it.
+
+    Args:
+        reference: the baseline and its data.
+        candidate: file of the other network.
+        index: which image of the split.
+        path: the PNG to write.
+    """
+    data = reference.data
+    count = len(data.names(reference.split))
+    if not 0 <= index < count:
+        raise UsageError(
+            f"--picture-index {index} is not one of the {count} images of {reference.split} (0 to {count - 1})"
+        )
+    image, label = data.load(reference.split, index)
+    saved = load_model(candidate, outputs=data.classes.outputs)
+    networks = {"baseline": reference.saved.model, candidate.stem: saved.model.to(reference.device)}
+    prepared = prepare(image, data.input_size)[None].to(reference.device)
+    with torch.inference_mode():
+        maps = {name: predicted(model.eval()(prepared), label.shape)[0].cpu() for name, model in networks.items()}
+    make_folder(path.parent)
+    prediction_picture(path, image, {"label": label, **maps}, data.classes)

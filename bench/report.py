@@ -1,0 +1,350 @@
+"""What a comparison of methods says: a table for the console, a summary in four formats.
+
+Rows are plain dictionaries, one a job: method, ratio, seed, status ("done" or "failed"), error, and what was
+measured (shares as fractions, milliseconds, None where it was not). JSON and CSV keep them as they are; the
+tables and the plot show one line for each (method, ratio), as mean ± standard deviation over the seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.latency import speedup_text
+from bench.runs import make_folder, plain, whole_file, write_json, write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMAT = "benchmark-summary/1"
+
+Row = Mapping[str, Any]
+
+STAGES = {
+    "miou_cut": "right after the cut",
+    "miou_recalibrated": "after recalibration",
+    "miou_finetuned": "after fine-tuning",
+}
+"""Row key -> how a network had been treated when that mIoU was measured, from first to last."""
+
+_SHORT = {"miou_cut": "cut", "miou_recalibrated": "recal.", "miou_finetuned": "tuned"}
+
+COLUMNS = (
+    "method",
+    "ratio",
+    "seed",
+    "status",
+    "channel_ratio",
+    "parameters",
+    "parameters_kept",
+    "macs",
+    "macs_kept",
+    "baseline_miou",
+    *STAGES,
+    "split",
+    "latency_ms",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "seconds",
+    "error",
+)
+"""Columns of the CSV; further keys of the rows follow them."""
+
+# Okabe and Ito's colours, without the yellow that a white page swallows, told apart by the colour-blind too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
+_MARKERS = "osD^vP*X<>hpd"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The jobs of one (method, ratio): those that were done, and those that failed."""
+
+    method: str
+    ratio: float
+    done: tuple[Row, ...]
+    failed: tuple[Row, ...]
+
+    def values(self, key: str) -> list[float]:
+        """What the seeds gave for a key, where they gave something."""
+        return [row[key] for row in self.done if row.get(key) is not None]
+
+
+def cells(rows: Sequence[Row]) -> list[Cell]:
+    """Rows by (method, ratio): methods in the order of the rows, ratios ascending."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    places = sorted({(methods.index(row["method"]), row["ratio"]) for row in rows})
+    grouped = []
+    for method, ratio in ((methods[position], ratio) for position, ratio in places):
+        members = [row for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
+        done = tuple(row for row in members if row["status"] == "done")
+        failed = tuple(row for row in members if row["status"] != "done")
+        grouped.append(Cell(method, ratio, done, failed))
+    return grouped
+
+
+def comparison_table(baseline: Row, rows: Sequence[Row]) -> Table:
+    """The table for the console: the baseline, then a line for each (method, ratio)."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    header, lines = _table(baseline, rows, full=False)
+    found = cells(rows)
+    notes = [f"[red]failed[/red] {escape(line)}" for line in _failures(rows)]
+    if not _uneven(found) and found and len(found[0].done) > 1:
+        notes.insert(0, f"mean ± standard deviation over {len(found[0].done)} seeds")
+    caption = "\n".join(notes) or None
+    table = Table(title=escape(_title(baseline)), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
+    # It is to fit into a console 80 wide; where it does not, only "mean ± deviation" is worth a second line.
+    table.collapse_padding, table.pad_edge, table.show_edge = True, False, False
+    for position, name in enumerate(header):
+        breaks = any("±" in line[position] for line in lines)
+        side = "left" if position == 0 else "right"
+        table.add_column(name.replace(" ", "\n"), justify=side, vertical="bottom", no_wrap=not breaks)
+    for position, line in enumerate(lines):
+        table.add_row(*(escape(text) for text in line), end_section=position == 0)
+    return table
+
+
+def pair_table(report: Row) -> Table:
+    """The table for the console of one `report.json`: baseline beside candidate."""
+    from rich import box
+    from rich.table import Table
+
+    baseline, candidate = report["baseline"], report["candidate"]
+    table = Table(title=_title({**report, "model": report["model"]["name"]}), box=box.SIMPLE_HEAD)
+    for name in ("", "baseline", "candidate", "change"):
+        table.add_column(name, justify="right" if name else "left")
+    named = {"miou": "mIoU %", "pixel_accuracy": "pixel accuracy %", "class_accuracy": "class accuracy %"}
+    for key, name in {**named, "frequency_weighted_iou": "frequency-weighted IoU %"}.items():
+        before, after = 100 * baseline["quality"][key], 100 * candidate["quality"][key]
+        table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
+    for name, before in baseline["quality"]["iou"].items():
+        after = candidate["quality"]["iou"][name]
+        texts = ["-" if value is None else f"{100 * value:.2f}" for value in (before, after)]
+        change = "-" if None in (before, after) else f"{100 * (after - before):+.2f}"
+        table.add_row(f"  IoU {name}", *texts, change)
+    for key, name, unit in (
+        ("parameters", "parameters M", 1e6),
+        ("macs", "MACs G", 1e9),
+        ("state_bytes", "size MB", 1e6),
+    ):
+        before, after = baseline["cost"][key], candidate["cost"][key]
+        table.add_row(name, f"{before / unit:.3f}", f"{after / unit:.3f}", f"{100 * (after / before - 1):+.1f} %")
+    if report["latency"]:
+        before, after = (report["latency"]["networks"][name] for name in ("baseline", "candidate"))
+        change = speedup_text(after["speedup"], after["speedup_low"], after["speedup_high"])
+        table.add_row("latency ms", f"{before['median_ms']:.2f}", f"{after['median_ms']:.2f}", change)
+    return table
+
+
+def write_summary(
+    folder: Path | str,
+    baseline: Row,
+    rows: Sequence[Row],
+    provenance: Row,
+    name: str = "benchmark_summary",
+) -> None:
+    """Writes `NAME.json`, `.csv`, `.md` and, where a mIoU was measured, the plot `NAME.png`.
+
+    Args:
+        folder: where to; created.
+        baseline: the unpruned network: model, dataset, split, input_size, miou, parameters, macs, latency_ms.
+        rows: one a job.
+        provenance: how the numbers came about.
+        name: the files' name without ending.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    folder = make_folder(folder)
+    baseline, rows, provenance = plain(baseline), plain(list(rows)), plain(provenance)
+    record = {"format": FORMAT, "baseline": baseline, "rows": rows, "provenance": provenance}
+    write_json(folder / f"{name}.json", record)
+    write_text(folder / f"{name}.csv", _csv(rows))
+    plot = folder / f"{name}.png"
+    plot.unlink(missing_ok=True)
+    if _last_stage(rows) is not None:
+        _plot(plot, baseline, rows)
+    picture = plot.name if plot.is_file() else None
+    write_text(folder / f"{name}.md", _markdown(baseline, rows, provenance, picture))
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    further = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*COLUMNS, *further], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _markdown(baseline: Row, rows: Sequence[Row], provenance: Row, picture: str | None) -> str:
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+    header, lines = _table(baseline, rows, full=True)
+    parts = [f"# {_title(baseline)}", ""]
+    parts += [line(header), line([":--", *["--:"] * (len(header) - 1)]), *map(line, lines), ""]
+    parts += [
+        "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
+        "after fine-tuning. Parameters and MACs: share kept."
+    ]
+    if any(len(cell.done) > 1 for cell in cells(rows)):
+        parts += ["With several seeds: mean ± standard deviation over the seeds."]
+    if any(cell.values("speedup") for cell in cells(rows)):
+        parts += ["Speed-up: median of paired ratios to the baseline with its 95 % interval."]
+    if picture:
+        parts += ["", f"![mIoU against the MACs kept]({picture})"]
+    failures = _failures(rows)
+    if failures:
+        parts += ["", "## Failed", "", *(f"* {text}" for text in failures)]
+    parts += ["", "## Provenance", ""]
+    parts += [f"* {key}: {value}" for key, value in provenance.items() if value is not None]
+    return "\n".join(parts) + "\n"
+
+
+def _table(baseline: Row, rows: Sequence[Row], *, full: bool) -> tuple[list[str], list[list[str]]]:
+    """Header and lines, as text.
+
+    A console is narrow: without `full`, earlier stages come without their deviation and speed-ups without
+    their interval.
+    """
+    found = cells(rows)
+    stages = [key for key in STAGES if any(cell.values(key) for cell in found)] or ["miou_cut"]
+    # Where all lines rest on as many seeds, the console table says so below itself.
+    repeated = any(len(cell.done) + len(cell.failed) > 1 for cell in found) and (full or _uneven(found))
+    timed = any(cell.values("latency_ms") for cell in found)
+
+    header = ["method", "ratio"]
+    header += ["seeds"] if repeated else []
+    header += ["params %", "MACs %", *(f"mIoU {_SHORT[key]}" for key in stages)]
+    header += ["latency ms", "speed-up"] if timed else []
+
+    line = ["baseline", "-"]
+    line += ["-"] if repeated else []
+    line += ["100.0", "100.0", *[_mean(_known([_baseline_miou(baseline, rows)]), 100, 1)] * len(stages)]
+    line += [_mean(_known([baseline.get("latency_ms")]), 1, 2), "-"] if timed else []
+    lines = [line]
+    for cell in found:
+        line = [cell.method, f"{cell.ratio:g}"]
+        total = len(cell.done) + len(cell.failed)
+        if repeated:
+            line += [f"{len(cell.done)} of {total}" if cell.failed else f"{total}"]
+        if cell.done:
+            line += [_mean(cell.values(key), 100, 1) for key in ("parameters_kept", "macs_kept")]
+            line += [(_spread if full or key == stages[-1] else _mean)(cell.values(key), 100, 1) for key in stages]
+            line += [_mean(cell.values("latency_ms"), 1, 2), _speedup(cell, full)] if timed else []
+        else:
+            line += ["failed", *["-"] * (len(header) - len(line) - 1)]
+        lines.append(line)
+    return header, lines
+
+
+def _uneven(found: Sequence[Cell]) -> bool:
+    """Whether the lines of a table rest on different numbers of seeds."""
+    return len({(len(cell.done), len(cell.failed)) for cell in found}) > 1
+
+
+def _title(baseline: Row) -> str:
+    title = "Pruning " + " on ".join(str(baseline[key]) for key in ("model", "dataset") if baseline.get(key))
+    if baseline.get("split"):
+        title += f", {baseline['split']}"
+    if baseline.get("input_size"):
+        title += ", {}x{}".format(*baseline["input_size"])
+    return title
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{row['method']} at {row['ratio']:g}, seed {row.get('seed')}: {row.get('error') or 'no reason given'}"
+        for cell in cells(rows)
+        for row in cell.failed
+    ]
+
+
+def _baseline_miou(baseline: Row, rows: Sequence[Row]) -> float | None:
+    known = _known([baseline.get("miou"), *(row.get("baseline_miou") for row in rows)])
+    return known[0] if known else None
+
+
+def _last_stage(rows: Sequence[Row]) -> str | None:
+    """The latest stage any network was scored at."""
+    return next((key for key in reversed(STAGES) if any(cell.values(key) for cell in cells(rows))), None)
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float], scale: float, digits: int) -> str:
+    return f"{scale * statistics.fmean(values):.{digits}f}" if values else "-"
+
+
+def _spread(values: Sequence[float], scale: float, digits: int) -> str:
+    """Mean, and the sample standard deviation where there is one."""
+    text = _mean(values, scale, digits)
+    return f"{text} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+def _speedup(cell: Cell, full: bool) -> str:
+    """A speed-up, but only where one was measured: an interval that contains 1 is called no difference."""
+    timed = [row for row in cell.done if row.get("speedup") is not None]
+    if not timed:
+        return "-"
+    alike = sum(row["speedup_low"] <= 1 <= row["speedup_high"] for row in timed)
+    ratios = [row["speedup"] for row in timed]
+    if not full:
+        return "no diff." if alike else _mean(ratios, 1, 2) + "x"
+    if len(timed) == 1:
+        return speedup_text(*(timed[0][key] for key in ("speedup", "speedup_low", "speedup_high")))
+    text = _spread(ratios, 1, 2) + "x"
+    return f"{text}, no measurable difference in {alike} of {len(timed)}" if alike else text
+
+
+def _plot(path: Path, baseline: Row, rows: Sequence[Row]) -> None:
+    """mIoU over the share of MACs kept, one line a method, the baseline dashed."""
+    from matplotlib.figure import Figure
+
+    stage = _last_stage(rows)
+    found = cells(rows)
+    figure = Figure(figsize=(8, 4.6), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    dense = _baseline_miou(baseline, rows)
+    if dense is not None:
+        axes.axhline(100 * dense, color="#333333", linestyle="--", linewidth=1.2, zorder=1)
+        axes.plot(100, 100 * dense, "o", color="#333333", markersize=6, label=f"baseline ({100 * dense:.1f} %)")
+    for number, method in enumerate(dict.fromkeys(cell.method for cell in found)):
+        line = [cell for cell in found if cell.method == method and cell.values(stage) and cell.values("macs_kept")]
+        if not line:
+            continue
+        line.sort(key=lambda cell: statistics.fmean(cell.values("macs_kept")))
+        spreads = [100 * statistics.stdev(seeds) if len(seeds) > 1 else 0 for seeds in (c.values(stage) for c in line)]
+        axes.errorbar(
+            [100 * statistics.fmean(cell.values("macs_kept")) for cell in line],
+            [100 * statistics.fmean(cell.values(stage)) for cell in line],
+            yerr=spreads if any(spreads) else None,
+            label=method,
+            color=_COLOURS[number % len(_COLOURS)],
+            linestyle="-" if number < len(_COLOURS) else ":",
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=6,
+            linewidth=1.8,
+            capsize=3,
+        )
+    axes.set_xlabel("MACs kept (%)")
+    axes.set_ylabel(f"mIoU {STAGES[stage]} (%)")
+    axes.set_title(_title(baseline), fontsize=11)
+    axes.set_xlim(right=103)
+    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

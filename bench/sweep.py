@@ -1,0 +1,224 @@
+"""The grid of jobs: every method at every ratio with every seed, each in a folder named by its content.
+
+A job that is done is not done again; one that failed says why in its folder and does not sink the others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.console import say
+from bench.errors import BenchError
+from bench.options import FinetuneOptions, RunOptions, TrainOptions
+from bench.pipeline import (
+    FINETUNED,
+    FINETUNED_REPORT,
+    INFO,
+    PRUNED,
+    REPORT,
+    finetune_model,
+    prune_model,
+)
+from bench.pruners.base import Pruner
+from bench.reference import Reference
+from bench.report import write_summary
+from bench.runs import FAILED, digest, fail, is_done, make_folder, plain, provenance, read_json
+from bench.workbench import Workbench
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of the grid: a method, the share of channels to remove, a seed."""
+
+    method: str
+    ratio: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method} at {self.ratio:g}, seed {self.seed}"
+
+
+def grid(methods: Sequence[str], ratios: Sequence[float], seeds: Sequence[int]) -> list[Job]:
+    """All combinations, method by method."""
+    return [Job(*cell) for cell in itertools.product(methods, ratios, seeds)]
+
+
+def run_benchmark(
+    workbench: Workbench,
+    pruners: Mapping[str, Pruner],
+    jobs: Sequence[Job],
+    finetune: TrainOptions | None,
+    run: RunOptions,
+    out: Path,
+) -> list[Row]:
+    """Runs all jobs that are not done and writes `benchmark_summary.json/.csv/.md/.png`.
+
+    Args:
+        workbench: the baseline and what all jobs share.
+        pruners: the methods by name.
+        jobs: the grid.
+        finetune: the recipe of fine-tuning after each pruning, or None.
+        run: device and seed; a job has its own seed.
+        out: folder of the benchmark.
+
+    Returns:
+        One row a job.
+    """
+    rows = []
+    for number, job in enumerate(jobs, start=1):
+        pruner = pruners[job.method]
+        folder = out / _folder_name(workbench, pruner, job)
+
+        def work(job: Job = job, pruner: Pruner = pruner, folder: Path = folder) -> Row:
+            if not is_done(folder, PRUNED, INFO, REPORT):
+                prune_model(workbench, pruner, job.ratio, job.seed, folder)
+            if finetune is not None:
+                finetune_model(workbench.reference, folder, finetune, replace(run, seed=job.seed))
+            return row_of(folder)
+
+        row = _attempt(job, folder, work)
+        rows.append(row)
+        say(f"[{number}/{len(jobs)}] {job}: {_outcome(row)}")
+    write_summary(out, baseline_record(workbench.reference), rows, provenance())
+    return rows
+
+
+def finetune_benchmark(reference: Reference, finetune: TrainOptions, run: RunOptions, out: Path) -> list[Row]:
+    """Fine-tunes every pruned network of a benchmark and writes `finetuned_summary.json/.csv/.md/.png`.
+
+    Args:
+        reference: the baseline and its data.
+        finetune: the recipe, the same for all.
+        run: device; each job keeps its own seed.
+        out: folder of the benchmark.
+
+    Raises:
+        BenchError: nothing in the folder was pruned.
+    """
+    folders = sorted(path.parent for path in out.glob(f"*/{INFO}") if is_done(path.parent, PRUNED, INFO))
+    if not folders:
+        raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
+    rows = []
+    for number, folder in enumerate(folders, start=1):
+        info = read_json(folder / INFO)
+        job = Job(info["method"], info["target"]["value"], info["seed"])
+
+        def work(job: Job = job, folder: Path = folder) -> Row:
+            finetune_model(reference, folder, finetune, replace(run, seed=job.seed))
+            return row_of(folder)
+
+        row = _attempt(job, folder, work)
+        rows.append(row)
+        say(f"[{number}/{len(folders)}] {job}: {_outcome(row)}")
+    write_summary(out, baseline_record(reference), rows, provenance(), name="finetuned_summary")
+    return rows
+
+
+def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainOptions | None:
+    """The recipe of fine-tuning: that of training but for length and rate; None for no epochs."""
+    if finetune.finetune_epochs == 0:
+        return None
+    return replace(training, epochs=finetune.finetune_epochs, lr=finetune.finetune_lr)
+
+
+def check_outcome(rows: Sequence[Row], out: Path) -> None:
+    """Raises BenchError when a job failed, so that the command's exit status says so."""
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        raise BenchError(
+            f"{len(failed)} of {len(rows)} jobs failed, the first with: {failed[0]['error']}; "
+            f"see {FAILED} in the folders under {out} and run the command again"
+        )
+
+
+def baseline_record(reference: Reference) -> dict[str, Any]:
+    """What the summary says about the unpruned network."""
+    return {
+        "path": reference.checkpoint,
+        "sha256": reference.digest,
+        "model": reference.saved.spec.name,
+        "dataset": reference.data.name,
+        "split": reference.split,
+        "input_size": reference.data.input_size,
+        "miou": reference.quality["miou"],
+        "quality": reference.quality,
+        **reference.cost,
+    }
+
+
+def _folder_name(workbench: Workbench, pruner: Pruner, job: Job) -> str:
+    """Readable, and different for every difference that changes what is pruned."""
+    reference = workbench.reference
+    content = plain(
+        {
+            "job": job,
+            "options": asdict(pruner),
+            "pruning": workbench.options,
+            "baseline": reference.digest,
+            "data": [reference.data.name, reference.data.input_size, reference.split],
+        }
+    )
+    return f"{job.method}_r{job.ratio!r}_s{job.seed}_{digest(content)[:8]}"
+
+
+def _attempt(job: Job, folder: Path, work: Callable[[], Row]) -> Row:
+    """Runs a job; whatever goes wrong becomes its row and its `failed` marker."""
+    blank = {"method": job.method, "ratio": job.ratio, "seed": job.seed, "folder": folder.name}
+    start = time.perf_counter()
+    try:
+        row = work()
+    except Exception as error:  # noqa: BLE001 - one job's defect must not cost the others' results
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        details = "" if isinstance(error, BenchError) else "\n" + traceback.format_exc()
+        fail(make_folder(folder), reason + details)
+        row = {"status": "failed", "error": reason}
+    return {**blank, "status": "done", "error": None, **row, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def row_of(folder: Path) -> Row:
+    """Reads the row of a finished job from its files."""
+    info, report = read_json(folder / INFO), read_json(folder / REPORT)
+    before, after = info["cost"]["before"], info["cost"]["after"]
+    quality = info["quality"]
+    row = {
+        "split": report["split"],
+        "baseline_miou": report["baseline"]["quality"]["miou"],
+        "channel_ratio": info["plan"]["channel_ratio"],
+        "parameters": after["parameters"],
+        "parameters_kept": after["parameters"] / before["parameters"],
+        "macs": after["macs"],
+        "macs_kept": after["macs"] / before["macs"],
+        "miou_cut": quality.get("cut", {}).get("miou"),
+        "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
+        "miou_finetuned": None,
+        **_latency_of(report),
+    }
+    if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
+        row["miou_finetuned"] = read_json(folder / FINETUNED_REPORT)["candidate"]["quality"]["miou"]
+    return row
+
+
+def _latency_of(report: dict[str, Any]) -> Row:
+    timed = report["latency"]["networks"]["candidate"] if report["latency"] else {}
+    return {
+        "latency_ms": timed.get("median_ms"),
+        "speedup": timed.get("speedup"),
+        "speedup_low": timed.get("speedup_low"),
+        "speedup_high": timed.get("speedup_high"),
+    }
+
+
+def _outcome(row: Row) -> str:
+    if row["status"] == "failed":
+        return f"failed: {row['error']}"
+    named = {"cut": row["miou_cut"], "recalibrated": row["miou_recalibrated"], "fine-tuned": row["miou_finetuned"]}
+    quality = ", ".join(f"{name} {value:.1%}" for name, value in named.items() if value is not None)
+    return f"{row['macs_kept']:.1%} of the MACs, mIoU {quality or 'not measured'} ({row['seconds']:.0f} s)"

@@ -1,0 +1,104 @@
+"""Files of tensors, read without running what they contain, and checked name by name against a network."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.errors import BenchError
+
+# What torch.load and its unpickler raise over damaged or foreign bytes.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
+
+
+def read_file(path: Path | str) -> dict[Any, Any]:
+    """Reads a file written by `torch.save`, tensors on the CPU.
+
+    Raises:
+        BenchError: missing, damaged, holding other objects than plain ones, or not a mapping.
+    """
+    if not Path(path).exists():
+        raise BenchError(f"{path} does not exist; pass a checkpoint file")
+    if not Path(path).is_file():
+        raise BenchError(f"{path} is not a file; pass a checkpoint file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BenchError(
+            f"{path} holds more than plain tensors (a pickled network?) or is no checkpoint; "
+            "save the network's state_dict() instead"
+        ) from error
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        raise BenchError(f"{path} is damaged or not a checkpoint; write or download it again") from error
+    if not isinstance(content, Mapping):
+        raise BenchError(f"{path} holds a {type(content).__name__}, not a checkpoint; pass a saved state_dict")
+    return dict(content)
+
+
+def as_state_dict(path: Path | str, content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of a plain file: a state dict, or one inside `{"state_dict": ...}` and its like.
+
+    Args:
+        path: the file, for messages.
+        content: what `read_file` returned.
+
+    Raises:
+        BenchError: there is no state dict in it.
+    """
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not content or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+        raise BenchError(f"{path} is not a checkpoint: it holds neither this project's format nor a state_dict")
+    # DistributedDataParallel puts a prefix before every name.
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Copies tensors into the dtypes of a network after checking that they are exactly its tensors.
+
+    Args:
+        weights: name -> tensor of a file.
+        expected: name -> tensor of the network, possibly on the meta device.
+        where: the beginning of the message: which file does not fit which network.
+
+    Returns:
+        One tensor for each name in `expected`, none sharing memory with `weights`.
+
+    Raises:
+        BenchError: the first tensor that is missing, has another shape, or is not the network's.
+    """
+    fitted = {}
+    for key, tensor in expected.items():
+        if key in weights:
+            given = weights[key]
+        elif key.endswith("num_batches_tracked"):
+            # Files older than torch 0.4.1, VGG's among them, have no such counter.
+            given = torch.zeros(tensor.shape)
+        else:
+            raise BenchError(f"{where}: tensor {key} is missing")
+        if given.shape != tensor.shape:
+            raise BenchError(f"{where}: {key} is {list(given.shape)}, the network has {list(tensor.shape)}")
+        fitted[key] = given.to(tensor.dtype, copy=True)
+    for key in weights:
+        if key not in expected:
+            raise BenchError(f"{where}: the network has no tensor {key}")
+    return fitted

@@ -1,0 +1,326 @@
+"""Training, validation and BatchNorm recalibration of a segmentation network.
+
+`fit` trains, fresh or fine-tuning alike; `evaluate` scores and `recalibrate` re-estimates running statistics
+(both live in `bench.evaluation`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench import distributed
+from bench.checkpoint import SavedModel
+from bench.console import progress, say
+from bench.datasets.base import Classes
+from bench.devices import seed_everything
+from bench.errors import BenchError
+from bench.evaluation import autocast, batchnorm_explained, evaluate, moved, recalibrate, to_device
+from bench.losses import segmentation_loss
+from bench.optim import Ema, build_optimizer, learning_rate, set_learning_rate
+from bench.options import RunOptions, TrainOptions, require
+from bench.runs import make_folder, provenance
+from bench.training_state import BEST, Row, TrainingState, run_identity
+
+if TYPE_CHECKING:
+    from bench.data import SegmentationData
+
+__all__ = ["FitResult", "evaluate", "fit", "recalibrate"]
+
+# Steps between two looks at the loss; each look makes the host wait for the device.
+_CHECK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished training run.
+
+    Attributes:
+        best_miou: highest validation mIoU, 0..1.
+        best_epoch: the epoch it was reached in, from 1.
+        epochs: epochs trained.
+        best: file of the network that reached it.
+        history: one row an epoch, as in `metrics.csv`.
+    """
+
+    best_miou: float
+    best_epoch: int
+    epochs: int
+    best: Path
+    history: list[Row]
+
+
+def fit(
+    saved: SavedModel,
+    data: SegmentationData,
+    options: TrainOptions,
+    run: RunOptions,
+    folder: Path,
+    *,
+    resume: bool = False,
+    device: torch.device,
+    eval_batch_size: int = 4,
+    label: str = "train",
+) -> FitResult:
+    """Trains a network, dense or pruned, and keeps `best.pt`, `last.pt` and `metrics.csv` in a folder.
+
+    The same seed gives the same weights on CPU, also when the run is killed at any moment and resumed.
+
+    Args:
+        saved: the network and what is known of it; moved to the device and trained in place, left in
+            evaluation mode with the weights of the last epoch.
+        data: training and validation images.
+        options: the recipe.
+        run: the seed.
+        folder: where the files go; those of an earlier run there are replaced.
+        resume: go on after the last finished epoch of the run in the folder.
+        device: where to run; under torchrun what `distributed.joined` gave.
+        eval_batch_size: images a validation batch and process.
+        label: what the progress bar says.
+
+    Raises:
+        UsageError: fp16 on CPU.
+        BenchError: the loss is no longer finite; resuming with other options or without `last.pt`.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
+    """
+    require(
+        options.amp != "fp16" or device.type == "cuda", "--amp fp16 needs a CUDA device; use --amp bf16 or --amp none"
+    )
+    trainer = _Trainer(saved, data, options, run, make_folder(folder), device, eval_batch_size, label)
+    with _sigterm_as_interrupt():
+        trainer.start(resume)
+        while trainer.state.epoch < options.epochs:
+            trainer.one_epoch()
+    trainer.close()
+    state = trainer.state
+    return FitResult(state.best_miou, state.best_epoch, state.epoch, folder / BEST, state.history)
+
+
+class _Trainer:
+    """One run of `fit`: the state that is saved, and what is set up anew in every process."""
+
+    def __init__(
+        self,
+        saved: SavedModel,
+        data: SegmentationData,
+        options: TrainOptions,
+        run: RunOptions,
+        folder: Path,
+        device: torch.device,
+        eval_batch_size: int,
+        label: str,
+    ):
+        self.options, self.run, self.folder, self.device, self.label = options, run, folder, device, label
+        self.world = distributed.world()
+        self.classes: Classes = data.classes
+        shard = {"rank": self.world.rank, "world": self.world.size}
+        self.train_loader = data.train_loader(options.batch_size, crop_size=options.crop_size, **shard)
+        self.val_loader = data.eval_loader("val", eval_batch_size, **shard)
+        self.steps_per_epoch = math.ceil(len(self.train_loader) / options.accumulate)
+        self.class_weights = data.class_weights().float().to(device) if options.compute_class_weights else None
+
+        to_device(saved.model, device, options.channels_last)
+        self.wrapped = distributed.wrapped(saved.model, device)
+        self.state = TrainingState(
+            saved,
+            build_optimizer(saved.model, options),
+            torch.amp.GradScaler(device.type, enabled=options.amp == "fp16"),
+            Ema(saved.model, options.ema) if options.ema else None,
+            run_identity(saved, data, options, run, self.world.size),
+        )
+        self.meta = {
+            "dataset": data.name,
+            "classes": list(data.classes.names),
+            "input_size": data.input_size,
+            "crop_size": options.crop_size or data.crop_size,
+            "options": {**asdict(options), "seed": run.seed},
+            "provenance": provenance(),
+        }
+        self.board = _tensorboard(folder) if options.tensorboard and self.world.is_first else None
+
+    def start(self, resume: bool) -> None:
+        """Restores the run in the folder, or makes sure from the first moment that there is one to resume."""
+        if resume:
+            self.state.restore(self.folder)
+            if self.world.is_first:
+                self.state.write_history(self.folder)
+        elif self.world.is_first:
+            (self.folder / BEST).unlink(missing_ok=True)
+            self.state.save_last(self.folder, {**self.meta, "epoch": 0})
+
+    def one_epoch(self) -> None:
+        """Trains one epoch, validates where that is due, and saves."""
+        state, began = self.state, time.perf_counter()
+        loss, images = self._train()
+        trained = time.perf_counter() - began
+        distributed.average_buffers(state.saved.model)
+        if state.ema:
+            state.ema.copy_buffers(state.saved.model)
+        self._check_weights()
+        state.epoch += 1
+        row: Row = {
+            "epoch": state.epoch,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "train_loss": loss,
+            "images_per_second": images * self.world.size / trained,
+        }
+        improved = self._validate(row) if self._validation_is_due() else False
+        row["seconds"] = time.perf_counter() - began
+        state.history.append(row)
+        self._save(row, improved)
+        self._report(row)
+
+    def _train(self) -> tuple[float, int]:
+        """One pass over the images; returns the mean loss and the number of images of this process."""
+        model, accumulate = self.state.saved.model, self.options.accumulate
+        epoch, batches = self.state.epoch, len(self.train_loader)
+        self.train_loader.set_epoch(epoch)
+        # A network that was scored by its gradients still carries them.
+        self.state.optimizer.zero_grad(set_to_none=True)
+        model.train()
+        total, images_seen = torch.zeros((), device=self.device), 0
+        bar = progress(self.train_loader, f"{self.label} {epoch + 1}/{self.options.epochs}", total=batches)
+        for number, (images, labels) in enumerate(bar):
+            if number == 0:
+                # Not earlier: what the loader draws when it starts depends on whether its workers exist already.
+                seed_everything(_mixed_seed(self.run.seed, epoch, self.world.rank))
+            group_start = number - number % accumulate
+            is_step = number + 1 == min(group_start + accumulate, batches)
+            group_size = min(accumulate, batches - group_start)
+            images, labels = moved(images, labels, self.device, self.options.channels_last)
+            # The processes exchange gradients only where a step follows.
+            waits = model is not self.wrapped and not is_step
+            with self.wrapped.no_sync() if waits else contextlib.nullcontext():
+                loss = self._loss(images, labels)
+                self.state.scaler.scale(loss / group_size).backward()
+            total += loss.detach()
+            images_seen += len(images)
+            if is_step:
+                self._step(epoch * self.steps_per_epoch + number // accumulate)
+            if (number + 1) % _CHECK_EVERY == 0:
+                bar.set_postfix(loss=f"{self._checked_mean(total, number + 1):.3f}", refresh=False)
+        return self._checked_mean(total, batches), images_seen
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with autocast(self.device, self.options.amp), batchnorm_explained("--batch-size"):
+            output = self.wrapped(images)
+        return segmentation_loss(
+            output, labels, self.classes.ignore_index, weight=self.class_weights, aux_weight=self.options.aux_weight
+        )
+
+    def _step(self, step: int) -> None:
+        optimizer, scaler, model = self.state.optimizer, self.state.scaler, self.state.saved.model
+        set_learning_rate(optimizer, learning_rate(self.options, step, self.options.epochs * self.steps_per_epoch))
+        if self.options.grad_clip:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), self.options.grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if self.state.ema:
+            self.state.ema.update(model, step)
+
+    def _checked_mean(self, total: Tensor, batches: int) -> float:
+        # A copy, because the running total of this process must not take in the others'.
+        mean = distributed.sum_over_processes(total.clone()).item() / (batches * self.world.size)
+        if not math.isfinite(mean):
+            self._stop(f"the loss is {mean} in epoch {self.state.epoch + 1} by iteration {batches}")
+        return mean
+
+    def _check_weights(self) -> None:
+        tensors = [tensor for tensor in self.state.saved.model.state_dict().values() if tensor.is_floating_point()]
+        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+            self._stop(f"a weight is not finite after epoch {self.state.epoch + 1}")
+
+    def _stop(self, what: str) -> None:
+        rate = self.state.optimizer.param_groups[0]["lr"]
+        raise BenchError(
+            f"{what} (learning rate {rate:.3g}); try a lower --lr, --grad-clip 1 or --amp none; "
+            f"{self.folder} keeps the files of epoch {self.state.epoch}"
+        )
+
+    def _validation_is_due(self) -> bool:
+        return self.state.epoch % self.options.eval_every == 0 or self.state.epoch == self.options.epochs
+
+    def _validate(self, row: Row) -> bool:
+        state = self.state
+        quality = evaluate(
+            state.scored,
+            self.val_loader,
+            self.classes,
+            device=self.device,
+            amp=self.options.amp,
+            channels_last=self.options.channels_last,
+        )
+        row |= {"val_miou": quality.miou, "val_pixel_accuracy": quality.pixel_accuracy}
+        improved = state.best_epoch == 0 or quality.miou > state.best_miou
+        if improved:
+            state.best_miou, state.best_epoch = quality.miou, state.epoch
+        return improved
+
+    def _save(self, row: Row, improved: bool) -> None:
+        if not self.world.is_first:
+            return
+        meta = {**self.meta, "epoch": self.state.epoch, "val_miou": row.get("val_miou")}
+        # best.pt first: killed between the two, the run does this epoch again and writes the same best.pt.
+        if improved:
+            self.state.save_best(self.folder, meta)
+        self.state.save_last(self.folder, meta)
+
+    def _report(self, row: Row) -> None:
+        state = self.state
+        text = f"{self.label} {state.epoch}/{self.options.epochs}: loss {row['train_loss']:.4f}"
+        if "val_miou" in row:
+            text += f", val mIoU {row['val_miou']:.2%} (best {state.best_miou:.2%} in epoch {state.best_epoch})"
+        say(f"{text}, {row['seconds']:.1f} s")
+        if self.board:
+            for name, value in row.items():
+                if name != "epoch":
+                    self.board.add_scalar(name, value, state.epoch)
+
+    def close(self) -> None:
+        """Leaves once every process sees the files."""
+        self.state.saved.model.eval()
+        if self.board:
+            self.board.close()
+        distributed.barrier()
+
+
+def _mixed_seed(seed: int, epoch: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise BenchError("TensorBoard is not installed; pip install tensorboard or leave out --tensorboard") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Makes SIGTERM, as sent before a cluster takes the machine away, end a run like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,157 @@
+"""What a training run must remember to go on after it was killed, and its files.
+
+`last.pt` holds everything as of the last finished epoch; `best.pt` the network that scored best on the
+validation split; `metrics.csv` one row an epoch. Random numbers are not stored: every epoch seeds its
+generators from (seed, epoch, rank), so an epoch done again draws the same ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.checkpoint import SavedModel, load_model, save_model
+from bench.errors import BenchError
+from bench.optim import Ema
+from bench.options import RunOptions, TrainOptions
+from bench.runs import plain, write_text
+
+BEST, LAST, METRICS = "best.pt", "last.pt", "metrics.csv"
+
+Row = dict[str, Any]
+COLUMNS = ("epoch", "lr", "train_loss", "val_miou", "val_pixel_accuracy", "seconds", "images_per_second")
+
+
+def run_identity(
+    saved: SavedModel, data: Any, options: TrainOptions, run: RunOptions, processes: int
+) -> dict[str, Any]:
+    """All that decides the numbers of a run but its first weights, by flag name.
+
+    Two runs with the same identity may be joined by resuming. The number of epochs belongs to it: the
+    learning rate of every step depends on the length of the run.
+    """
+    identity = {name: value for name, value in asdict(options).items() if name != "tensorboard"}
+    identity |= {
+        "model": saved.spec,
+        "dataset": data.name,
+        "input_size": data.input_size,
+        "crop_size": options.crop_size or data.crop_size,
+        "seed": run.seed,
+        "nproc_per_node": processes,
+    }
+    return plain(identity)
+
+
+def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity: dict[str, Any]) -> None:
+    """Refuses to go on with a run under other options.
+
+    Raises:
+        BenchError: names the first option that differs, and its old value.
+    """
+    if not found.state:
+        raise BenchError(f"{folder / LAST} holds no training state; start a new run with --ckpt {folder / LAST}")
+    for name, value in identity.items():
+        before = found.state["identity"].get(name)
+        if before != value:
+            flag = "--" + name.replace("_", "-") if name != "nproc_per_node" else "torchrun --nproc_per_node"
+            raise BenchError(
+                f"cannot resume {folder}: {flag} is {_shown(value)}, the run was started with {_shown(before)}; "
+                "repeat that value or start a new run in another --save"
+            )
+    if plain(found.channels) != plain(saved.channels):
+        raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the --ckpt it began with")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):  # a ModelSpec
+        return f"{value['name']} {value['kwargs'] or ''}".rstrip()
+    if isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+@dataclass
+class TrainingState:
+    """A run between two epochs.
+
+    Attributes:
+        saved: the network in training, and its record.
+        optimizer: with its momentum.
+        scaler: of fp16 gradients; disabled otherwise.
+        ema: the averaged network, if one is kept.
+        identity: see `run_identity`.
+        epoch: finished epochs.
+        best_miou: highest validation mIoU so far.
+        best_epoch: the epoch it was reached in, from 1; 0 before the first validation.
+        history: one row an epoch.
+    """
+
+    saved: SavedModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: Ema | None
+    identity: dict[str, Any]
+    epoch: int = 0
+    best_miou: float = 0.0
+    best_epoch: int = 0
+    history: list[Row] = field(default_factory=list)
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is validated and saved: the averaged one where there is one."""
+        return self.ema.model if self.ema else self.saved.model
+
+    def restore(self, folder: Path) -> None:
+        """Goes back to the last finished epoch of the run in a folder.
+
+        Raises:
+            BenchError: no or a damaged `last.pt`, or one of a run with other options.
+        """
+        found = load_model(folder / LAST)
+        check_same_run(folder, found, self.saved, self.identity)
+        state, scored = found.state, found.model.state_dict()
+        self.saved.model.load_state_dict(state["live"] if self.ema else scored)
+        if self.ema:
+            self.ema.model.load_state_dict(scored)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.best_miou, self.best_epoch = state["epoch"], state["best_miou"], state["best_epoch"]
+        self.history = state["history"]
+
+    def save_best(self, folder: Path, meta: dict[str, Any]) -> None:
+        """Writes the scored network alone."""
+        self._save(folder / BEST, meta, {})
+
+    def save_last(self, folder: Path, meta: dict[str, Any]) -> None:
+        """Writes everything `restore` needs, then the table of epochs that belongs to it."""
+        state = {
+            "identity": self.identity,
+            "epoch": self.epoch,
+            "best_miou": self.best_miou,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        if self.ema:
+            state["live"] = {name: tensor.cpu() for name, tensor in self.saved.model.state_dict().items()}
+        self._save(folder / LAST, meta, state)
+        self.write_history(folder)
+
+    def _save(self, path: Path, meta: dict[str, Any], state: dict[str, Any]) -> None:
+        meta = {**self.saved.meta, **meta}
+        save_model(path, SavedModel(self.scored, self.saved.spec, self.saved.channels, meta, state))
+
+    def write_history(self, folder: Path) -> None:
+        """Writes the whole table: never a row twice or a row lost, wherever the run was killed."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.history)
+        write_text(folder / METRICS, text.getvalue())

@@ -1,0 +1,181 @@
+"""A baseline on the workbench: what several prunings of it have in common is computed once and kept."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from bench.checkpoint import SavedModel
+from bench.cost_table import CostTable
+from bench.cut import cut
+from bench.errors import BenchError
+from bench.evaluation import Batch, recalibrate
+from bench.groups import ChannelGroup, find_groups, prunable
+from bench.options import PruneOptions
+from bench.plan import Scores, Target, make_plan, original_channels
+from bench.pruners.base import Calibration, Pruner
+from bench.reference import Reference, cost_changes
+from bench.runs import digest, make_folder, plain, provenance, whole_file
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network and the record of how it was made.
+
+    Attributes:
+        saved: the network.
+        info: what `pruning_info.json` holds.
+    """
+
+    saved: SavedModel
+    info: dict[str, Any]
+
+
+class Workbench:
+    """Prunes one baseline by any method to any target; scores once, plans many times."""
+
+    def __init__(self, reference: Reference, options: PruneOptions, scores_folder: Path):
+        """Sets up the bench; nothing is computed before it is needed.
+
+        Args:
+            reference: the baseline and its data.
+            options: what is the same for all prunings.
+            scores_folder: where scores are kept, to be found again by content.
+        """
+        self.reference, self.options, self._scores_folder = reference, options, scores_folder
+        self._seconds: dict[str, float] = {}
+
+    @cached_property
+    def groups(self) -> list[ChannelGroup]:
+        """All groups of coupled channels of the baseline."""
+        options, model = self.options, self.reference.saved.model
+        return self._timed(
+            "groups", lambda: find_groups(model, ignore=options.ignore, protect_first=options.protect_first)
+        )
+
+    @cached_property
+    def cost_table(self) -> CostTable:
+        """Predicts the cost of any plan for the baseline."""
+        reference = self.reference
+        return self._timed(
+            "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
+        )
+
+    def prune(self, pruner: Pruner, target: Target, seed: int) -> Pruned:
+        """Scores, plans, cuts and recalibrates a copy of the baseline, and scores it after each change.
+
+        Args:
+            pruner: the method.
+            target: what to reach.
+            seed: seed of the method and of the choice of calibration images.
+
+        Raises:
+            BenchError: the target is out of reach, or the method cannot score this network.
+        """
+        reference, options = self.reference, self.options
+        self._seconds = {}
+        groups, table = self.groups, self.cost_table
+        scores, scores_file = self._scores(pruner, seed)
+        plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
+        network = copy.deepcopy(reference.saved.model)
+        self._timed("cut", lambda: cut(network, groups, plan))
+
+        cost = reference.cost_of(network)
+        quality: dict[str, Any] = {"split": reference.split}
+        if options.evaluate:
+            quality |= {"baseline": reference.quality, "cut": reference.score(network, "after the cut")}
+        if options.recalibrate and plan.removes_channels:
+            batches = self._batches(options.recalibration_images, seed)
+            self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
+            if options.evaluate:
+                quality["recalibrated"] = reference.score(network, "recalibrated")
+
+        how = {
+            "method": pruner.name,
+            "method_options": asdict(pruner),
+            "target": asdict(target),
+            "seed": seed,
+            "baseline": {"path": reference.checkpoint, "sha256": reference.digest},
+        }
+        info = {
+            "format": "pruning-info/1",
+            **how,
+            "paper": pruner.paper,
+            "model": {**asdict(reference.saved.spec), "input_size": reference.data.input_size},
+            "dataset": reference.data.name,
+            "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
+            "quality": quality,
+            "options": asdict(options),
+            "scores": scores_file,
+            "seconds": self._seconds,
+            "provenance": provenance(),
+            "plan": plan.as_record(),
+        }
+        before = reference.saved
+        meta = {
+            **before.meta,
+            "input_size": reference.data.input_size,
+            "pruning": [*before.meta.get("pruning", []), how],
+        }
+        channels = original_channels(before.channels, groups, plan)
+        return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
+
+    def _scores(self, pruner: Pruner, seed: int) -> tuple[Scores, str]:
+        """A method's scores of all prunable channels and the file they are kept in.
+
+        They come from that file if the same ones were computed before.
+        """
+        groups = prunable(self.groups)
+        identity = plain(self._score_identity(pruner, seed))
+        path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
+        if path.is_file():
+            return torch.load(path, weights_only=True)["scores"], path.name
+        images = self._batches(self.options.calib_images, seed) if pruner.needs_data else []
+        calibration = Calibration(images, self.reference.data.classes.ignore_index, seed)
+        model = self.reference.saved.model
+        scores = self._timed("score", lambda: pruner.score(model, groups, calibration))
+        if not scores:
+            raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
+        scores = {name: score.detach().cpu() for name, score in scores.items()}
+        make_folder(self._scores_folder)
+        with whole_file(path) as temporary:
+            torch.save({"identity": identity, "scores": scores}, temporary)
+        return scores, path.name
+
+    def _score_identity(self, pruner: Pruner, seed: int) -> dict[str, Any]:
+        """All that a method's scores depend on."""
+        data, options = self.reference.data, self.options
+        identity = {
+            "method": pruner.name,
+            "options": asdict(pruner),
+            "seed": seed,
+            "baseline": self.reference.digest,
+            "groups": {group.name: group.channels for group in prunable(self.groups)},
+        }
+        if pruner.needs_data:
+            identity["data"] = [data.name, data.dataset.root.absolute(), data.input_size]
+            identity["images"] = [options.calib_images, options.calib_batch_size]
+        return identity
+
+    def _batches(self, images: int, seed: int) -> list[Batch]:
+        return self.reference.data.calibration(images, self.options.calib_batch_size, seed)
+
+    def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
+        start = time.perf_counter()
+        result = work()
+        self._seconds[stage] = round(time.perf_counter() - start, 4)
+        return result
+
+
+def target_of(pruner: Pruner, ratio: float, options: PruneOptions) -> Target:
+    """A share of the channels to remove, ranked as the method does unless the user says otherwise."""
+    return Target("channels", ratio, options.scope or pruner.scope, options.min_keep)

@@ -1,0 +1,91 @@
+"""Compares pruning methods: every method at every ratio with every seed, on the same baseline and data.
+
+    python benchmark.py --config configs/quick.yaml
+    python benchmark.py --dataset camvid --data-root ./datasets/camvid --model resnet50_seg \
+        --baseline ./runs/camvid_resnet50_seg/best.pt --methods taylor,fpgm,fgp,sirfp --ratios 0.1 \
+        --out-dir ./runs/camvid_benchmark
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
+from bench.options import (
+    DataOptions,
+    FinetuneOptions,
+    GridOptions,
+    MeasureOptions,
+    ModelOptions,
+    PruneOptions,
+    RunOptions,
+    TrainOptions,
+)
+
+
+def build_parser() -> Parser:
+    """The command line of benchmark.py."""
+    parser = Parser(
+        "benchmark.py",
+        "Compares pruning methods on one baseline. Jobs that are done are not done again; "
+        "benchmark_summary.json/.csv/.md/.png go to --out-dir.",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--baseline", metavar="FILE", help="the trained network (required)")
+    files.add_argument("--out-dir", "--output-dir", metavar="DIR", help="folder of the results (required)")
+    files.add_argument(
+        "--train-baseline", action="store_true", help="train --baseline first, as a best.pt, where it is missing"
+    )
+    parser.add_options("comparison", GridOptions)
+    methods = parser.add_argument_group("methods")
+    parser.add_setting(methods, "--opt", metavar="METHOD.KEY=VALUE,...", help="options of the methods")
+    add_listings(parser)
+    parser.add_options("data", DataOptions)
+    parser.add_options("network", ModelOptions)
+    parser.add_options("pruning", PruneOptions)
+    parser.add_options("fine-tuning", FinetuneOptions)
+    parser.add_options("training, of a missing baseline and, but for length and rate, of fine-tuning", TrainOptions)
+    parser.add_options("measuring", MeasureOptions)
+    parser.add_options("run", RunOptions)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line and runs the comparison."""
+    arguments = build_parser().parse(argv)
+    if print_listing(arguments):
+        return
+    require_flags(arguments, "baseline", "out_dir")
+    data, options = collect(DataOptions, arguments), collect(RunOptions, arguments)
+    network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
+    measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
+
+    from bench.console import console, say
+    from bench.devices import set_up
+    from bench.pipeline import ensure_baseline
+    from bench.pruners import make_pruners
+    from bench.reference import Reference
+    from bench.report import comparison_table
+    from bench.runs import make_folder
+    from bench.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
+    from bench.workbench import Workbench
+
+    # Everything that can be wrong with the request is found before the first minute of work.
+    pruners = make_pruners(choice.methods, arguments.opt)
+    out, baseline = make_folder(arguments.out_dir), Path(arguments.baseline)
+    device = set_up(options)
+    if arguments.train_baseline:
+        ensure_baseline(baseline, data, network, training, options, measure)
+    reference = Reference(baseline, data, options, measure, device=device, model=network.model)
+    workbench = Workbench(reference, collect(PruneOptions, arguments), out / "scores")
+    jobs = grid(choice.methods, choice.ratios, choice.seeds or [options.seed])
+    rows = run_benchmark(
+        workbench, pruners, jobs, finetune_recipe(training, collect(FinetuneOptions, arguments)), options, out
+    )
+    console().print(comparison_table(baseline_record(reference), rows))
+    say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
+    check_outcome(rows, out)
+
+
+if __name__ == "__main__":
+    run(main)

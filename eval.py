@@ -1,0 +1,66 @@
+"""Measures a network beside its baseline: quality, cost, latency.
+
+    python eval.py --dataset camvid --data-root ./datasets/camvid --model resnet50_seg \
+        --baseline ./runs/camvid_resnet50_seg/best.pt --candidate ./runs/taylor_pruned/pruned_model.pt \
+        --report ./runs/taylor_pruned/report.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
+from bench.options import DataOptions, MeasureOptions, ModelOptions, RunOptions
+
+
+def build_parser() -> Parser:
+    """The command line of eval.py."""
+    parser = Parser("eval.py", "Measures a candidate beside the baseline and writes a JSON report.")
+    files = parser.add_argument_group("files")
+    files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
+    files.add_argument("--candidate", metavar="FILE", help="the network to compare with it (required)")
+    files.add_argument("--report", metavar="FILE", help="the JSON report to write (required)")
+    files.add_argument("--picture", metavar="FILE.png", help="also draw one image: input, label, both predictions")
+    parser.add_value(
+        files, "--picture-index", int, metavar="N", default=0, help="which image of the split (default: 0)"
+    )
+    add_listings(parser)
+    parser.add_options("data", DataOptions)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("measuring", MeasureOptions)
+    parser.add_options("run", RunOptions)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line and measures."""
+    arguments = build_parser().parse(argv)
+    if print_listing(arguments):
+        return
+    require_flags(arguments, "baseline", "candidate", "report")
+
+    from bench.console import console, say
+    from bench.devices import set_up
+    from bench.pipeline import draw_pair, evaluate_pair
+    from bench.reference import Reference
+    from bench.report import pair_table
+
+    options = collect(RunOptions, arguments)
+    reference = Reference(
+        Path(arguments.baseline),
+        collect(DataOptions, arguments),
+        options,
+        collect(MeasureOptions, arguments),
+        device=set_up(options),
+        model=arguments.model,
+    )
+    report = evaluate_pair(reference, Path(arguments.candidate), Path(arguments.report))
+    console().print(pair_table(report))
+    if arguments.picture:
+        draw_pair(reference, Path(arguments.candidate), arguments.picture_index, Path(arguments.picture))
+        say(f"-> {arguments.picture}")
+    say(f"-> {arguments.report}")
+
+
+if __name__ == "__main__":
+    run(main)

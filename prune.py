@@ -1,0 +1,77 @@
+"""Prunes a trained network by one method.
+
+    python prune.py --dataset camvid --data-root ./datasets/camvid --model resnet50_seg \
+        --ckpt ./runs/camvid_resnet50_seg/best.pt --method taylor --global-ratio 0.1 \
+        --save ./runs/taylor_pruned --input-size 360,480
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
+from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, parse_ratio
+
+
+def build_parser() -> Parser:
+    """The command line of prune.py."""
+    parser = Parser("prune.py", "Prunes a trained network; pruned_model.pt and pruning_info.json go to --save.")
+    files = parser.add_argument_group("files")
+    files.add_argument("--ckpt", metavar="FILE", help="the trained network (required)")
+    files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the result (required)")
+    method = parser.add_argument_group("method")
+    method.add_argument("--method", metavar="NAME", help="pruning method (required); --list-methods names them")
+    parser.add_setting(method, "--opt", metavar="KEY=VALUE,...", help="options of the method")
+    parser.add_value(
+        method, "--global-ratio", parse_ratio, metavar="R", help="share of the prunable channels to remove (required)"
+    )
+    add_listings(parser)
+    parser.add_options("data", DataOptions)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("pruning", PruneOptions)
+    parser.add_options("measuring", MeasureOptions)
+    parser.add_options("run", RunOptions)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line and prunes."""
+    arguments = build_parser().parse(argv)
+    if print_listing(arguments):
+        return
+    require_flags(arguments, "ckpt", "method", "global_ratio", "save")
+
+    from bench.console import say
+    from bench.devices import set_up
+    from bench.pipeline import prune_model
+    from bench.pruners import make_pruner
+    from bench.reference import Reference
+    from bench.runs import make_folder
+    from bench.workbench import Workbench
+
+    pruner = make_pruner(arguments.method, arguments.opt)
+    folder = make_folder(arguments.save)
+    options = collect(RunOptions, arguments)
+    reference = Reference(
+        Path(arguments.ckpt),
+        collect(DataOptions, arguments),
+        options,
+        collect(MeasureOptions, arguments),
+        device=set_up(options),
+        model=arguments.model,
+    )
+    workbench = Workbench(reference, collect(PruneOptions, arguments), folder)
+    info = prune_model(workbench, pruner, arguments.global_ratio, options.seed, folder)
+
+    change, plan = info["cost"]["change"], info["plan"]
+    say(f"{pruner.name}: removed {plan['channel_ratio']:.1%} of the prunable channels, "
+        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %")  # fmt: skip
+    stages = {name: score["miou"] for name, score in info["quality"].items() if isinstance(score, dict)}
+    if stages:
+        shown = ", ".join(f"{name} {miou:.2%}" for name, miou in stages.items())
+        say(f"mIoU on {info['quality']['split']}: {shown}")
+    say(f"-> {folder / 'pruned_model.pt'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bench.optim import Ema, build_optimizer, learning_rate, set_learning_rate
+from bench.options import TrainOptions
+
+
+def test_poly_values():
+    options = TrainOptions(lr=0.01, poly_power=0.9)
+    assert learning_rate(options, 0, 100) == 0.01
+    assert learning_rate(options, 50, 100) == pytest.approx(0.01 * 0.5**0.9)
+    assert learning_rate(options, 99, 100) == pytest.approx(0.01 * 0.01**0.9)
+
+
+def test_multistep_divides_by_ten_at_each_milestone():
+    options = TrainOptions(lr=1.0, schedule="multistep", milestones=[0.5, 0.8])
+    rates = [learning_rate(options, step, 10) for step in range(10)]
+    assert rates == pytest.approx([1.0] * 5 + [0.1] * 3 + [0.01] * 2)
+
+
+def test_sgd_step_by_hand():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 2.0)
+    optimizer = build_optimizer(model, TrainOptions(lr=0.1, momentum=0.5, weight_decay=0.01))
+    velocity, weight = 0.0, 2.0
+    for rate in (0.1, 0.05):
+        set_learning_rate(optimizer, rate)
+        optimizer.zero_grad()
+        model(torch.tensor([[3.0]])).backward()
+        optimizer.step()
+        velocity = 0.5 * velocity + (3.0 + 0.01 * weight)
+        weight -= rate * velocity
+        assert model.weight.item() == pytest.approx(weight)
+
+
+def test_adamw_decays_apart_from_the_gradient():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 2.0)
+    optimizer = build_optimizer(model, TrainOptions(optimizer="adamw", lr=0.1, weight_decay=0.01))
+    model(torch.tensor([[3.0]])).backward()
+    optimizer.step()
+    # The first Adam step has length lr whatever the gradient.
+    assert model.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.01) - 0.1, abs=1e-6)
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    assert [group["params"] for group in build_optimizer(model, TrainOptions()).param_groups] == [[model.weight]]
+
+
+def test_ema_follows_its_formula():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    ema, expected = Ema(model, decay=0.3), 1.0
+    for step, weight in enumerate((2.0, 4.0, 8.0, 16.0)):
+        nn.init.constant_(model.weight, weight)
+        ema.update(model, step)
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+        assert ema.model.weight.item() == pytest.approx(expected)
+    assert (1 + 3) / (10 + 3) > 0.3  # both branches of the minimum were met
+    assert model.weight.item() == 16.0
+
+
+def test_ema_copies_running_statistics_and_does_not_learn():
+    model = nn.BatchNorm2d(2)
+    ema = Ema(model, decay=0.9)
+    model(torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)))
+    ema.copy_buffers(model)
+    assert torch.equal(ema.model.running_mean, model.running_mean)
+    assert ema.model.running_mean.abs().sum() > 0
+    assert ema.model.num_batches_tracked == 1
+    assert not ema.model.training
+    assert not any(parameter.requires_grad for parameter in ema.model.parameters())

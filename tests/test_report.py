@@ -1,0 +1,241 @@
+"""Tables, summary files, plot and prediction pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from bench.datasets.base import Classes
+from bench.errors import BenchError
+from bench.pictures import PANEL_WIDTH, prediction_picture
+from bench.report import COLUMNS, cells, comparison_table, write_summary
+
+BASELINE = {
+    "model": "resnet18_seg",
+    "dataset": "camvid",
+    "split": "test",
+    "input_size": [180, 240],
+    "miou": 0.553,
+    "latency_ms": 9.0,
+}
+PROVENANCE = {"command": "python benchmark.py --methods a,b", "torch": "2.13.0", "gpu": None}
+
+
+def row(method: str, ratio: float, seed: int = 0, **changes) -> dict:
+    return {
+        "method": method,
+        "ratio": ratio,
+        "seed": seed,
+        "status": "done",
+        "error": None,
+        "channel_ratio": ratio,
+        "parameters": 1000,
+        "parameters_kept": 1 - ratio,
+        "macs": 5000,
+        "macs_kept": (1 - ratio) ** 2,
+        "miou_cut": 0.1,
+        "miou_recalibrated": 0.3,
+        "miou_finetuned": 0.5,
+        "baseline_miou": 0.553,
+        "split": "test",
+        "latency_ms": 4.5,
+        "speedup": 2.0,
+        "speedup_low": 1.9,
+        "speedup_high": 2.1,
+        "seconds": 12.0,
+        **changes,
+    }
+
+
+def failed(method: str, ratio: float, seed: int = 0, error: str = "out of channels | [red]") -> dict:
+    return {"method": method, "ratio": ratio, "seed": seed, "status": "failed", "error": error, "seconds": 1.0}
+
+
+def shown(baseline: dict, rows: list[dict], width: int = 80) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(comparison_table(baseline, rows))
+    return capture.get()
+
+
+def line_of(text: str, *starts: str) -> list[str]:
+    """The words of the one line that starts like this."""
+    (words,) = (words for words in map(str.split, text.splitlines()) if words[: len(starts)] == list(starts))
+    return words
+
+
+def markdown_lines(path) -> list[list[str]]:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    return [[text.strip() for text in line.replace("\\|", "¦").strip("|").split("|")] for line in lines]
+
+
+def test_cells_keep_the_methods_order_and_sort_ratios():
+    rows = [row("taylor", 0.5), row("l1", 0.1), row("taylor", 0.1, 0), row("taylor", 0.1, 1), failed("l1", 0.1, 1)]
+    found = cells(rows)
+    assert [(cell.method, cell.ratio) for cell in found] == [("taylor", 0.1), ("taylor", 0.5), ("l1", 0.1)]
+    assert [(len(cell.done), len(cell.failed)) for cell in found] == [(2, 0), (1, 0), (1, 1)]
+
+
+def test_console_table_of_one_seed_fits_80_columns():
+    text = shown(BASELINE, [row("l1_global", 0.125), row("random", 0.5, speedup_low=0.99)])
+    assert line_of(text, "baseline") == ["baseline", "-", "100.0", "100.0", "55.3", "55.3", "55.3", "9.00", "-"]
+    assert line_of(text, "l1_global") == ["l1_global", "0.125", "87.5", "76.6", "10.0", "30.0", "50.0", "4.50", "2.00x"]
+    assert line_of(text, "random") == ["random", "0.5", "50.0", "25.0", "10.0", "30.0", "50.0", "4.50", "no", "diff."]
+    assert "…" not in text
+    assert "resnet18_seg on camvid, test, 180x240" in text
+
+
+def test_console_table_of_several_seeds():
+    text = shown(BASELINE, [row("l1", 0.5, seed, miou_finetuned=0.5 + 0.01 * seed) for seed in range(3)])
+    assert line_of(text, "l1") == ["l1", "0.5", "50.0", "25.0", "10.0", "30.0", "51.0", "±", "1.0", "4.50", "2.00x"]
+    assert "mean ± standard deviation over 3 seeds" in text
+
+
+def test_columns_that_were_not_measured_are_left_out():
+    unmeasured = dict.fromkeys(("latency_ms", "speedup", "miou_recalibrated", "miou_finetuned"))
+    text = shown({**BASELINE, "miou": None}, [row("l1", 0.5, **unmeasured)])
+    assert line_of(text, "l1") == ["l1", "0.5", "50.0", "25.0", "10.0"]
+    assert line_of(text, "baseline") == ["baseline", "-", "100.0", "100.0", "55.3"]
+    assert "latency" not in text
+
+
+def test_failed_jobs_are_shown_with_their_reason():
+    text = shown(BASELINE, [row("l1", 0.5), failed("l1", 0.5, 1), failed("papm", 0.3, 2)], width=100)
+    assert line_of(text, "l1")[:6] == ["l1", "0.5", "1", "of", "2", "50.0"]
+    assert line_of(text, "papm")[:7] == ["papm", "0.3", "0", "of", "1", "failed", "-"]
+    assert "failed papm at 0.3, seed 2: out of channels | [red]" in text
+
+
+def test_all_failed_still_makes_a_table_and_no_plot(tmp_path):
+    (tmp_path / "benchmark_summary.png").write_text("left from before")
+    write_summary(tmp_path, BASELINE, [failed("papm", 0.3)], PROVENANCE)
+    assert not (tmp_path / "benchmark_summary.png").exists()
+    assert "](benchmark_summary.png)" not in (tmp_path / "benchmark_summary.md").read_text()
+    assert line_of(shown(BASELINE, [failed("papm", 0.3)]), "papm") == ["papm", "0.3", "failed", "-", "-"]
+
+
+def test_json_and_csv_keep_raw_rows(tmp_path):
+    rows = [row("l1", 0.5, 0, folder="l1_a"), row("l1", 0.5, 1, miou_cut=float("nan")), failed("l1", 0.7)]
+    write_summary(tmp_path / "new", BASELINE, rows, PROVENANCE)
+    record = json.loads((tmp_path / "new" / "benchmark_summary.json").read_text())
+    assert list(record) == ["format", "baseline", "rows", "provenance"]
+    assert record["format"] == "benchmark-summary/1"
+    assert record["baseline"] == BASELINE
+    assert record["provenance"] == PROVENANCE
+    assert record["rows"] == [rows[0], {**rows[1], "miou_cut": None}, rows[2]]
+    with (tmp_path / "new" / "benchmark_summary.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == [*COLUMNS, "folder"]
+    assert [line["status"] for line in table] == ["done", "done", "failed"]
+    assert float(table[0]["miou_finetuned"]) == 0.5
+    assert table[1]["miou_cut"] == table[2]["macs"] == ""
+    assert table[2]["error"] == "out of channels | [red]"
+
+
+def test_markdown(tmp_path):
+    rows = [row("l1", 0.5, seed, miou_cut=0.1 + 0.02 * seed, speedup=2 + seed / 10) for seed in range(2)]
+    rows += [row("fpgm", 0.5), row("magnitude", 0.5, speedup=1.01, speedup_low=0.98, speedup_high=1.04)]
+    rows += [row("random", 0.1, 0), row("random", 0.1, 1, speedup=1, speedup_low=0.9), failed("l2", 0.1)]
+    write_summary(tmp_path, BASELINE, rows, PROVENANCE, name="finetuned_summary")
+    header, _, *lines = markdown_lines(tmp_path / "finetuned_summary.md")
+    table = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    assert list(table) == ["baseline", "l1", "fpgm", "magnitude", "random", "l2"]
+    assert table["baseline"]["mIoU tuned"] == "55.3"
+    assert table["l1"]["mIoU cut"] == "11.0 ± 1.4"
+    assert table["l1"]["seeds"] == "2"
+    assert table["l1"]["speed-up"] == "2.05 ± 0.07x"
+    assert table["fpgm"]["speed-up"] == "2.00x (1.90-2.10)"
+    assert table["magnitude"]["speed-up"] == "no measurable difference (0.98-1.04)"
+    assert table["random"]["speed-up"] == "1.50 ± 0.71x, no measurable difference in 1 of 2"
+    assert table["l2"]["params %"] == "failed"
+    text = (tmp_path / "finetuned_summary.md").read_text()
+    assert "* l2 at 0.1, seed 0: out of channels | [red]" in text
+    assert "](finetuned_summary.png)" in text
+    assert "* torch: 2.13.0" in text
+    assert "gpu" not in text
+
+
+def test_plot_is_a_readable_picture_and_the_same_each_time(tmp_path):
+    rows = [row(method, ratio, seed) for method in ("l1", "random") for ratio in (0.1, 0.5) for seed in range(2)]
+    plot = tmp_path / "benchmark_summary.png"
+    write_summary(tmp_path, BASELINE, rows, PROVENANCE)
+    first = plot.read_bytes()
+    with Image.open(plot) as image:
+        assert image.width >= 900
+        pixels = np.asarray(image.convert("RGB"))
+    assert (pixels[0, 0] == 255).all()
+    colours = {tuple(colour) for colour in np.unique(pixels.reshape(-1, 3), axis=0).tolist()}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours
+    write_summary(tmp_path, BASELINE, rows, PROVENANCE)
+    assert plot.read_bytes() == first
+
+
+def test_thirteen_methods_get_thirteen_looks(monkeypatch, tmp_path):
+    from matplotlib.axes import Axes
+
+    looks = []
+    draw = Axes.errorbar
+
+    def noting(self, *args, **kwargs):
+        looks.append((kwargs["color"], kwargs["linestyle"], kwargs["marker"]))
+        return draw(self, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "errorbar", noting)
+    write_summary(tmp_path, BASELINE, [row(f"method{number}", 0.5) for number in range(13)], {})
+    assert len(set(looks)) == 13
+
+
+def test_summary_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BenchError, match="cannot write to"):
+        write_summary(tmp_path / "file", BASELINE, [row("l1", 0.5)], PROVENANCE)
+
+
+TWO = Classes(names=("sky", "road"), palette=((10, 20, 200), (200, 100, 50)), outputs=3, ignore_index=2)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_prediction_picture_shows_the_maps_in_the_classes_colours(tmp_path, convert):
+    image = np.zeros((3, 12, 16), dtype=np.uint8)
+    image[1] = 255
+    label = np.zeros((12, 16), dtype=np.uint8)
+    label[6:] = 1
+    label[:, 12:] = 2
+    prediction = np.ones((12, 16), dtype=np.int64)
+    prediction[:, 8:] = 255
+    maps = {"label": convert(label), "taylor at 0.3": convert(prediction)}
+    prediction_picture(tmp_path / "picture.png", convert(image), maps, TWO)
+    with Image.open(tmp_path / "picture.png") as picture:
+        pixels = np.asarray(picture)
+    height = PANEL_WIDTH * 12 // 16
+
+    def panel(position: int) -> np.ndarray:
+        left = 12 + position * (PANEL_WIDTH + 12)
+        return pixels[35 : 35 + height, left : left + PANEL_WIDTH]
+
+    assert (panel(0) == (0, 255, 0)).all()
+    assert (panel(1)[: height // 2, : PANEL_WIDTH * 12 // 16] == TWO.palette[0]).all()
+    assert (panel(1)[height // 2 :, : PANEL_WIDTH * 12 // 16] == TWO.palette[1]).all()
+    assert (panel(1)[:, PANEL_WIDTH * 12 // 16 :] == 0).all()
+    assert (panel(2)[:, : PANEL_WIDTH // 2] == TWO.palette[1]).all()
+    assert (panel(2)[:, PANEL_WIDTH // 2 :] == 0).all()
+    # Below the panels, the legend: both classes and black.
+    legend = {tuple(colour) for colour in np.unique(pixels[35 + height + 12 :].reshape(-1, 3), axis=0).tolist()}
+    assert {*TWO.palette, (0, 0, 0)} <= legend
+
+
+def test_prediction_picture_wraps_panels_and_shortens_captions(tmp_path):
+    image = np.zeros((3, 5, 9), dtype=np.uint8)
+    maps = {f"{number} " + "long " * 50: np.zeros((5, 9), dtype=np.uint8) for number in range(4)}
+    prediction_picture(tmp_path / "wide.png", image, maps, TWO)
+    prediction_picture(tmp_path / "single.png", image, {}, TWO)
+    with Image.open(tmp_path / "wide.png") as wide, Image.open(tmp_path / "single.png") as single:
+        assert wide.width == 12 + 3 * (PANEL_WIDTH + 12)
+        assert single.width == 12 + PANEL_WIDTH + 12
+        assert wide.height > 2 * (single.height - 12)

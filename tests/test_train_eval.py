@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import csv
+import sys
+
+import pytest
+import torch
+from torch import nn
+from toy_training import CLASSES, TOY, ToyData, new_network
+
+from bench.checkpoint import load_model
+from bench.errors import BenchError, UsageError
+from bench.losses import segmentation_loss
+from bench.models import MODELS
+from bench.options import RunOptions, TrainOptions
+from bench.train_eval import evaluate, fit, recalibrate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setitem(MODELS, "toy", TOY)
+
+
+def train(folder, saved, data, **options):
+    recipe = TrainOptions(**{"epochs": 2, "batch_size": 4, "lr": 0.1, **options})
+    return fit(saved, data, recipe, RunOptions(), folder, device=CPU)
+
+
+class Strongest(nn.Module):
+    """Its logits are the colours: perfect on the toy data."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return torch.cat((self.scale * images, images[:, :1] - 100.0), 1)
+
+
+# ---- evaluate -----------------------------------------------------------------------------------------
+
+
+def test_perfect_network_scores_one():
+    quality = evaluate(Strongest(), ToyData().eval_loader("val", 2), CLASSES, device=CPU)
+    assert quality.miou == 1.0
+    assert quality.pixel_accuracy == 1.0
+
+
+def test_scores_are_counted_by_hand():
+    colours = torch.eye(3)
+    images = colours[torch.tensor([[0, 1], [1, 2]])].permute(2, 0, 1)[None]
+    labels = torch.tensor([[[0, 1], [2, CLASSES.ignore_index]]])
+    quality = evaluate(Strongest(), [(images, labels)], CLASSES, device=CPU)
+    # Truth 0, 1, 2 against prediction 0, 1, 1; the void pixel counts nowhere.
+    assert quality.iou == {"red": 1.0, "green": 0.5, "blue": 0.0}
+    assert quality.pixel_accuracy == pytest.approx(2 / 3)
+
+
+def test_logits_are_scaled_up_to_the_labels():
+    images = torch.eye(3)[torch.tensor([[0, 2]])].permute(2, 0, 1)[None]
+    labels = torch.tensor([[[0, 0, 2, 2], [0, 0, 2, 2]]])
+    quality = evaluate(Strongest(), [(images, labels)], CLASSES, device=CPU)
+    assert quality.pixel_accuracy == 1.0
+    assert quality.classes_present == 2
+
+
+def test_evaluation_leaves_a_network_that_can_train():
+    model = new_network(dropout=0.5, aux=True).model.train()
+    model.body[1].eval()
+    flags = [module.training for module in model.modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    data = ToyData()
+    first = evaluate(model, data.eval_loader("val", 2), CLASSES, device=CPU, channels_last=True)
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert evaluate(model, data.eval_loader("val", 3), CLASSES, device=CPU) == first
+    images, labels = data.train
+    segmentation_loss(model(images), labels, CLASSES.ignore_index).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+# ---- recalibrate --------------------------------------------------------------------------------------
+
+
+def test_recalibration_averages_the_batches():
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Dropout(0.9)).train()
+    model[0](torch.full((2, 3, 2, 2), 50.0))
+    weights = [parameter.clone() for parameter in model.parameters()]
+    images, labels = ToyData(images=6).train
+    parts = [images[:2], images[2:]]
+    recalibrate(model, [(part, labels) for part in parts], CPU)
+    mean = torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0)
+    variance = torch.stack([part.var((0, 2, 3), unbiased=True) for part in parts]).mean(0)
+    torch.testing.assert_close(model[0].running_mean, mean)
+    torch.testing.assert_close(model[0].running_var, variance)
+    assert model[0].momentum == 0.3
+    assert model[0].training and model[1].training
+    assert all(torch.equal(now, old) for now, old in zip(model.parameters(), weights, strict=True))
+
+
+def test_recalibration_keeps_statistics_it_cannot_see():
+    model = new_network(aux=True).model.eval()
+    model.aux[0].running_mean.fill_(7.0)
+    recalibrate(model, [ToyData().train], CPU)
+    assert torch.equal(model.aux[0].running_mean, torch.full((8,), 7.0))
+    assert model.body[1].running_mean.abs().sum() > 0
+    assert not any(module.training for module in model.modules())
+
+
+def test_recalibration_without_batchnorm_changes_nothing():
+    model = new_network(norm=False).model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    recalibrate(model, [ToyData().train], CPU)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+# ---- fit ----------------------------------------------------------------------------------------------
+
+
+def test_training_learns_and_writes_its_files(tmp_path):
+    data, saved = ToyData(images=24), new_network(aux=True)
+    result = train(tmp_path, saved, data, epochs=15)
+    losses = [row["train_loss"] for row in result.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert result.best_miou > 0.8
+    best = load_model(result.best)
+    quality = evaluate(best.model, data.eval_loader("val", 4), CLASSES, device=CPU)
+    assert quality.miou == result.best_miou == best.meta["val_miou"] == max(row["val_miou"] for row in result.history)
+    assert best.meta["epoch"] == result.best_epoch
+    assert best.meta["classes"] == list(CLASSES.names) and best.meta["input_size"] == [8, 8]
+    assert best.state == {}
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 16))
+    assert [float(row["train_loss"]) for row in rows] == losses
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_same_seed_gives_the_same_weights(tmp_path):
+    states = []
+    for name in ("a", "b"):
+        saved = new_network(dropout=0.5)
+        train(tmp_path / name, saved, ToyData())
+        states.append(saved.model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_accumulation_equals_the_larger_batch(tmp_path):
+    # Without norm and void pixels, the mean over two halves is the mean over the whole.
+    small, large = new_network(norm=False), new_network(norm=False)
+    train(tmp_path / "small", small, ToyData(void=False), batch_size=2, accumulate=2)
+    train(tmp_path / "large", large, ToyData(void=False), batch_size=4)
+    for a, b in zip(small.model.parameters(), large.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_incomplete_last_group_counts_its_own_batches(tmp_path):
+    # Three batches of two, two a step: the second step is the third batch alone, at full strength.
+    data, saved, by_hand = ToyData(images=6), new_network(norm=False), new_network(norm=False).model
+    options = {"epochs": 1, "batch_size": 2, "accumulate": 2, "momentum": 0.0, "weight_decay": 0.0}
+    train(tmp_path, saved, data, **options)
+    loader = data.train_loader(2)
+    batches = list(loader)
+    for rate, group in ((0.1, batches[:2]), (0.1 * 0.5**0.9, batches[2:])):
+        by_hand.zero_grad()
+        losses = [segmentation_loss(by_hand(images), labels, CLASSES.ignore_index) for images, labels in group]
+        torch.stack(losses).mean().backward()
+        with torch.no_grad():
+            for parameter in by_hand.parameters():
+                parameter -= rate * parameter.grad
+    for a, b in zip(saved.model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradient_clipping_bounds_the_step(tmp_path):
+    data, options = ToyData(), {"epochs": 1, "batch_size": 12, "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    lengths = []
+    for clip in (0.0, 0.01):
+        saved = new_network(norm=False)
+        before = [parameter.detach().clone() for parameter in saved.model.parameters()]
+        train(tmp_path / str(clip), saved, data, grad_clip=clip, **options)
+        moved = [a - b for a, b in zip(saved.model.parameters(), before, strict=True)]
+        lengths.append(torch.cat([part.flatten() for part in moved]).norm().item())
+    assert lengths[0] > 0.02
+    assert lengths[1] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"compute_class_weights": True}, {"aux_weight": 0.0}, {"optimizer": "adamw"}])
+def test_options_reach_the_weights(tmp_path, change):
+    plain, changed = new_network(aux=True), new_network(aux=True)
+    train(tmp_path / "plain", plain, ToyData(), epochs=1)
+    train(tmp_path / "changed", changed, ToyData(), epochs=1, **change)
+    assert not torch.equal(plain.model.body[0].weight, changed.model.body[0].weight)
+
+
+def test_gradients_from_before_do_not_count(tmp_path):
+    fresh, scored = new_network(), new_network()
+    for parameter in scored.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for name, saved in (("fresh", fresh), ("scored", scored)):
+        train(tmp_path / name, saved, ToyData(), epochs=1)
+    assert torch.equal(fresh.model.head.weight, scored.model.head.weight)
+
+
+def test_average_is_scored_and_saved(tmp_path):
+    saved, data = new_network(), ToyData()
+    result = train(tmp_path, saved, data, ema=0.9, epochs=3)
+    last = load_model(tmp_path / "last.pt")
+    live = saved.model.state_dict()
+    assert not torch.equal(last.model.head.weight, live["head.weight"])
+    assert torch.equal(last.model.body[1].running_mean, live["body.1.running_mean"])
+    assert all(torch.equal(last.state["live"][name], tensor) for name, tensor in live.items())
+    quality = evaluate(last.model, data.eval_loader("val", 4), CLASSES, device=CPU)
+    assert quality.miou == result.history[-1]["val_miou"]
+
+
+def test_validation_every_other_epoch_and_at_the_end(tmp_path):
+    result = train(tmp_path, new_network(), ToyData(), epochs=5, eval_every=2)
+    assert [row["epoch"] for row in result.history if "val_miou" in row] == [2, 4, 5]
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 6
+    assert lines[1].split(",")[3] == "" and lines[2].split(",")[3] != ""
+
+
+def test_knowledge_of_the_network_is_kept(tmp_path):
+    saved = new_network()
+    saved.meta = {"method": "l1", "epoch": 99}
+    train(tmp_path, saved, ToyData())
+    meta = load_model(tmp_path / "last.pt").meta
+    assert meta["method"] == "l1" and meta["epoch"] == 2
+
+
+def test_bfloat16_trains_on_cpu(tmp_path):
+    saved = new_network()
+    result = train(tmp_path, saved, ToyData(), amp="bf16", channels_last=True)
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert saved.model.head.weight.dtype == torch.float32
+
+
+def test_float16_needs_a_gpu(tmp_path):
+    with pytest.raises(UsageError, match="--amp bf16"):
+        train(tmp_path, new_network(), ToyData(), amp="fp16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nan_stops_before_anything_is_saved(tmp_path):
+    data = ToyData()
+    images = data.train[0]
+    before = {}
+
+    def poison(epoch, batch):
+        if (epoch, batch) == (1, 2):
+            before.update({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+            images.fill_(float("nan"))
+
+    data._watch = poison
+    with pytest.raises(BenchError, match=r"^the loss is nan in epoch 2 by iteration 3 \(learning rate .*--lr") as error:
+        train(tmp_path, new_network(), data, epochs=3)
+    assert "\n" not in str(error.value)
+    assert set(before) == {"best.pt", "last.pt", "metrics.csv"}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_weights_that_overflow_in_the_last_step_are_not_saved(tmp_path):
+    data = ToyData()
+    with pytest.raises(BenchError, match="a weight is not finite after epoch 1"):
+        train(tmp_path, new_network(norm=False), data, batch_size=12, lr=3e38, weight_decay=1e3, epochs=1)
+    assert load_model(tmp_path / "last.pt").state["epoch"] == 0
+
+
+def test_batch_of_one_under_global_pooling_says_what_to_do(tmp_path):
+    saved = new_network()
+    saved.model.body.append(nn.AdaptiveAvgPool2d(1))
+    saved.model.body.append(nn.BatchNorm2d(8))
+    with pytest.raises(BenchError, match="raise --batch-size to at least 2"):
+        train(tmp_path, saved, ToyData(), batch_size=1)
+
+
+def test_missing_tensorboard_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(BenchError, match="pip install tensorboard"):
+        train(tmp_path, new_network(), ToyData(), tensorboard=True)
+
+
+def test_tensorboard_logs(tmp_path):
+    pytest.importorskip("tensorboard")
+    train(tmp_path, new_network(), ToyData(), tensorboard=True)
+    assert list((tmp_path / "tensorboard").glob("events.*"))

@@ -1,0 +1,168 @@
+"""A tiny network and data set for tests of training, and a program that trains the one on the other.
+
+`python tests/toy_training.py FOLDER [--kill EPOCH,BATCH] [flags of TrainOptions]` runs `fit` as a process of its
+own; under torchrun each process also writes its final weights to FOLDER/rankN.pt.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import cli, distributed
+from bench.checkpoint import SavedModel
+from bench.datasets.base import Classes
+from bench.models import MODELS, ModelEntry, ModelSpec, build_model
+from bench.options import RunOptions, TrainOptions
+
+CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
+TOY = ModelEntry("toy_training:toy_net", "for tests")
+
+
+class ToyNet(nn.Module):
+    """Two convolutions; with a norm, dropout and an auxiliary head where asked for."""
+
+    def __init__(self, outputs: int, norm: bool = True, dropout: float = 0.0, aux: bool = False):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1, bias=not norm),
+            nn.BatchNorm2d(8) if norm else nn.Identity(),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Conv2d(8, outputs, 1)
+        self.aux = nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, outputs, 1)) if aux else None
+
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        features = self.body(images)
+        logits = self.head(features)
+        if self.training and self.aux is not None:
+            return {"out": logits, "aux": self.aux(features)}
+        return logits
+
+
+def toy_net(outputs: int, **kwargs: object) -> ToyNet:
+    return ToyNet(outputs, **kwargs)
+
+
+def new_network(**kwargs: object) -> SavedModel:
+    """A toy network with the weights of seed 0; the registry must know `toy`."""
+    torch.manual_seed(0)
+    spec = ModelSpec("toy", CLASSES.outputs, kwargs)
+    return SavedModel(build_model(spec), spec)
+
+
+class ToyLoader:
+    """Shuffled batches of this process's share; `watch(epoch, batch)` is called before each is made."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, shard: slice, watch: Callable[[int, int], None]
+    ):
+        self._images, self._labels, self._watch = images, labels, watch
+        self._batch_size, self._shard, self._epoch = batch_size, shard, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def _parts(self) -> list[Tensor]:
+        order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(self._epoch))
+        return list(order[self._shard].split(self._batch_size))
+
+    def __len__(self) -> int:
+        return len(self._parts())
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, part in enumerate(self._parts()):
+            self._watch(self._epoch, number)
+            yield self._images[part], self._labels[part]
+
+
+class ToyData:
+    """Coloured noise: the label of a pixel is its strongest colour. Row 0 is void unless `void` is False."""
+
+    name = "toys"
+    classes = CLASSES
+    input_size = (8, 8)
+    headline_split = "val"
+
+    def __init__(
+        self,
+        images: int = 12,
+        *,
+        val_images: int = 5,
+        void: bool = True,
+        watch: Callable[[int, int], None] = lambda epoch, batch: None,
+    ):
+        generator = torch.Generator().manual_seed(1)
+        self.train = self._draw(images, generator, void)
+        self.val = self._draw(val_images, generator, void)
+        self._watch = watch
+
+    def _draw(self, count: int, generator: torch.Generator, void: bool) -> tuple[Tensor, Tensor]:
+        images = torch.randn(count, 3, *self.input_size, generator=generator)
+        labels = images.argmax(1)
+        if void:
+            labels[:, 0] = CLASSES.ignore_index
+        return images, labels
+
+    def train_loader(
+        self, batch_size: int, *, crop_size: tuple[int, int] | None = None, rank: int = 0, world: int = 1
+    ) -> ToyLoader:
+        return ToyLoader(*self.train, batch_size, slice(rank, None, world), self._watch)
+
+    def eval_loader(self, split: str, batch_size: int, *, rank: int = 0, world: int = 1) -> list[tuple[Tensor, Tensor]]:
+        images, labels = (part[rank::world] for part in getattr(self, split))
+        return list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+
+    def class_weights(self) -> Tensor:
+        return torch.tensor([1.0, 2.0, 5.0, 0.0])
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser("toy_training.py", "Trains the toy network.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kill", default="", help="epoch,batch at which the (last) process kills itself")
+    parser.add_argument("--slow", type=float, default=0.0, help="seconds a batch")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--no-norm", action="store_true")
+    parser.add_options("training", TrainOptions, epochs=4, batch_size=2, lr=0.1)
+    arguments = parser.parse(argv)
+    kill = tuple(int(part) for part in arguments.kill.split(",") if part)
+
+    def watch(epoch: int, batch: int) -> None:
+        if (epoch, batch) == kill and distributed.world().rank == distributed.world().size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(arguments.slow)
+
+    from bench.train_eval import fit
+
+    torch.set_num_threads(1)
+    MODELS["toy"] = TOY
+    kwargs = {"norm": False} if arguments.no_norm else {"dropout": 0.3, "aux": True}
+    with distributed.joined(torch.device("cpu")) as device:
+        saved, data = new_network(**kwargs), ToyData(watch=watch, void=not arguments.no_norm)
+        fit(
+            saved,
+            data,
+            cli.collect(TrainOptions, arguments),
+            RunOptions(),
+            arguments.folder,
+            resume=arguments.resume,
+            device=device,
+            eval_batch_size=2,
+        )
+        torch.save(saved.model.state_dict(), arguments.folder / f"rank{distributed.world().rank}.pt")
+
+
+if __name__ == "__main__":
+    cli.run(main)
