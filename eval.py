@@ -54,11 +54,12 @@ def main(argv: list[str]) -> None:
         device=set_up(options),
         model=arguments.model,
     )
-    report = evaluate_pair(reference, Path(arguments.candidate), Path(arguments.report))
-    console().print(pair_table(report))
+    # First, because it takes a moment and finds a wrong index before the whole split is scored.
     if arguments.picture:
         draw_pair(reference, Path(arguments.candidate), arguments.picture_index, Path(arguments.picture))
         say(f"-> {arguments.picture}")
+    report = evaluate_pair(reference, Path(arguments.candidate), Path(arguments.report))
+    console().print(pair_table(report))
     say(f"-> {arguments.report}")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.layers import adopt_shapes
-from bench.models import ModelSpec, build_model
+from bench.models import ModelSpec, build_model, check_model
 from bench.runs import plain, whole_file
 from bench.tensor_files import as_state_dict, fit, read_file
 
@@ -76,9 +76,12 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
         outputs: the number of outputs the caller expects; required for a plain state dict.
 
     Raises:
+        UsageError: no network is called `name`.
         BenchError: missing, truncated or foreign file; another network or class count than expected; a
             tensor that does not fit, named.
     """
+    if name is not None:
+        check_model(name)
     content = read_file(path)
     if "format" not in content:
         return _open_plain(path, content, name, outputs)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ from bench.errors import BenchError, UsageError, unknown_name
 from bench.options import default_of, parse_settings
 
 Options = TypeVar("Options")
+
+# What a config file cannot hold: needed before it is read, or of no use in it.
+_COMMAND_LINE_ONLY = ("help", "config", "debug")
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,7 +69,7 @@ class Parser(argparse.ArgumentParser):
                 help=text,
                 choices=spec.metadata["choices"],
                 metavar=spec.metadata["metavar"] or _metavar(spec),
-                type=_checked(spec.metadata["parse"] or type(default)),
+                type=_checked(spec.metadata["parse"] or (str if default is None else type(default))),
             )
 
     def add_value(
@@ -79,12 +83,10 @@ class Parser(argparse.ArgumentParser):
         self.add_value(group, flag, parse_settings, default={}, **settings)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parses the command line over the config file: a config key is a flag written earlier."""
+        """Parses the command line over the config files: a config key is a flag written earlier."""
         argv = list(sys.argv[1:] if argv is None else argv)
-        path = _config_path(argv)
-        if path is not None:
-            argv = self._config_flags(path) + argv
-        return self.parse_args(argv)
+        configured = [flag for path in _config_paths(argv) for flag in self._config_flags(path)]
+        return self.parse_args(configured + argv)
 
     def _config_flags(self, path: Path) -> list[str]:
         import yaml
@@ -94,46 +96,62 @@ class Parser(argparse.ArgumentParser):
         except OSError as error:
             raise UsageError(f"cannot read config {path}: {error.strerror}") from error
         except yaml.YAMLError as error:
-            raise UsageError(f"config {path} is not YAML: {str(error).splitlines()[0]}") from error
+            mark = getattr(error, "problem_mark", None)
+            line = f" in line {mark.line + 1}" if mark else ""
+            raise UsageError(f"config {path} is not YAML{line}: {str(error).splitlines()[0]}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"config {path} is not a text file") from error
         if not isinstance(config, dict):
             raise UsageError(f"config {path} must be a mapping of flag names to values")
-        actions = {action.dest: action for action in self._actions if action.option_strings}
-        spellings = {flag.lstrip("-"): action for action in actions.values() for flag in action.option_strings}
+        actions = [action for action in self._actions if action.dest not in _COMMAND_LINE_ONLY]
+        spellings = {flag.lstrip("-"): (flag, action) for action in actions for flag in action.option_strings}
         flags: list[str] = []
         for key, value in config.items():
-            action = spellings.get(str(key).replace("_", "-"))
-            if action is None:
+            spelling = str(key).replace("_", "-")
+            if spelling not in spellings:
                 raise UsageError(f"config {path}: {unknown_name('key', str(key), spellings)}")
-            flags += _as_flags(action, value, where=f"config {path}: {key}")
+            flags += _as_flags(*spellings[spelling], value, where=f"config {path}: {key}")
         return flags
 
 
-def _config_path(argv: Sequence[str]) -> Path | None:
+def _config_paths(argv: Sequence[str]) -> Iterator[Path]:
     for position, word in enumerate(argv):
         if word.startswith("--config="):
-            return Path(word.removeprefix("--config="))
+            yield Path(word.removeprefix("--config="))
         if word == "--config":
             if position + 1 == len(argv):
                 raise UsageError("--config needs a file")
-            return Path(argv[position + 1])
-    return None
+            yield Path(argv[position + 1])
 
 
-def _as_flags(action: argparse.Action, value: Any, where: str) -> list[str]:
+def _as_flags(flag: str, action: argparse.Action, value: Any, where: str) -> list[str]:
+    """The words of a command line that say what a config key says."""
     if value is None:
         return []
-    flag = action.option_strings[0]
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise UsageError(f"{where} must be true or false, not {value!r}")
+        if value:
+            return [flag]
         if isinstance(action, argparse.BooleanOptionalAction):
-            return [flag if value else "--no-" + flag[2:]]
-        return [flag] if value else []
+            return ["--" + flag.removeprefix("--no-") if flag.startswith("--no-") else "--no-" + flag[2:]]
+        return []
     if isinstance(value, dict):
-        value = [f"{name}={item}" for name, item in value.items()]
+        if not isinstance(action.default, dict):
+            raise UsageError(f"{where} must be a value or a list, not a mapping")
+        value = list(_settings(value))
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
-    return [f"{flag}={value}"]
+    return [f"{action.option_strings[0]}={value}"]
+
+
+def _settings(mapping: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """`{"taylor": {"term": "gamma"}}` -> `taylor.term="gamma"`."""
+    for name, item in mapping.items():
+        if isinstance(item, dict):
+            yield from _settings(item, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={json.dumps(item, default=str)}"
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

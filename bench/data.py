@@ -6,6 +6,7 @@ was loaded before, or on where a run was resumed.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,6 +71,12 @@ class SegmentationData:
         self._cache = options.cache
         self._workers = options.num_workers
         self._splits: dict[str, _Split] = {}
+
+    def seeded(self, seed: int) -> SegmentationData:
+        """The same data with the order and the augmentation of training images that another seed gives."""
+        other = copy.copy(self)
+        other._seed = seed
+        return other
 
     def train_loader(
         self, batch_size: int, *, crop_size: Size | None = None, rank: int = 0, world: int = 1

@@ -7,6 +7,7 @@ channel. Scoring, planning, cost prediction and cutting need nothing else.
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import warnings
 from collections import defaultdict
@@ -18,9 +19,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from bench.cost import blank_image
 from bench.errors import BenchError, UsageError
-from bench.layers import IN, NORMS, OUT, WEIGHTED, axes_of, is_depthwise, is_grouped
-from bench.modes import flags_kept
+from bench.layers import IN, NORMS, OUT, WEIGHTED, axes_of, is_depthwise, is_grouped, width
 
 TRACE_SIZE = (64, 64)
 
@@ -72,7 +73,7 @@ class ChannelGroup:
         channels: how many coupled channels there are.
         producers: layers whose outputs they are (several where outputs are added up).
         norms: normalisation layers they pass, whether right behind a producer or not.
-        depthwise: depthwise convolutions they pass.
+        depthwise: depthwise convolutions, and activations with a slope a channel, that they pass.
         consumers: layers that read them.
         unit: channels that can only go together (1, or the width of an attention head).
         protected: why none may be removed, or None.
@@ -105,13 +106,14 @@ def find_groups(model: nn.Module, *, ignore: Sequence[str] = (), protect_first: 
         All groups in the order of their first producers, the protected ones included.
 
     Raises:
-        UsageError: a pattern matches no layer.
+        UsageError: a pattern matches no layer that makes channels.
         BenchError: the network cannot be traced.
     """
+    # A copy, because a forward pass in training mode may change a network, and a failed one leaves hooks behind.
+    model = copy.deepcopy(model)
     names = {module: name for name, module in model.named_modules()}
     order = {name: position for position, name in enumerate(names.values())}
-    graph = _trace(model)
-    items_of_groups = [list(group) for group in graph.get_all_groups(root_module_types=list(WEIGHTED))]
+    graph, items_of_groups = _trace(model)
     groups = [_as_group(items, graph, names, order) for items in items_of_groups]
     groups.sort(key=lambda group: order[group.name])
     reasons = _reasons_to_protect(groups, items_of_groups, graph, names, model, ignore, protect_first)
@@ -123,20 +125,41 @@ def prunable(groups: Iterable[ChannelGroup]) -> list[ChannelGroup]:
     return [group for group in groups if group.protected is None]
 
 
-def _trace(model: nn.Module) -> tp.DependencyGraph:
-    device = next(model.parameters()).device
-    images = torch.zeros(2, 3, *TRACE_SIZE, device=device)
+class _Framed(nn.Module):
+    """A network whose image and outputs the tracer sees.
+
+    The tracer knows only what a layer makes: without one in front, an image that is added to or concatenated
+    with features is overlooked. And it takes a layer for an output only if nothing reads it, so each output
+    gets an operation of its own.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor):
+        super().__init__()
+        self.image = nn.BatchNorm2d(3, device=images.device, dtype=images.dtype)
+        self.model = model
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [1 * output for output in tp.utils.flatten_as_list(self.model(self.image(images)))]
+
+
+def _trace(model: nn.Module) -> tuple[tp.DependencyGraph, list[list[Any]]]:
+    """The dependency graph of a network and the items of each of its groups."""
+    images = blank_image(model, TRACE_SIZE, batch=2)
     graph = tp.DependencyGraph()
-    with flags_kept(model), torch.enable_grad(), warnings.catch_warnings():
+    with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            graph.build_dependency(model, images, forward_fn=_traced_forward, verbose=False)
-        except (RuntimeError, ValueError, AssertionError, AttributeError, KeyError, TypeError) as error:
+            graph.build_dependency(_Framed(model, images), images, forward_fn=_traced_forward, verbose=False)
+            groups = [list(group) for group in graph.get_all_groups(root_module_types=list(WEIGHTED))]
+            if not groups:
+                raise ValueError("no layer leads to its output")
+        except (RuntimeError, ValueError, AssertionError, AttributeError, LookupError, TypeError) as error:
             raise BenchError(
-                f"cannot trace {type(model).__name__} at {TRACE_SIZE[0]}x{TRACE_SIZE[1]} ({error}); "
+                f"cannot trace {type(model).__name__} at {TRACE_SIZE[0]}x{TRACE_SIZE[1]} "
+                f"({(str(error).splitlines() or [type(error).__name__])[0]}); "
                 "it must map [N, 3, H, W] to logits through layers that keep the autograd graph"
             ) from error
-    return graph
+    return graph, groups
 
 
 def _traced_forward(model: nn.Module, images: Tensor) -> Any:
@@ -145,33 +168,22 @@ def _traced_forward(model: nn.Module, images: Tensor) -> Any:
     for module in model.modules():
         if isinstance(module, NORMS):
             module.eval()
-    handles = _show_unpooling_ties(model)
-    try:
-        return model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _show_unpooling_ties(model)
+    return model(images)
 
 
 def _layers_run_in_evaluation(model: nn.Module) -> set[str]:
     """Names of the layers with weights that a forward pass in evaluation mode calls."""
     called: set[str] = set()
-    handles = [
-        layer.register_forward_hook(lambda *_, name=name: called.add(name))
-        for name, layer in model.named_modules()
-        if isinstance(layer, WEIGHTED)
-    ]
-    device = next(model.parameters()).device
-    try:
-        with flags_kept(model), torch.no_grad():
-            model.eval()(torch.zeros(1, 3, *TRACE_SIZE, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, layer in model.named_modules():
+        if isinstance(layer, WEIGHTED):
+            layer.register_forward_hook(lambda *_, name=name: called.add(name))
+    with torch.no_grad():
+        model.eval()(blank_image(model, TRACE_SIZE))
     return called
 
 
-def _show_unpooling_ties(model: nn.Module) -> list[Any]:
+def _show_unpooling_ties(model: nn.Module) -> None:
     """Couples the decoder's width to the encoder's in the traced graph.
 
     Max-unpooling puts channel c at the places the indices of channel c name, so both must shrink together,
@@ -192,7 +204,9 @@ def _show_unpooling_ties(model: nn.Module) -> list[Any]:
         return output + 0 * source[1]
 
     hooks = {nn.MaxPool2d: after_pool, nn.MaxUnpool2d: after_unpool}
-    return [module.register_forward_hook(hooks[type(module)]) for module in model.modules() if type(module) in hooks]
+    for module in model.modules():
+        if type(module) in hooks:
+            module.register_forward_hook(hooks[type(module)])
 
 
 def _as_group(items: list[Any], graph: tp.DependencyGraph, names: dict, order: dict[str, int]) -> ChannelGroup:
@@ -209,7 +223,7 @@ def _as_group(items: list[Any], graph: tp.DependencyGraph, names: dict, order: d
 
     layers = {name: module for module, name in names.items()}
     made = [m for m in ordered if m.side == OUT and isinstance(layers[m.layer], WEIGHTED)]
-    norms = {m.layer: m for m in ordered if m.side == OUT and not isinstance(layers[m.layer], WEIGHTED)}
+    norms = {m.layer: m for m in ordered if isinstance(layers[m.layer], NORMS)}
     filters = [m for m in made if not is_depthwise(layers[m.layer])]
     followers = {
         m.layer: next((names[node.module] for node in graph.module2node[layers[m.layer]].outputs
@@ -217,7 +231,7 @@ def _as_group(items: list[Any], graph: tp.DependencyGraph, names: dict, order: d
         for m in filters
     }  # fmt: skip
     producers = tuple(Producer(m, norms.get(followers[m.layer])) for m in filters)
-    depthwise = tuple(m for m in made if is_depthwise(layers[m.layer]))
+    depthwise = tuple(m for m in ordered if m.side == OUT and m not in filters and m.layer not in norms)
     consumers = tuple(m for m in ordered if m.side == IN and not is_depthwise(layers[m.layer]))
     name = (producers[0].layer if producers else ordered[0]).layer
     return ChannelGroup(name, channels, producers, tuple(norms.values()), depthwise, consumers)
@@ -226,6 +240,12 @@ def _as_group(items: list[Any], graph: tp.DependencyGraph, names: dict, order: d
 def _reads(item: Any, graph: tp.DependencyGraph) -> bool:
     """Whether an item of the dependency graph is a layer that turns the channels into others."""
     return isinstance(item.dep.target.module, WEIGHTED) and not graph.is_out_channel_pruning_fn(item.dep.handler)
+
+
+def _is_rigid(layer: nn.Module) -> bool:
+    """Whether a layer depends on its number of channels without being in the layer table."""
+    has_widths = any(tensor.numel() > 1 for tensor in layer.state_dict().values())
+    return axes_of(layer) is None and (has_widths or isinstance(layer, nn.GroupNorm))
 
 
 def _reasons_to_protect(
@@ -249,9 +269,17 @@ def _reasons_to_protect(
             reasons[group.name] = "not run at inference"
     # A node nothing reads is an output of the network; channels that are still channels there stay.
     for items in items_of_groups:
+        root = names[items[0].dep.target.module]
+        name = owner.get(root, root)
         if any(not item.dep.target.outputs for item in items if not _reads(item, graph)):
-            root = names[items[0].dep.target.module]
-            reasons[owner.get(root, root)] = "network output"
+            reasons[name] = "network output"
+        for layer in (item.dep.target.module for item in items):
+            if layer is graph.model.image:
+                reasons.setdefault(name, "added to the image")
+            elif isinstance(layer, nn.Parameter):
+                reasons.setdefault(name, "a parameter outside of any layer has these channels")
+            elif layer in names and _is_rigid(layer):
+                reasons.setdefault(name, f"{type(layer).__name__} {names[layer]} cannot be narrowed")
 
     claims: dict[tuple[str, str, int], tuple[str, int]] = {}
     for group in groups:
@@ -259,10 +287,12 @@ def _reasons_to_protect(
             reasons.setdefault(group.name, "no layer makes these channels")
         for member in group.members:
             layer = layers[member.layer]
-            if len(set(torch.bincount(member.channels, minlength=group.channels).tolist())) > 1:
-                reasons.setdefault(group.name, f"{member.layer} reads its channels unevenly")
             if is_grouped(layer):
                 reasons.setdefault(group.name, f"grouped convolution {member.layer}")
+            if member.positions.max() >= width(layer, member.side):
+                reasons.setdefault(group.name, f"channels cannot be followed into {member.layer}")
+            if len(set(torch.bincount(member.channels, minlength=group.channels).tolist())) > 1:
+                reasons.setdefault(group.name, f"{member.layer} reads its channels unevenly")
             for position, channel in zip(member.positions.tolist(), member.channels.tolist(), strict=True):
                 claim = claims.setdefault((member.layer, member.side, position), (group.name, channel))
                 if claim != (group.name, channel):
@@ -270,12 +300,15 @@ def _reasons_to_protect(
                         reasons.setdefault(name, f"channels of {member.layer} depend on each other")
 
     for pattern in ignore:
-        matched = [name for name in names.values() if name and fnmatch.fnmatch(name, pattern)]
+        matched = [name for name in owner if fnmatch.fnmatch(name, pattern)]
         if not matched:
-            raise UsageError(f"--ignore pattern '{pattern}' matches no layer; --list-groups names them")
+            known = list(owner)
+            raise UsageError(
+                f"--ignore pattern '{pattern}' matches no layer that makes channels; "
+                f"they are named {known[0]} to {known[-1]}"
+            )
         for name in matched:
-            if name in owner:
-                reasons.setdefault(owner[name], f"ignored by '{pattern}'")
+            reasons.setdefault(owner[name], f"ignored by '{pattern}'")
     if protect_first:
         first = next(name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
         reasons.setdefault(owner[first], "first layer")

@@ -42,8 +42,8 @@ def axes_of(layer: nn.Module) -> dict[str, tuple[str, ...]] | None:
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether a convolution filters each input channel by itself."""
-    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1
+    """Whether a convolution makes each channel from the same one alone."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def is_grouped(layer: nn.Module) -> bool:
@@ -144,9 +144,7 @@ def _refresh_attributes(layer: nn.Module) -> None:
     """Makes a layer's width attributes agree with its tensors."""
     if isinstance(layer, CONVOLUTIONS):
         if is_depthwise(layer):
-            multiplier = layer.out_channels // layer.groups
-            layer.out_channels = layer.weight.shape[0]
-            layer.groups = layer.in_channels = layer.out_channels // multiplier
+            layer.groups = layer.in_channels = layer.out_channels = layer.weight.shape[0]
         else:
             layer.out_channels = width(layer, OUT) * (layer.groups if isinstance(layer, nn.ConvTranspose2d) else 1)
             layer.in_channels = width(layer, IN) * (layer.groups if isinstance(layer, nn.Conv2d) else 1)

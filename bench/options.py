@@ -6,6 +6,7 @@ library as a typed value. No heavy import here: `--help` must answer in under a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -28,7 +29,7 @@ def option(
         default: value without the flag; a bool makes a `--flag/--no-flag` pair.
         help: one line for `--help`.
         parse: turns the flag's text into the value and raises ValueError with a reason where it cannot;
-            by default the type of `default`.
+            by default the type of `default`, text where that is None.
         aliases: further spellings of the flag.
         choices: the only accepted values.
         metavar: how the value is shown in `--help`.
@@ -108,10 +109,16 @@ def parse_settings(text: str) -> dict[str, object]:
 
     settings = {}
     for part in text.split(","):
-        key, equals, value = part.partition("=")
+        key, equals, word = part.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"'{part}' is not KEY=VALUE")
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            value = yaml.safe_load(word)
+        except yaml.YAMLError:
+            raise ValueError(f"'{part}' is not KEY=VALUE with a number, a word, true or false") from None
+        # To YAML 1.1, whose floats have a point, 1e-3 is a word.
+        is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
+        settings[key.strip()] = float(value) if is_number else value
     return settings
 
 

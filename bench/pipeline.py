@@ -222,6 +222,36 @@ def prune_model(workbench: Workbench, pruner: Pruner, ratio: float, seed: int, f
     return pruned.info
 
 
+def check_comparable(reference: Reference, folder: Path) -> None:
+    """Refuses a pruned network that was measured beside another baseline or on other data.
+
+    Raises:
+        BenchError: names the first flag that differs, and its earlier value.
+    """
+    report = read_json(folder / REPORT)
+    if report["baseline"]["sha256"] != reference.digest:
+        raise BenchError(
+            f"{folder} was pruned from {report['baseline']['path']}, {reference.checkpoint} is another network; "
+            "pass that one as --baseline"
+        )
+    size = ",".join(str(side) for side in report["input_size"])
+    for differs, flag in (
+        (report["dataset"] != reference.data.name, f"--dataset {report['dataset']}"),
+        (report["input_size"] != list(reference.data.input_size), f"--input-size {size}"),
+        (report["split"] != reference.split, f"--split {report['split']}"),
+    ):
+        if differs:
+            raise BenchError(f"{folder} was measured with {flag}; pass that too, or its numbers do not compare")
+
+
+def time_model(reference: Reference, folder: Path) -> None:
+    """Adds the latency to the `report.json` of a pruned network that was measured without it, if it is wanted."""
+    report = read_json(folder / REPORT)
+    if report["latency"] is None and reference.is_timed:
+        candidate = load_model(folder / PRUNED, outputs=reference.data.classes.outputs)
+        write_json(folder / REPORT, {**report, "latency": reference.time(candidate.model).as_dict()})
+
+
 def finetune_model(reference: Reference, folder: Path, options: TrainOptions, run: RunOptions) -> dict[str, Any]:
     """Fine-tunes the pruned network of a job, unless that was done with the same recipe.
 
@@ -240,13 +270,13 @@ def finetune_model(reference: Reference, folder: Path, options: TrainOptions, ru
     recipe = plain({**asdict(options), "seed": run.seed, "pruned": file_digest(folder / PRUNED)})
     if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
         report = read_json(folder / FINETUNED_REPORT)
-        if report["finetune"]["recipe"] == recipe and report["split"] == reference.split:
+        if report["finetune"]["recipe"] == recipe:
             return report
     saved = load_model(folder / PRUNED, outputs=reference.data.classes.outputs)
     history = folder / f"finetune_{digest(recipe)[:8]}"
     result = fit(
         saved,
-        reference.data,
+        reference.data.seeded(run.seed),
         options,
         run,
         history,

@@ -179,11 +179,14 @@ def _removals_for(target: Target, groups: Sequence[ChannelGroup], order: _Order,
 
 def _removals_for_share(target: Target, groups: Sequence[ChannelGroup], order: _Order) -> int:
     total = sum(group.channels for group in prunable(groups))
+    # The small numbers undo binary fractions: 0.29 * 100 is 28.999999999999996.
     if target.scope == "local":
-        return int(np.searchsorted(order.key, target.value + 1e-12, side="right"))
-    # The small number undoes binary fractions: 0.29 * 100 is 28.999999999999996.
-    count = math.floor(target.value * total + 1e-9)
-    if count > len(order.key):
+        count = int(np.searchsorted(order.key, target.value + 1e-12, side="right"))
+        out_of_reach = target.value > 1 - target.min_keep + 1e-12
+    else:
+        count = math.floor(target.value * total + 1e-9)
+        out_of_reach = count > len(order.key)
+    if out_of_reach:
         raise BenchError(
             f"cannot remove {target.value:.1%} of the channels: at most {len(order.key) / total:.1%} can go with "
             f"--min-keep {target.min_keep:g}; ask for less or lower --min-keep"

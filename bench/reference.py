@@ -46,6 +46,7 @@ class Reference:
         data: the data set at the network's input size.
         split: the split quality is measured on.
         device: where everything runs.
+        is_timed: whether latency is among what is measured.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Reference:
         model: str | None = None,
     ):
         self.checkpoint, self.device, self._measure = checkpoint, device, measure
+        self.is_timed = measure.latency
         self.data, self.saved = open_network(checkpoint, data_options, run, model=model)
         self.saved.model.to(device)
         self.split = measure.split or self.data.headline_split
@@ -115,7 +117,7 @@ class Reference:
         """
         quality = quality or self.score(candidate.model.to(self.device), "candidate")
         cost = self.cost_of(candidate.model)
-        if latency is None and self._measure.latency:
+        if latency is None and self.is_timed:
             latency = self.time(candidate.model).as_dict()
         report = {
             "format": "evaluation-report/1",

@@ -49,7 +49,9 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where the folder is not one, there is nothing to remove, and the error above is the one to see.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def plain(value: Any) -> Any:

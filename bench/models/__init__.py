@@ -58,13 +58,18 @@ class ModelSpec:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+def check_model(name: str) -> None:
+    """Raises UsageError, with the nearest names, unless a network of that name exists."""
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+
+
 def build_model(spec: ModelSpec) -> nn.Module:
     """Builds a dense network with fresh weights.
 
     Raises:
         UsageError: no network of that name.
     """
-    if spec.name not in MODELS:
-        raise unknown_name("model", spec.name, MODELS)
+    check_model(spec.name)
     module, _, factory = MODELS[spec.name].factory.partition(":")
     return getattr(importlib.import_module(module), factory)(spec.outputs, **spec.kwargs)

@@ -49,12 +49,15 @@ class ResNetSeg(nn.Module):
 
 
 def resnet18_seg(outputs: int) -> ResNetSeg:
+    """ResNet-Seg on a ResNet-18."""
     return ResNetSeg("resnet18", outputs)
 
 
 def resnet50_seg(outputs: int) -> ResNetSeg:
+    """ResNet-Seg on a ResNet-50."""
     return ResNetSeg("resnet50", outputs)
 
 
 def resnet101_seg(outputs: int) -> ResNetSeg:
+    """ResNet-Seg on a ResNet-101."""
     return ResNetSeg("resnet101", outputs)

@@ -86,10 +86,12 @@ class VggSegNet(SegNet):
 
 
 def segnet(outputs: int) -> SegNet:
+    """SegNet as published: the 13 convolutions of VGG-16 and their mirror image."""
     return VggSegNet(outputs)
 
 
 def simple_segnet(outputs: int) -> SegNet:
+    """SegNet of four stages, two convolutions each."""
     encoder = [(width, width) for width in (64, 128, 256, 512)]
     decoder = [(width, width) for width in (64, 64, 128, 256)]
     return SegNet(outputs, encoder, decoder, classifier_kernel=1)

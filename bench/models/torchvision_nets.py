@@ -47,18 +47,22 @@ class TorchvisionNet(nn.Module):
 
 
 def deeplabv3_resnet50(outputs: int) -> TorchvisionNet:
+    """DeepLabV3 on a ResNet-50, with its auxiliary head."""
     return _build("deeplabv3", "resnet50", outputs)
 
 
 def deeplabv3_resnet101(outputs: int) -> TorchvisionNet:
+    """DeepLabV3 on a ResNet-101, with its auxiliary head."""
     return _build("deeplabv3", "resnet101", outputs)
 
 
 def fcn_resnet50(outputs: int) -> TorchvisionNet:
+    """FCN on a ResNet-50, with its auxiliary head."""
     return _build("fcn", "resnet50", outputs)
 
 
 def fcn_resnet101(outputs: int) -> TorchvisionNet:
+    """FCN on a ResNet-101, with its auxiliary head."""
     return _build("fcn", "resnet101", outputs)
 
 

@@ -73,6 +73,7 @@ class UNet(nn.Module):
 
 
 def unet(outputs: int) -> UNet:
+    """U-Net of the published width and depth: 64 to 1024 channels."""
     return UNet(outputs)
 
 

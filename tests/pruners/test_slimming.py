@@ -1,0 +1,89 @@
+"""Network Slimming's score against hand-made numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import toy_networks as toys
+from torch import Tensor, nn
+
+from bench.cost_table import CostTable
+from bench.groups import find_groups, prunable
+from bench.plan import Scores, Target, make_plan
+from bench.pruners import make_pruner
+from bench.pruners.base import Calibration
+from bench.pruners.slimming.pruner import scale_importance
+
+
+def scores_of(model: nn.Module) -> Scores:
+    return make_pruner("slimming").score(model, prunable(find_groups(model)), Calibration([], 3, 0))
+
+
+def scales(layer: nn.Module, values: list[float]) -> Tensor:
+    layer.weight.data = torch.tensor(values, dtype=torch.float32)
+    return layer.weight.detach()
+
+
+def test_the_formula_by_hand() -> None:
+    assert scale_importance([torch.tensor([1.0, -2.0]), torch.tensor([-3.0, 0.0])]).tolist() == [2, 1]
+    assert scale_importance([torch.tensor([0.5, -0.25])]).tolist() == [0.5, 0.25]
+
+
+def test_members_of_a_residual_group_are_averaged() -> None:
+    model = toys.Residual()
+    first = scales(model.stem[1], [1, -2, 3, -4, 5, -6, 7, -8])
+    second = scales(model.outer1[1], [0, 0, 1, 1, -1, -1, 2, 2])
+    third = scales(model.outer2[1], [-2, 4, 0, 0, 0, 0, 0, -1])
+    scales(model.side[1], [-0.5, 0.25, 0, 1, -1])
+    scores = scores_of(model)
+    torch.testing.assert_close(scores["stem.0"], (first.abs() + second.abs() + third.abs()) / 3)
+    assert scores["side.0"].tolist() == [0.5, 0.25, 0, 1, 1]
+    assert list(scores) == ["stem.0", "inner1.0", "inner2.0", "side.0", "fuse.0"]
+
+
+def test_layers_are_compared_as_they_are() -> None:
+    pruner = make_pruner("slimming")
+    assert (pruner.scope, pruner.needs_data) == ("global", False)
+    model = toys.Chain()
+    scales(model.first[1], [0.1, -0.9, 0.5, 1, 1, 1, 1, 1])
+    scales(model.second[1], [0.2, 0.05, -1, 1, 1, 1])
+    groups = find_groups(model)
+    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (8, 8)), Target("channels", 3 / 14))
+    assert plan.kept == {"first.0": [1, 2, 3, 4, 5, 6, 7], "second.0": [2, 3, 4, 5]}
+
+
+def test_reordering_channels_reorders_scores() -> None:
+    model = toys.settled(toys.Chain())
+    before = scores_of(model)["first.0"]
+    order = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
+    model.first[1].weight.data = model.first[1].weight.data[order]
+    assert torch.equal(scores_of(model)["first.0"], before[order])
+
+
+def test_weights_and_shifts_do_not_count() -> None:
+    model = toys.settled(toys.Chain())
+    before = scores_of(model)
+    for tensor in (model.first[0].weight, model.first[1].bias, model.head.weight):
+        tensor.data.mul_(10)
+    after = scores_of(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(8, affine=False), nn.PReLU(8)], ids=["no scale", "slopes"])
+def test_a_group_without_scales_is_left_out(layer: nn.Module) -> None:
+    assert scores_of(toys.Between(layer)) == {}
+
+
+def test_groups_without_norms_stay_whole() -> None:
+    class Mixed(toys.Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second = toys.conv(8, 6, norm=False)
+
+    model = toys.settled(Mixed())
+    groups = find_groups(model)
+    scores = scores_of(model)
+    assert list(scores) == ["first.0"]
+    plan = make_plan(groups, scores, CostTable(model, groups, (8, 8)), Target("channels", 0.3))
+    assert plan.skipped == ["second.0"]
+    assert (len(plan.kept["first.0"]), len(plan.kept["second.0"])) == (4, 6)

@@ -1,0 +1,132 @@
+"""What holds for every network and every method: score, plan, cut, run, train, save, open again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import toy_networks as toys
+from torch import Tensor, nn
+
+from bench.checkpoint import SavedModel, load_model, save_model
+from bench.cost import measure_cost
+from bench.cost_table import CostTable
+from bench.groups import ChannelGroup, find_groups, prunable
+from bench.losses import segmentation_loss
+from bench.models import MODELS, ModelSpec, build_model
+from bench.plan import Target, make_plan
+from bench.pruners import make_pruner, methods
+from bench.pruners.base import Calibration
+
+OUTPUTS, VOID = 12, 11
+SIZE = (64, 64)
+# The ResNet-101 networks differ from the ResNet-50 ones in nothing but the number of blocks.
+NETWORKS = [name for name in MODELS if "resnet101" not in name]
+CASES = [(method, 0.3) for method in methods()] + [("l1", 0.9)]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A network with the groups and costs every method shares."""
+
+    spec: ModelSpec
+    model: nn.Module
+    groups: list[ChannelGroup]
+    table: CostTable
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def baseline(request: pytest.FixtureRequest) -> Iterator[Baseline]:
+    torch.manual_seed(0)
+    spec = ModelSpec(request.param, OUTPUTS)
+    model = toys.settled(build_model(spec))
+    groups = find_groups(model)
+    # Yielded, so that one network at a time is held.
+    yield Baseline(spec, model, groups, CostTable(model, groups, SIZE))
+
+
+def calibration() -> Calibration:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, *SIZE, generator=generator)
+    labels = torch.randint(0, OUTPUTS, (2, *SIZE), generator=generator)
+    return Calibration([(images, labels)], VOID, seed=0)
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, size: tuple[int, int]) -> Tensor:
+    return model(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2)))
+
+
+def prune(baseline: Baseline, method: str, ratio: float) -> SavedModel:
+    pruner = make_pruner(method)
+    scores = pruner.score(baseline.model, prunable(baseline.groups), calibration())
+    by_name = {group.name: group for group in prunable(baseline.groups)}
+    assert scores.keys() <= by_name.keys()
+    assert all(score.shape == (by_name[name].channels,) for name, score in scores.items())
+    assert all(torch.isfinite(score).all() for score in scores.values())
+    plan = make_plan(baseline.groups, scores, baseline.table, Target("channels", ratio, pruner.scope))
+    assert plan.channel_ratio == pytest.approx(ratio, abs=0.01)
+    model = toys.cut_copy(baseline.model, baseline.groups, plan)
+    cost = measure_cost(model, SIZE)
+    assert plan.predicted == (cost.parameters, cost.macs, cost.state_bytes)
+    assert plan.predicted.parameters < plan.dense.parameters
+    assert plan.predicted.macs < plan.dense.macs
+    return SavedModel(model, baseline.spec, plan.kept)
+
+
+@pytest.mark.parametrize(("method", "ratio"), CASES, ids=[f"{method}-{ratio}" for method, ratio in CASES])
+def test_a_pruned_network_runs_trains_and_is_saved(
+    baseline: Baseline, method: str, ratio: float, tmp_path: Path
+) -> None:
+    saved = prune(baseline, method, ratio)
+    odd = logits_of(saved.model, (45, 71))
+    assert odd.shape == (1, OUTPUTS, 45, 71)
+    assert torch.isfinite(odd).all()
+
+    save_model(tmp_path / "pruned.pt", saved)
+    opened = load_model(tmp_path / "pruned.pt", name=baseline.spec.name, outputs=OUTPUTS)
+    assert opened.channels == saved.channels
+    assert torch.equal(logits_of(opened.model, (45, 71)), odd)
+
+    images, labels = calibration().batches[0]
+    loss = segmentation_loss(opened.model.train()(images), labels, VOID)
+    loss.backward()
+    for name, parameter in opened.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.shape == parameter.shape, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_a_pruned_file_opens_in_a_new_process(project_root: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec("unet_small", OUTPUTS)
+    model = toys.settled(build_model(spec))
+    groups = find_groups(model)
+    saved = prune(Baseline(spec, model, groups, CostTable(model, groups, SIZE)), "taylor", 0.4)
+    save_model(tmp_path / "pruned.pt", saved)
+    images = torch.randn(2, 3, 49, 65, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        torch.save({"images": images, "logits": saved.model(images)}, tmp_path / "known.pt")
+    program = (
+        "import sys, torch\n"
+        "from bench.checkpoint import load_model\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "torch.load(sys.argv[1], weights_only=True)\n"
+        "known = torch.load(sys.argv[2], weights_only=True)\n"
+        "with torch.inference_mode():\n"
+        "    logits = load_model(sys.argv[1]).model(known['images'])\n"
+        "print((logits - known['logits']).abs().max().item())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "pruned.pt", tmp_path / "known.pt"],
+        cwd=project_root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) == 0.0

@@ -1,0 +1,191 @@
+"""The rules of the house that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py")
+
+# The floors of the house, from the ground up. A room imports only from its own floor and those below; `X` is a
+# module or a package's __init__, `X.*` are the modules of package X. A new module takes a place here.
+FLOORS = (
+    "errors console vision_compat modes layers losses cost",
+    "options runs distributed tensor_files transforms datasets models pruners",
+    "cli devices checkpoint optim latency groups cost_table datasets.* models.*",
+    "data metrics pictures plan training_state report",
+    "evaluation cut pruners.*",
+    "train_eval reference",
+    "workbench",
+    "pipeline",
+    "sweep",
+)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / "bench").rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def floor_of(module: str) -> int:
+    room = module.removeprefix("bench.")
+    exact = [floor for floor, rooms in enumerate(FLOORS) if room in rooms.split()]
+    matching = [floor for floor, rooms in enumerate(FLOORS) for name in rooms.split() if fnmatch.fnmatch(room, name)]
+    assert exact or matching, f"{module} has no floor in tests/test_house.py"
+    return (exact or matching)[0]
+
+
+def without_typing_only(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`, which import nothing when the program runs."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from without_typing_only(node)
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The modules of the project a module imports, at its top or inside its functions."""
+    found = set()
+    for node in without_typing_only(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (members & MODULES.keys()) or {node.module}
+    return {name for name in found if name.split(".")[0] == "bench"}
+
+
+IMPORTS = {name: imported(tree) - {name} for name, tree in TREES.items()}
+
+
+def test_every_room_of_the_table_exists():
+    rooms = [f"bench.{room}" for rooms in FLOORS for room in rooms.split()]
+    assert len(rooms) == len(set(rooms))
+    assert [room for room in rooms if not fnmatch.filter(MODULES, room)] == []
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"bench"}))
+def test_a_room_imports_only_from_below(module):
+    upward = [name for name in IMPORTS[module] if floor_of(name) > floor_of(module)]
+    assert upward == []
+
+
+def test_no_imports_in_circles():
+    finished: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in finished:
+            for name in sorted(IMPORTS[module]):
+                visit(name, (*path, module))
+            finished.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+    assert finished == MODULES.keys()
+
+
+def test_the_library_does_not_import_a_script():
+    names = {Path(script).stem for script in SCRIPTS}
+    for module, tree in TREES.items():
+        roots = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        roots |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not roots & names, module
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_stays_thin(script):
+    text = (ROOT / script).read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 120
+    functions = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert functions == ["build_parser", "main"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_imports_heavy_rooms_only_after_parsing(script):
+    light = {"bench.cli", "bench.console", "bench.errors", "bench.options"}
+    tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
+    top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert top <= light | {"__future__", "pathlib"}
+
+
+def calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
+
+
+def test_only_the_command_line_prints():
+    assert [module for module, tree in TREES.items() if calls(tree, "print")] == ["bench.cli"]
+
+
+def test_nothing_sets_an_environment_variable():
+    for module, tree in TREES.items():
+        targets = [
+            ast.unparse(target)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.Delete)
+            for target in (node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target])
+        ]
+        assert not [target for target in targets if target.startswith(("os.environ", "environ"))], module
+        for name in ("putenv", "unsetenv", "environ.update", "environ.setdefault", "environ.pop"):
+            assert not calls(tree, f"os.{name}"), module
+
+
+def test_no_global_state_and_no_swallowed_errors():
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.Global), f"{module}: global in line {node.lineno}"
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{module}: bare except in line {node.lineno}"
+                is_silent = all(isinstance(statement, ast.Pass) for statement in node.body)
+                assert not is_silent, f"{module}: silent except in line {node.lineno}"
+
+
+def has_docstring(owner: object, name: str) -> bool:
+    # A method may inherit the docstring of the one it overrides.
+    return bool(inspect.getdoc(getattr(owner, name)))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_public_has_a_docstring(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    missing = []
+    for node in TREES[name].body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if not has_docstring(module, node.name):
+            missing.append(node.name)
+        owner = getattr(module, node.name)
+        for member in node.body if isinstance(node, ast.ClassDef) else ():
+            is_public = isinstance(member, ast.FunctionDef) and not member.name.startswith("_")
+            if is_public and not has_docstring(owner, member.name):
+                missing.append(f"{node.name}.{member.name}")
+    assert missing == []
+
+
+def test_every_method_has_a_readme():
+    folders = [path for path in (ROOT / "bench" / "pruners").iterdir() if (path / "__init__.py").is_file()]
+    assert folders
+    assert [folder.name for folder in folders if not (folder / "README.md").is_file()] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_annotations_are_not_evaluated(module):
+    # Python 3.10 and 3.13 read the same annotations then.
+    body = TREES[module].body
+    has_code = any(not isinstance(node, ast.Expr | ast.Assign) for node in body)
+    lines = [ast.unparse(node) for node in body]
+    assert not has_code or "from __future__ import annotations" in lines

@@ -1,0 +1,272 @@
+"""The workbench: what repeats is equal, what is kept is reused, and the record says what was done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.checkpoint import load_model, save_model
+from bench.cost import measure_cost
+from bench.errors import BenchError
+from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.plan import Target
+from bench.pruners import make_pruner
+from bench.reference import Reference
+from bench.runs import file_digest
+from bench.workbench import Pruned, Workbench, target_of
+
+IMAGES = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
+OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
+HALF = Target("channels", 0.5)
+TAYLOR, L1 = make_pruner("taylor"), make_pruner("l1")
+MakeBench = Callable[..., Workbench]
+
+
+@pytest.fixture
+def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBench:
+    """A new workbench over the tiny data; scores go to the test's own folder."""
+
+    def make(checkpoint: Path = tiny_baseline, **options: Any) -> Workbench:
+        data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
+        measure = MeasureOptions(latency=False, latency_runs=10, latency_warmup=0)
+        reference = Reference(checkpoint, data, RunOptions(), measure, device=torch.device("cpu"))
+        return Workbench(reference, replace(OPTIONS, **options), tmp_path / "scores")
+
+    return make
+
+
+@torch.inference_mode()
+def logits_of(pruned: Pruned) -> Tensor:
+    return pruned.saved.model.eval()(IMAGES)
+
+
+def without_times(info: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key not in ("seconds", "provenance")}
+
+
+def score_files(bench: Workbench) -> set[str]:
+    return {path.name for path in bench._scores_folder.iterdir()}
+
+
+# --- repeating
+
+
+@pytest.mark.parametrize("method", ["taylor", "random"])
+def test_the_same_seed_gives_the_same_network_and_numbers(make_bench: MakeBench, tmp_path: Path, method: str) -> None:
+    pruner = make_pruner(method)
+    first = make_bench().prune(pruner, HALF, seed=1)
+    # Nothing of the first run is reused: the scores are computed again.
+    for path in (tmp_path / "scores").iterdir():
+        path.unlink()
+    again = make_bench().prune(pruner, HALF, seed=1)
+    assert "score" in again.info["seconds"]
+    assert without_times(again.info) == without_times(first.info)
+    assert torch.equal(logits_of(again), logits_of(first))
+
+
+def test_one_bench_can_be_used_again(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    before = {name: tensor.clone() for name, tensor in bench.reference.saved.model.state_dict().items()}
+    first = bench.prune(TAYLOR, HALF, seed=1)
+    bench.prune(L1, Target("channels", 0.8, "local"), seed=1)
+    again = bench.prune(TAYLOR, HALF, seed=1)
+    assert without_times(again.info) == without_times(first.info)
+    assert torch.equal(logits_of(again), logits_of(first))
+    after = bench.reference.saved.model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_another_seed_sees_other_images(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    one, other = (bench.prune(TAYLOR, HALF, seed) for seed in (1, 2))
+    assert one.info["scores"] != other.info["scores"]
+    scores = [torch.load(bench._scores_folder / p.info["scores"], weights_only=True)["scores"] for p in (one, other)]
+    assert not any(torch.equal(scores[0][name], scores[1][name]) for name in scores[0])
+    assert one.info["plan"]["kept"] != other.info["plan"]["kept"]
+    # Weights alone do not depend on the seed; the statistics re-estimated on other images do.
+    one, other = (bench.prune(L1, HALF, seed) for seed in (1, 2))
+    assert one.info["plan"]["kept"] == other.info["plan"]["kept"]
+    assert one.info["quality"]["cut"] == other.info["quality"]["cut"]
+    assert not torch.equal(logits_of(one), logits_of(other))
+
+
+# --- scores are kept
+
+
+def test_scores_are_computed_once_for_all_targets(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    first = bench.prune(TAYLOR, Target("channels", 0.2), seed=0)
+    assert {"groups", "cost_table", "score", "plan", "cut", "recalibrate"} == first.info["seconds"].keys()
+    second = bench.prune(TAYLOR, Target("macs", 0.5), seed=0)
+    assert {"plan", "cut", "recalibrate"} == second.info["seconds"].keys()
+    assert second.info["scores"] == first.info["scores"]
+    # A bench of another process finds them too.
+    third = make_bench().prune(TAYLOR, Target("channels", 0.2), seed=0)
+    assert "score" not in third.info["seconds"]
+    assert without_times(third.info) == without_times(first.info)
+    assert score_files(bench) == {first.info["scores"]}
+
+
+def test_scores_of_other_settings_are_not_mixed_up(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path) -> None:
+    target = Target("channels", 0.2)
+    names = [
+        make_bench().prune(TAYLOR, target, seed=0).info["scores"],
+        make_bench().prune(TAYLOR, target, seed=1).info["scores"],
+        make_bench().prune(make_pruner("taylor", {"term": "gamma"}), target, seed=0).info["scores"],
+        make_bench(calib_images=2).prune(TAYLOR, target, seed=0).info["scores"],
+        make_bench(calib_batch_size=1).prune(TAYLOR, target, seed=0).info["scores"],
+        make_bench(ignore=["downs.0*"]).prune(TAYLOR, target, seed=0).info["scores"],
+        make_bench().prune(L1, target, seed=0).info["scores"],
+    ]
+    saved = load_model(tiny_baseline)
+    saved.model.final_conv.weight.data.mul_(2)
+    save_model(tmp_path / "other.pt", saved)
+    names.append(make_bench(tmp_path / "other.pt").prune(TAYLOR, target, seed=0).info["scores"])
+    assert len(set(names)) == len(names)
+    # Calibration images are none of L1's business.
+    assert make_bench(calib_images=2).prune(L1, target, seed=0).info["scores"] == names[6]
+
+
+# --- the record
+
+
+def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
+    bench = make_bench()
+    pruned = bench.prune(make_pruner("taylor", {"term": "gamma"}), Target("channels", 0.5, "local", 0.1), seed=4)
+    info = pruned.info
+    assert json.loads(json.dumps(info)) == info
+    assert list(info) == [
+        "format", "method", "method_options", "target", "seed", "baseline", "paper", "model", "dataset", "cost",
+        "quality", "options", "scores", "seconds", "provenance", "plan",
+    ]  # fmt: skip
+    assert info["format"] == "pruning-info/1"
+    assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
+    assert info["target"] == {"kind": "channels", "value": 0.5, "scope": "local", "min_keep": 0.1}
+    assert info["seed"] == 4
+    assert info["baseline"] == {"path": str(tiny_baseline), "sha256": file_digest(tiny_baseline)}
+    assert info["model"] == {"name": "unet_small", "outputs": 12, "kwargs": {}, "input_size": [48, 64]}
+    assert info["dataset"] == "camvid"
+    assert info["options"]["calib_images"] == 4
+    assert list(info["quality"]) == ["split", "baseline", "cut", "recalibrated"]
+    assert info["quality"]["split"] == "test"
+    assert info["quality"]["baseline"] == bench.reference.quality
+    assert 0 <= info["quality"]["recalibrated"]["miou"] <= 1
+
+    plan = info["plan"]
+    assert plan["channel_ratio"] == pytest.approx(0.5)
+    assert plan["channels"]["kept"] == sum(map(len, plan["kept"].values()))
+    assert plan["skipped_groups"] == []
+    cost = measure_cost(pruned.saved.model, (48, 64))
+    after = info["cost"]["after"]
+    assert after == {**after, "parameters": cost.parameters, "macs": cost.macs, "state_bytes": cost.state_bytes}
+    assert plan["predicted"] == {"parameters": cost.parameters, "macs": cost.macs, "bytes": cost.state_bytes}
+    before = info["cost"]["before"]
+    assert plan["before"] == {name: before[name] for name in ("parameters", "macs")} | {"bytes": before["state_bytes"]}
+    for name in ("parameters", "macs", "flops", "state_bytes"):
+        assert info["cost"]["change"][f"{name}_percent"] == pytest.approx(100 * (after[name] / before[name] - 1))
+        assert after[name] < before[name]
+
+    saved = pruned.saved
+    assert saved.spec == bench.reference.saved.spec
+    assert saved.channels == plan["kept"]
+    assert saved.meta["input_size"] == [48, 64]
+    assert [step["method"] for step in saved.meta["pruning"]] == ["taylor"]
+
+
+def test_quality_is_that_of_the_network(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    pruned = bench.prune(L1, Target("channels", 0.3, "local"), seed=0)
+    assert bench.reference.score(pruned.saved.model, "again") == pruned.info["quality"]["recalibrated"]
+    raw = make_bench(recalibrate=False).prune(L1, Target("channels", 0.3, "local"), seed=0)
+    assert raw.info["quality"].keys() == {"split", "baseline", "cut"}
+    assert raw.info["quality"]["cut"] == pruned.info["quality"]["cut"]
+    quiet = make_bench(evaluate=False).prune(L1, Target("channels", 0.3, "local"), seed=0)
+    assert quiet.info["quality"] == {"split": "test"}
+    assert torch.equal(logits_of(quiet), logits_of(pruned))
+
+
+def test_targets_of_a_method() -> None:
+    assert target_of(TAYLOR, 0.3, PruneOptions()) == Target("channels", 0.3, "global", 0.02)
+    assert target_of(L1, 0.3, PruneOptions(min_keep=0.1)) == Target("channels", 0.3, "local", 0.1)
+    assert target_of(L1, 0.3, PruneOptions(scope="global")) == Target("channels", 0.3, "global", 0.02)
+
+
+# --- what comes out
+
+
+def test_removing_nothing_gives_the_baseline(make_bench: MakeBench, tmp_path: Path) -> None:
+    bench = make_bench()
+    pruned = bench.prune(TAYLOR, Target("channels", 0.0), seed=0)
+    save_model(tmp_path / "same.pt", pruned.saved)
+    opened = load_model(tmp_path / "same.pt").model
+    with torch.inference_mode():
+        assert torch.equal(opened(IMAGES), bench.reference.saved.model.eval()(IMAGES))
+    assert pruned.info["quality"]["cut"] == pruned.info["quality"]["baseline"]
+    assert "recalibrated" not in pruned.info["quality"]
+    assert set(pruned.info["cost"]["change"].values()) == {0.0}
+
+
+def test_a_pruned_network_is_pruned_again(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path) -> None:
+    options = {"recalibrate": False, "evaluate": False}
+    once = make_bench(**options).prune(L1, Target("channels", 0.3, "local"), seed=0)
+    save_model(tmp_path / "once.pt", once.saved)
+    twice = make_bench(tmp_path / "once.pt", **options).prune(TAYLOR, Target("channels", 0.3), seed=0)
+    save_model(tmp_path / "twice.pt", twice.saved)
+    opened = load_model(tmp_path / "twice.pt")
+    with torch.inference_mode():
+        assert torch.equal(opened.model(IMAGES), logits_of(twice))
+    assert [step["method"] for step in opened.meta["pruning"]] == ["l1", "taylor"]
+    dense, first = load_model(tiny_baseline).model, once.saved.channels
+    for name, kept in opened.channels.items():
+        assert len(kept) == len(twice.info["plan"]["kept"][name])
+        assert set(kept) <= set(first[name])
+    name = "downs.0.conv.0"
+    assert torch.equal(opened.model.get_submodule(name).weight, dense.get_submodule(name).weight[opened.channels[name]])
+
+
+# --- what cannot be done
+
+
+def test_a_target_out_of_reach_leaves_the_scores(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    with pytest.raises(BenchError, match=r"at least .* stay"):
+        bench.prune(TAYLOR, Target("macs", 0.0001), seed=0)
+    assert "score" not in bench.prune(TAYLOR, HALF, seed=0).info["seconds"]
+
+
+@pytest.mark.parametrize("method", ["l1", "taylor"])
+def test_a_network_without_prunable_channels_is_an_error(make_bench: MakeBench, method: str) -> None:
+    with pytest.raises(BenchError, match="no channel of unet_small may be removed") as caught:
+        make_bench(ignore=["*"]).prune(make_pruner(method), HALF, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+# --- the reference
+
+
+def test_a_comparison(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path) -> None:
+    bench = make_bench()
+    pruned = bench.prune(L1, Target("channels", 0.5, "local"), seed=0)
+    path = tmp_path / "pruned.pt"
+    save_model(path, pruned.saved)
+    report = bench.reference.compare(path, pruned.saved)
+    assert json.loads(json.dumps(report)) == report
+    assert report["candidate"]["quality"] == pruned.info["quality"]["recalibrated"]
+    assert report["candidate"]["cost"] == pruned.info["cost"]["after"]
+    assert report["candidate"]["sha256"] == file_digest(path)
+    assert report["candidate"]["bytes_on_disk"] == path.stat().st_size < report["baseline"]["bytes_on_disk"]
+    assert report["baseline"]["path"] == str(tiny_baseline)
+    assert (report["split"], report["input_size"], report["latency"]) == ("test", [48, 64], None)
+    change, quality = report["change"], pruned.info["quality"]
+    assert change["miou_points"] == pytest.approx(
+        100 * (quality["recalibrated"]["miou"] - quality["baseline"]["miou"])
+    )  # fmt: skip
+    assert {key: change[key] for key in pruned.info["cost"]["change"]} == pruned.info["cost"]["change"]
+    assert bench.reference.compare(path, pruned.saved, quality={"miou": 0.5})["candidate"]["quality"] == {"miou": 0.5}
