@@ -1,4 +1,4 @@
-"""Compares pruning methods: every method at every ratio with every seed, on the same baseline and data.
+"""Compares pruning methods: every method at every target with every seed, on the same baseline and data.
 
     python benchmark.py --config configs/quick.yaml
     python benchmark.py --dataset camvid --data-root ./datasets/camvid --model resnet50_seg \
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
+from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
 from bench.options import (
     DataOptions,
     FinetuneOptions,
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
     if print_listing(arguments):
         return
     require_flags(arguments, "baseline", "out_dir")
+    goals = chosen_goals(arguments, "ratios")
     data, options = collect(DataOptions, arguments), collect(RunOptions, arguments)
     network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
     measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
         ensure_baseline(baseline, data, network, training, options, measure)
     reference = Reference(baseline, data, options, measure, device=device, model=network.model)
     workbench = Workbench(reference, collect(PruneOptions, arguments), out / "scores")
-    jobs = grid(choice.methods, choice.ratios, choice.seeds or [options.seed])
+    jobs = grid(choice.methods, goals, choice.seeds or [options.seed])
     rows = run_benchmark(
         workbench, pruners, jobs, finetune_recipe(training, collect(FinetuneOptions, arguments)), options, out
     )

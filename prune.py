@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, parse_ratio
+from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
+from bench.options import (
+    DataOptions,
+    MeasureOptions,
+    ModelOptions,
+    PruneOptions,
+    RunOptions,
+    parse_bytes,
+    parse_kept,
+    parse_ratio,
+)
 
 
 def build_parser() -> Parser:
@@ -22,10 +31,19 @@ def build_parser() -> Parser:
     method = parser.add_argument_group("method")
     method.add_argument("--method", metavar="NAME", help="pruning method (required); --list-methods names them")
     parser.add_setting(method, "--opt", metavar="KEY=VALUE,...", help="options of the method")
-    parser.add_value(
-        method, "--global-ratio", parse_ratio, metavar="R", help="share of the prunable channels to remove (required)"
+    target = parser.add_argument_group("target (exactly one)")
+    for flag, parse, metavar, text in (
+        ("--global-ratio", parse_ratio, "R", "share of the prunable channels to remove"),
+        ("--target-macs", parse_kept, "R", "share of the MACs to keep"),
+        ("--target-params", parse_kept, "R", "share of the parameters to keep"),
+        ("--target-size", parse_bytes, "SIZE", "most bytes of the tensors in the saved file, such as 10MB"),
+    ):
+        parser.add_value(target, flag, parse, metavar=metavar, help=text)
+    add_listings(parser).add_argument(
+        "--list-groups",
+        action="store_true",
+        help="show the coupled channels of --ckpt, or of a fresh --model, and exit",
     )
-    add_listings(parser)
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("pruning", PruneOptions)
@@ -39,7 +57,16 @@ def main(argv: list[str]) -> None:
     arguments = build_parser().parse(argv)
     if print_listing(arguments):
         return
-    require_flags(arguments, "ckpt", "method", "global_ratio", "save")
+    if arguments.list_groups:
+        from bench.console import console
+        from bench.pipeline import groups_of
+        from bench.report import groups_table
+
+        choice = collect(PruneOptions, arguments)
+        console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
+        return
+    require_flags(arguments, "ckpt", "method", "save")
+    (goal,) = chosen_goals(arguments, "global_ratio")
 
     from bench.console import say
     from bench.devices import set_up
@@ -61,11 +88,12 @@ def main(argv: list[str]) -> None:
         model=arguments.model,
     )
     workbench = Workbench(reference, collect(PruneOptions, arguments), folder)
-    info = prune_model(workbench, pruner, arguments.global_ratio, options.seed, folder)
+    info = prune_model(workbench, pruner, goal, options.seed, folder)
 
     change, plan = info["cost"]["change"], info["plan"]
     say(f"{pruner.name}: removed {plan['channel_ratio']:.1%} of the prunable channels, "
-        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %")  # fmt: skip
+        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %, "
+        f"size {info['cost']['after']['state_bytes'] / 1e6:.2f} MB")  # fmt: skip
     stages = {name: score["miou"] for name, score in info["quality"].items() if isinstance(score, dict)}
     if stages:
         shown = ", ".join(f"{name} {miou:.2%}" for name, miou in stages.items())

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from bench.console import say
 from bench.errors import BenchError, UsageError, unknown_name
 from bench.options import default_of, parse_settings
+from bench.target import Goal
 
 Options = TypeVar("Options")
 
@@ -60,7 +61,7 @@ class Parser(argparse.ArgumentParser):
                     *flags, dest=spec.name, default=default, help=text, action=argparse.BooleanOptionalAction
                 )
                 continue
-            if default not in (None, []) and "default:" not in text:
+            if default not in (None, [], {}) and "default:" not in text:
                 text += f" (default: {_shown(default)})"
             group.add_argument(
                 *flags,
@@ -180,11 +181,12 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def add_listings(parser: Parser) -> None:
-    """Adds the flags that name what there is to choose from."""
+def add_listings(parser: Parser) -> argparse._ArgumentGroup:
+    """Adds the flags that name what there is to choose from; returns where a command adds its own."""
     group = parser.add_argument_group("listings")
     group.add_argument("--list-methods", action="store_true", help="name the pruning methods and exit")
     group.add_argument("--list-models", action="store_true", help="name the networks and exit")
+    return group
 
 
 def print_listing(arguments: argparse.Namespace) -> bool:
@@ -207,6 +209,28 @@ def require_flags(arguments: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(arguments, name) is None:
             raise UsageError(f"--{name.replace('_', '-')} is missing")
+
+
+def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:
+    """What a pruning is to reach, or several prunings.
+
+    Args:
+        arguments: parsed arguments; each of the four is a number, a list of them, or nothing.
+        channels: the one that holds shares of the channels.
+
+    Raises:
+        UsageError: not exactly one of the four was given.
+    """
+    names = {"channels": channels, "macs": "target_macs", "params": "target_params", "size": "target_size"}
+    given = {
+        kind: getattr(arguments, name) for kind, name in names.items() if getattr(arguments, name) not in (None, [])
+    }
+    if len(given) != 1:
+        flags = {kind: "--" + name.replace("_", "-") for kind, name in names.items()}
+        found = ", ".join(flags[kind] for kind in given)
+        raise UsageError(f"pass exactly one of {', '.join(flags.values())}" + (f", not {found}" if found else ""))
+    ((kind, values),) = given.items()
+    return [Goal(kind, value) for value in (values if isinstance(values, list) else [values])]
 
 
 def collect(options: type[Options], arguments: argparse.Namespace, **changes: Any) -> Options:

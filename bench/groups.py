@@ -12,7 +12,7 @@ import fnmatch
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,7 @@ class ChannelGroup:
         consumers: layers that read them.
         unit: channels that can only go together (1, or the width of an attention head).
         protected: why none may be removed, or None.
+        structure: type and side of each layer that shrinks with the group, in alphabetical order.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ChannelGroup:
     consumers: tuple[Member, ...]
     unit: int = 1
     protected: str | None = None
+    structure: tuple[str, ...] = ()
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -117,7 +119,7 @@ def find_groups(model: nn.Module, *, ignore: Sequence[str] = (), protect_first: 
     groups = [_as_group(items, graph, names, order) for items in items_of_groups]
     groups.sort(key=lambda group: order[group.name])
     reasons = _reasons_to_protect(groups, items_of_groups, graph, names, model, ignore, protect_first)
-    return [_protect(group, reasons.get(group.name)) for group in groups]
+    return [replace(group, protected=reasons.get(group.name)) for group in groups]
 
 
 def prunable(groups: Iterable[ChannelGroup]) -> list[ChannelGroup]:
@@ -234,7 +236,10 @@ def _as_group(items: list[Any], graph: tp.DependencyGraph, names: dict, order: d
     depthwise = tuple(m for m in ordered if m.side == OUT and m not in filters and m.layer not in norms)
     consumers = tuple(m for m in ordered if m.side == IN and not is_depthwise(layers[m.layer]))
     name = (producers[0].layer if producers else ordered[0]).layer
-    return ChannelGroup(name, channels, producers, tuple(norms.values()), depthwise, consumers)
+    structure = tuple(sorted(f"{type(layers[m.layer]).__name__} {m.side}" for m in ordered))
+    return ChannelGroup(
+        name, channels, producers, tuple(norms.values()), depthwise, consumers, structure=structure
+    )  # fmt: skip
 
 
 def _reads(item: Any, graph: tp.DependencyGraph) -> bool:
@@ -313,14 +318,6 @@ def _reasons_to_protect(
         first = next(name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
         reasons.setdefault(owner[first], "first layer")
     return reasons
-
-
-def _protect(group: ChannelGroup, reason: str | None) -> ChannelGroup:
-    if reason is None:
-        return group
-    return ChannelGroup(
-        group.name, group.channels, group.producers, group.norms, group.depthwise, group.consumers, group.unit, reason
-    )  # fmt: skip
 
 
 def group_sides(groups: Iterable[ChannelGroup]) -> dict[tuple[str, str], list[tuple[ChannelGroup, Member]]]:

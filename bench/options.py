@@ -6,6 +6,7 @@ library as a typed value. No heavy import here: `--help` must answer in under a 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
@@ -35,8 +36,8 @@ def option(
         metavar: how the value is shown in `--help`.
     """
     meta = {"help": help, "parse": parse, "aliases": aliases, "choices": choices, "metavar": metavar}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=meta)
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: copy.copy(default), metadata=meta)
     return field(default=default, metadata=meta)
 
 
@@ -65,6 +66,39 @@ def parse_ratio(text: str) -> float:
     if not 0.0 <= ratio < 1.0:
         raise ValueError(f"{text} is not in [0, 1)")
     return ratio
+
+
+def parse_kept(text: str) -> float:
+    """A share in (0, 1]."""
+    try:
+        kept = float(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is not a number; write the share to keep, in (0, 1], such as 0.5") from None
+    if not 0.0 < kept <= 1.0:
+        raise ValueError(f"{text} is not in (0, 1]")
+    return kept
+
+
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """`'10MB'` -> 10,000,000; `'10MiB'` -> 10,485,760."""
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Z]+)\s*", text.upper())
+    if parts is None or parts[2] not in _BYTES or not float(parts[1]) > 0:
+        raise ValueError(f"'{text}' is not a size; write a number and B, KB, MB, GB, KiB, MiB or GiB, such as 10MB")
+    return int(float(parts[1]) * _BYTES[parts[2]])
+
+
+def parse_ratios(text: str) -> dict[str, float]:
+    """`'layer4*=0.5,classifier*=0.2'` -> `{"layer4*": 0.5, "classifier*": 0.2}`."""
+    ratios = {}
+    for part in text.split(","):
+        pattern, equals, ratio = part.rpartition("=")
+        if not equals or not pattern.strip():
+            raise ValueError(f"'{part}' is not PATTERN=R")
+        ratios[pattern.strip()] = parse_ratio(ratio.strip())
+    return ratios
 
 
 def _count(minimum: int) -> Callable[[str], int]:
@@ -202,10 +236,19 @@ class PruneOptions:
 
     scope: str | None = option(
         None,
-        "rank channels over the whole network or within each group (default: the method's)",
-        choices=("global", "local"),
+        "rank channels over the whole network, within each group, or among groups of the same structure "
+        "(default: the method's)",
+        choices=("global", "local", "isomorphic"),
     )
     min_keep: float = option(0.02, "smallest share of a group's channels that stays", parse=parse_ratio)
+    max_ratio: float = option(1.0, "largest share of a group's channels that goes", parse=parse_kept)
+    round_to: int = option(1, "keep multiples of N channels in groups that have as many", parse=positive)
+    ratio_of: dict[str, float] = option(
+        {},
+        "shares that single groups lose, by name pattern, whatever the target",
+        parse=parse_ratios,
+        metavar="PATTERN=R,...",
+    )
     ignore: list[str] = option(
         [], "layers to leave whole: name patterns such as 'backbone.layer4*'", parse=_list_of(str)
     )
@@ -215,6 +258,9 @@ class PruneOptions:
     recalibrate: bool = option(True, "re-estimate BatchNorm statistics on training images after the cut")
     evaluate: bool = option(True, "score the network right after the cut and after recalibration")
     recalibration_images: int = option(128, "training images for that", parse=positive)
+    absorb_bias: bool = option(
+        False, "add what a removed channel gives without its input to the layers that read it, where that is a constant"
+    )
 
 
 @dataclass
@@ -222,8 +268,15 @@ class GridOptions:
     """Which methods are compared, how far each prunes, and how often."""
 
     methods: list[str] = option(["l1", "taylor", "random"], "methods; --list-methods names them", parse=_list_of(str))
-    ratios: list[float] = option([0.3], "shares of the prunable channels to remove", parse=_list_of(parse_ratio))
-    seeds: list[int] = option([], "seeds each (method, ratio) runs with (default: --seed)", parse=_list_of(whole))
+    ratios: list[float] = option([], "shares of the prunable channels to remove", parse=_list_of(parse_ratio))
+    seeds: list[int] = option([], "seeds each (method, target) runs with (default: --seed)", parse=_list_of(whole))
+    target_macs: list[float] = option([], "instead of --ratios: shares of the MACs to keep", parse=_list_of(parse_kept))
+    target_params: list[float] = option(
+        [], "instead of --ratios: shares of the parameters to keep", parse=_list_of(parse_kept)
+    )
+    target_size: list[int] = option(
+        [], "instead of --ratios: sizes of the saved tensors, such as 10MB", parse=_list_of(parse_bytes)
+    )
 
 
 @dataclass

@@ -18,9 +18,10 @@ from bench.datasets import dataset_class
 from bench.devices import set_up
 from bench.errors import BenchError, UsageError
 from bench.evaluation import predicted
+from bench.groups import ChannelGroup, find_groups
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
-from bench.options import DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
+from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
 from bench.pictures import prediction_picture
 from bench.pruners.base import Pruner
 from bench.reference import Reference
@@ -35,6 +36,7 @@ from bench.runs import (
     run_folder,
     write_json,
 )
+from bench.target import Goal
 from bench.train_eval import evaluate, fit
 from bench.training_state import BEST, LAST, check_same_run, run_identity
 from bench.transforms import prepare
@@ -197,7 +199,7 @@ def ensure_baseline(
     train_model(data_options, model_options, options, run, measure, checkpoint.parent, resume=True)
 
 
-def prune_model(workbench: Workbench, pruner: Pruner, ratio: float, seed: int, folder: Path) -> dict[str, Any]:
+def prune_model(workbench: Workbench, pruner: Pruner, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
     """Prunes the baseline on the bench and measures the result.
 
     The folder receives `pruned_model.pt`, `pruning_info.json` and `report.json`.
@@ -205,7 +207,7 @@ def prune_model(workbench: Workbench, pruner: Pruner, ratio: float, seed: int, f
     Args:
         workbench: the baseline, and what is the same for all prunings.
         pruner: the method.
-        ratio: share of the prunable channels to remove.
+        goal: what to reach.
         seed: seed of the method and of its calibration images.
         folder: the job's own folder.
 
@@ -213,13 +215,35 @@ def prune_model(workbench: Workbench, pruner: Pruner, ratio: float, seed: int, f
         What `pruning_info.json` says.
     """
     with run_folder(folder):
-        pruned = workbench.prune(pruner, target_of(pruner, ratio, workbench.options), seed)
+        pruned = workbench.prune(pruner, target_of(pruner, goal, workbench.options), seed)
         save_model(folder / PRUNED, pruned.saved)
         quality = pruned.info["quality"]
         known = quality.get("recalibrated", quality.get("cut"))
         write_json(folder / REPORT, workbench.reference.compare(folder / PRUNED, pruned.saved, quality=known))
         write_json(folder / INFO, pruned.info)
     return pruned.info
+
+
+def groups_of(checkpoint: str | None, model: str | None, dataset: str, options: PruneOptions) -> list[ChannelGroup]:
+    """The groups of coupled channels of a network, and which of them a pruning would leave whole.
+
+    Args:
+        checkpoint: file of the network; without one it is built with fresh weights.
+        model: the network's name.
+        dataset: the data set it is for.
+        options: what to protect.
+
+    Raises:
+        UsageError: neither checkpoint nor model, or names that do not exist.
+    """
+    outputs = dataset_class(dataset).classes.outputs
+    if checkpoint is not None:
+        network = load_model(Path(checkpoint), name=model, outputs=outputs).model
+    elif model is not None:
+        network = build_model(ModelSpec(model, outputs))
+    else:
+        raise UsageError("--list-groups needs a network; pass --ckpt FILE or --model NAME")
+    return find_groups(network, ignore=options.ignore, protect_first=options.protect_first)
 
 
 def check_comparable(reference: Reference, folder: Path) -> None:

@@ -1,14 +1,13 @@
 """Which channels go: from scores and a target to the exact list of channels each group keeps.
 
-All scopes are one idea. Every removable channel gets a key, and removing the channels with the smallest
-keys, one more at a time, makes a family of ever smaller networks. The target names one member of that
-family, found by bisection on predicted costs.
+The scores and the limits of a target define a family of ever smaller networks (`bench.family`). The goal names one
+member, found by bisection on predicted costs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,27 +17,12 @@ from torch import Tensor
 
 from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError
+from bench.family import Family
 from bench.groups import ChannelGroup, prunable
+from bench.target import Target, megabytes
 
 Scores = dict[str, Tensor]
 """Group name -> [channels] importance, larger = keep. A method's whole output."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """How small the network is to become.
-
-    Attributes:
-        kind: `channels` (share of the prunable channels to remove), `macs` or `params` (share to keep).
-        value: the share, in [0, 1) for channels and (0, 1] for costs.
-        scope: `global` ranks all channels together, `local` removes the same share of every group.
-        min_keep: smallest share of a group's channels that stays; at least one channel always does.
-    """
-
-    kind: str
-    value: float
-    scope: str = "global"
-    min_keep: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -88,114 +72,79 @@ def make_plan(groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, 
         groups: all groups of the network, in the table's order.
         scores: a score for every channel of the prunable groups; a group without one stays whole.
         table: predicts the cost of a choice.
-        target: what to reach. Of the two choices on either side of a cost target the closer one is taken;
-            a channel share is never exceeded.
+        target: what to reach. A share of the channels is never exceeded, but by `local`, which takes the same share
+            of every group, to the nearest number that it may keep. Of the two choices on either side of a share of
+            MACs or parameters the closer one is taken; a size is never exceeded.
 
     Raises:
+        UsageError: a pattern of the target's fits no group.
         BenchError: scores that do not fit the groups, or a target out of reach (saying the best that is not).
     """
     _check_scores(groups, scores)
-    order = _removal_order(groups, scores, target)
-    reach = _Reach(groups, table, order)
-    count = _removals_for(target, groups, order, reach)
-    removed: dict[int, set[int]] = {}
-    for group, channel in zip(order.group[:count].tolist(), order.channel[:count].tolist(), strict=True):
-        removed.setdefault(group, set()).add(channel)
+    family = Family(groups, scores, table, target)
+    number = (
+        _reaching_share(family, target) if target.kind == "channels" else _reaching_cost(family, table.dense(), target)
+    )
     kept = {
-        group.name: [channel for channel in range(group.channels) if channel not in removed.get(column, ())]
-        for column, group in enumerate(groups)
+        group.name: channels
+        for group, channels in zip(groups, family.kept(number), strict=True)
         if group.protected is None
     }
     total = sum(group.channels for group in prunable(groups))
     skipped = [group.name for group in prunable(groups) if group.name not in scores]
-    return PruningPlan(kept, (total - count, total), reach.cost(count), table.dense(), skipped)
+    channels = (sum(map(len, kept.values())), total)
+    return PruningPlan(kept, channels, family.cost(number), table.dense(), skipped)
 
 
-@dataclass(frozen=True)
-class _Order:
-    """Removable channels, first to go first: their groups' numbers, their indices, their keys."""
-
-    group: np.ndarray
-    channel: np.ndarray
-    key: np.ndarray
-
-
-def _removal_order(groups: Sequence[ChannelGroup], scores: Scores, target: Target) -> _Order:
-    columns, channels, keys = [], [], []
-    for column, group in enumerate(groups):
-        if group.protected is not None or group.name not in scores:
-            continue
-        score = scores[group.name].detach().double().cpu().numpy()
-        ascending = np.argsort(score, kind="stable")
-        floor = max(1, math.ceil(target.min_keep * group.channels))
-        removable = ascending[: group.channels - floor]
-        # Locally, the k-th of C channels goes once the share passes (k + 1/2) / C: round(share * C) channels go.
-        position = (np.arange(len(removable)) + 0.5) / group.channels
-        keys.append(position if target.scope == "local" else score[removable])
-        channels.append(removable)
-        columns.append(np.full(len(removable), column))
-    if not keys:
-        return _Order(*(np.empty(0, dtype=np.int64) for _ in range(3)))
-    key = np.concatenate(keys)
-    # Stable: among equal keys the order is the network's, so the same scores always give the same plan.
-    first = np.argsort(key, kind="stable")
-    return _Order(np.concatenate(columns)[first], np.concatenate(channels)[first], key[first])
-
-
-class _Reach:
-    """The cost of removing the first n channels of an order."""
-
-    def __init__(self, groups: Sequence[ChannelGroup], table: CostTable, order: _Order):
-        self._groups, self._table, self._order = len(groups), table, order
-
-    def cost(self, count: int) -> Prediction:
-        lost = np.bincount(self._order.group[:count], minlength=self._groups)
-        return self._table.predict(self._table.channels - lost)
-
-
-def _removals_for(target: Target, groups: Sequence[ChannelGroup], order: _Order, reach: _Reach) -> int:
-    """How many channels of the order go."""
-    if target.kind == "channels":
-        return _removals_for_share(target, groups, order)
-    wanted = target.value * _cost_of(target.kind)(reach.cost(0))
-    of = _cost_of(target.kind)
-    if of(reach.cost(len(order.key))) > wanted:
-        best = of(reach.cost(len(order.key))) / of(reach.cost(0))
-        raise BenchError(
-            f"cannot keep only {target.value:.1%} of the {target.kind}: at least {best:.1%} stay with "
-            f"--min-keep {target.min_keep:g}; ask for more or lower --min-keep"
-        )
-    low, high = 0, len(order.key)
-    while low < high:
-        middle = (low + high) // 2
-        if of(reach.cost(middle)) <= wanted:
-            high = middle
-        else:
-            low = middle + 1
-    if low > 0 and of(reach.cost(low - 1)) - wanted < wanted - of(reach.cost(low)):
-        return low - 1
-    return low
-
-
-def _removals_for_share(target: Target, groups: Sequence[ChannelGroup], order: _Order) -> int:
-    total = sum(group.channels for group in prunable(groups))
+def _reaching_share(family: Family, target: Target) -> int:
+    """The network of the family that has lost a share of its channels."""
+    most = family.removed(len(family))
     # The small numbers undo binary fractions: 0.29 * 100 is 28.999999999999996.
     if target.scope == "local":
-        count = int(np.searchsorted(order.key, target.value + 1e-12, side="right"))
-        out_of_reach = target.value > 1 - target.min_keep + 1e-12
+        number = int(np.searchsorted(family.keys, target.value + 1e-12, side="right"))
+        out_of_reach = target.value > family.most_of_a_group + 1e-12
     else:
-        count = math.floor(target.value * total + 1e-9)
-        out_of_reach = count > len(order.key)
+        allowed = math.floor(target.value * family.channels + 1e-9)
+        number = family.first(lambda member: family.removed(member) > allowed) - 1
+        out_of_reach = allowed > most
     if out_of_reach:
+        best = math.floor(1000 * most / max(1, family.channels)) / 1000
         raise BenchError(
-            f"cannot remove {target.value:.1%} of the channels: at most {len(order.key) / total:.1%} can go with "
-            f"--min-keep {target.min_keep:g}; ask for less or lower --min-keep"
+            f"cannot remove {target.value:.1%} of the channels: at most {best:.1%} can go with {family.limits()}; "
+            "ask for less or loosen that"
         )
-    return count
+    return number
 
 
-def _cost_of(kind: str) -> Callable[[Prediction], int]:
-    return {"macs": lambda cost: cost.macs, "params": lambda cost: cost.parameters}[kind]
+def _reaching_cost(family: Family, dense: Prediction, target: Target) -> int:
+    """The network of the family that costs what is wanted."""
+    name = {"macs": "macs", "params": "parameters", "size": "bytes"}[target.kind]
+
+    def cost(number: int) -> int:
+        return getattr(family.cost(number), name)
+
+    is_size = target.kind == "size"
+    wanted = target.value if is_size else target.value * getattr(dense, name)
+    least = cost(len(family))
+    if least > wanted and is_size:
+        raise BenchError(
+            f"cannot get down to {megabytes(wanted)}: at least {megabytes(1000 * math.ceil(least / 1000))} stay with "
+            f"{family.limits()}; ask for more or loosen that"
+        )
+    if least > wanted:
+        best = math.ceil(1000 * least / getattr(dense, name)) / 1000
+        raise BenchError(
+            f"cannot keep only {target.value:.1%} of the {target.kind}: at least {best:.1%} stay with "
+            f"{family.limits()}; ask for more or loosen that"
+        )
+    if cost(0) < wanted and not is_size:
+        raise BenchError(
+            f"cannot keep {target.value:.1%} of the {target.kind}: --ratio-of alone leaves "
+            f"{cost(0) / getattr(dense, name):.1%}; ask for less of either"
+        )
+    number = family.first(lambda member: cost(member) <= wanted)
+    is_closer_above = number > 0 and cost(number - 1) - wanted < wanted - cost(number)
+    return number - 1 if is_closer_above and not is_size else number
 
 
 def _check_scores(groups: Sequence[ChannelGroup], scores: Scores) -> None:

@@ -1,14 +1,16 @@
 """What a comparison of methods says: a table for the console, a summary in four formats.
 
-Rows are plain dictionaries, one a job: method, ratio, seed, status ("done" or "failed"), error, and what was
-measured (shares as fractions, milliseconds, None where it was not). JSON and CSV keep them as they are; the
-tables and the plot show one line for each (method, ratio), as mean ± standard deviation over the seeds.
+Rows are plain dictionaries, one a job: method, target and ratio (kind and value of its goal), seed, status ("done"
+or "failed"), error, and what was measured (shares as fractions, milliseconds, None where it was not). JSON and CSV
+keep them as they are; the tables and the plot show one line for each (method, goal), as mean ± standard deviation
+over the seeds.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench.latency import speedup_text
 from bench.runs import make_folder, plain, whole_file, write_json, write_text
+from bench.target import KINDS, Goal
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from bench.groups import ChannelGroup
 
 FORMAT = "benchmark-summary/1"
 
@@ -36,6 +41,7 @@ _SHORT = {"miou_cut": "cut", "miou_recalibrated": "recal.", "miou_finetuned": "t
 
 COLUMNS = (
     "method",
+    "target",
     "ratio",
     "seed",
     "status",
@@ -64,10 +70,10 @@ _MARKERS = "osD^vP*X<>hpd"
 
 @dataclass(frozen=True)
 class Cell:
-    """The jobs of one (method, ratio): those that were done, and those that failed."""
+    """The jobs of one (method, goal): those that were done, and those that failed."""
 
     method: str
-    ratio: float
+    goal: Goal
     done: tuple[Row, ...]
     failed: tuple[Row, ...]
 
@@ -77,20 +83,26 @@ class Cell:
 
 
 def cells(rows: Sequence[Row]) -> list[Cell]:
-    """Rows by (method, ratio): methods in the order of the rows, ratios ascending."""
+    """Rows by (method, goal): methods in the order of the rows, a method's goals by kind and value."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    places = sorted({(methods.index(row["method"]), row["ratio"]) for row in rows})
+    goals = sorted({_goal(row) for row in rows}, key=lambda goal: (KINDS.index(goal.kind), goal.value))
     grouped = []
-    for method, ratio in ((methods[position], ratio) for position, ratio in places):
-        members = [row for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
+    for method, goal in itertools.product(methods, goals):
+        members = [row for row in rows if row["method"] == method and _goal(row) == goal]
         done = tuple(row for row in members if row["status"] == "done")
         failed = tuple(row for row in members if row["status"] != "done")
-        grouped.append(Cell(method, ratio, done, failed))
+        if members:
+            grouped.append(Cell(method, goal, done, failed))
     return grouped
 
 
+def _goal(row: Row) -> Goal:
+    # Summaries of the time before there were other goals do not say which kind theirs is.
+    return Goal(row.get("target", "channels"), row["ratio"])
+
+
 def comparison_table(baseline: Row, rows: Sequence[Row]) -> Table:
-    """The table for the console: the baseline, then a line for each (method, ratio)."""
+    """The table for the console: the baseline, then a line for each (method, goal)."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -110,6 +122,25 @@ def comparison_table(baseline: Row, rows: Sequence[Row]) -> Table:
         table.add_column(name.replace(" ", "\n"), justify=side, vertical="bottom", no_wrap=not breaks)
     for position, line in enumerate(lines):
         table.add_row(*(escape(text) for text in line), end_section=position == 0)
+    return table
+
+
+def groups_table(groups: Sequence[ChannelGroup]) -> Table:
+    """The table for the console of a network's coupled channels: each group and what else makes its channels."""
+    from rich import box
+    from rich.table import Table
+
+    free = [group for group in groups if group.protected is None]
+    title = f"{len(groups)} groups; {sum(group.channels for group in free)} channels of {len(free)} may be pruned"
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
+    table.add_column("group + further producers", no_wrap=True)
+    for name in ("channels", "consumers", "unit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("protected")
+    for group in groups:
+        others = [f"+ {producer.layer.layer}" for producer in group.producers[1:]]
+        counts = (group.channels, len(group.consumers), group.unit)
+        table.add_row("\n".join([group.name, *others]), *map(str, counts), group.protected or "")
     return table
 
 
@@ -223,7 +254,7 @@ def _table(baseline: Row, rows: Sequence[Row], *, full: bool) -> tuple[list[str]
     repeated = any(len(cell.done) + len(cell.failed) > 1 for cell in found) and (full or _uneven(found))
     timed = any(cell.values("latency_ms") for cell in found)
 
-    header = ["method", "ratio"]
+    header = ["method", "ratio" if all(cell.goal.kind == "channels" for cell in found) else "target"]
     header += ["seeds"] if repeated else []
     header += ["params %", "MACs %", *(f"mIoU {_SHORT[key]}" for key in stages)]
     header += ["latency ms", "speed-up"] if timed else []
@@ -235,7 +266,7 @@ def _table(baseline: Row, rows: Sequence[Row], *, full: bool) -> tuple[list[str]
     line += [_mean(_known([row.get("baseline_latency_ms") for row in rows]), 1, 2), "-"] if timed else []
     lines = [line]
     for cell in found:
-        line = [cell.method, f"{cell.ratio:g}"]
+        line = [cell.method, str(cell.goal)]
         total = len(cell.done) + len(cell.failed)
         if repeated:
             line += [f"{len(cell.done)} of {total}" if cell.failed else f"{total}"]
@@ -265,7 +296,7 @@ def _title(baseline: Row) -> str:
 
 def _failures(rows: Sequence[Row]) -> list[str]:
     return [
-        f"{row['method']} at {row['ratio']:g}, seed {row.get('seed')}: {row.get('error') or 'no reason given'}"
+        f"{row['method']} at {cell.goal}, seed {row.get('seed')}: {row.get('error') or 'no reason given'}"
         for cell in cells(rows)
         for row in cell.failed
     ]

@@ -1,4 +1,4 @@
-"""The grid of jobs: every method at every ratio with every seed, each in a folder named by its content.
+"""The grid of jobs: every method at every goal with every seed, each in a folder named by its content.
 
 A job that is done is not done again; one that failed says why in its folder and does not sink the others.
 """
@@ -31,6 +31,7 @@ from bench.pruners.base import Pruner
 from bench.reference import Reference
 from bench.report import write_summary
 from bench.runs import FAILED, digest, fail, is_done, make_folder, plain, provenance, read_json
+from bench.target import Goal
 from bench.workbench import Workbench
 
 Row = dict[str, Any]
@@ -38,19 +39,19 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One cell of the grid: a method, the share of channels to remove, a seed."""
+    """One cell of the grid: a method, what it is to reach, a seed."""
 
     method: str
-    ratio: float
+    goal: Goal
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.method} at {self.ratio:g}, seed {self.seed}"
+        return f"{self.method} at {self.goal}, seed {self.seed}"
 
 
-def grid(methods: Sequence[str], ratios: Sequence[float], seeds: Sequence[int]) -> list[Job]:
+def grid(methods: Sequence[str], goals: Sequence[Goal], seeds: Sequence[int]) -> list[Job]:
     """All combinations, method by method; what is named twice is done once."""
-    return list(dict.fromkeys(Job(*cell) for cell in itertools.product(methods, ratios, seeds)))
+    return list(dict.fromkeys(Job(*cell) for cell in itertools.product(methods, goals, seeds)))
 
 
 def run_benchmark(
@@ -81,7 +82,7 @@ def run_benchmark(
 
         def work(job: Job = job, pruner: Pruner = pruner, folder: Path = folder) -> Row:
             if not is_done(folder, PRUNED, INFO, REPORT):
-                prune_model(workbench, pruner, job.ratio, job.seed, folder)
+                prune_model(workbench, pruner, job.goal, job.seed, folder)
             time_model(workbench.reference, folder)
             if finetune is not None:
                 finetune_model(workbench.reference, folder, finetune, replace(run, seed=job.seed))
@@ -112,7 +113,7 @@ def finetune_benchmark(reference: Reference, finetune: TrainOptions, run: RunOpt
     rows = []
     for number, folder in enumerate(folders, start=1):
         info = read_json(folder / INFO)
-        job = Job(info["method"], info["target"]["value"], info["seed"])
+        job = Job(info["method"], Goal(info["target"]["kind"], info["target"]["value"]), info["seed"])
 
         def work(job: Job = job, folder: Path = folder) -> Row:
             check_comparable(reference, folder)
@@ -171,12 +172,18 @@ def _folder_name(workbench: Workbench, pruner: Pruner, job: Job) -> str:
             "data": [reference.data.name, reference.data.input_size, reference.split],
         }
     )
-    return f"{job.method}_r{job.ratio!r}_s{job.seed}_{digest(content)[:8]}"
+    return f"{job.method}_{job.goal.tag}_s{job.seed}_{digest(content)[:8]}"
 
 
 def _attempt(job: Job, folder: Path, work: Callable[[], Row]) -> Row:
     """Runs a job; whatever goes wrong becomes its row and its `failed` marker."""
-    blank = {"method": job.method, "ratio": job.ratio, "seed": job.seed, "folder": folder.name}
+    blank = {
+        "method": job.method,
+        "target": job.goal.kind,
+        "ratio": job.goal.value,
+        "seed": job.seed,
+        "folder": folder.name,
+    }
     start = time.perf_counter()
     try:
         row = work()

@@ -17,12 +17,14 @@ from bench.cost_table import CostTable
 from bench.cut import cut
 from bench.errors import BenchError
 from bench.evaluation import Batch, recalibrate
+from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.options import PruneOptions
-from bench.plan import Scores, Target, make_plan, original_channels
+from bench.plan import Scores, make_plan, original_channels
 from bench.pruners.base import Calibration, Pruner
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, make_folder, plain, provenance, whole_file
+from bench.target import Goal, Target
 
 Result = TypeVar("Result")
 
@@ -84,6 +86,8 @@ class Workbench:
         reference, options = self.reference, self.options
         self._seconds = {}
         groups, table = self.groups, self.cost_table
+        # A pattern that fits nothing is found before the scoring, which may take long.
+        fixed_ratios(groups, target.ratio_of)
         scores, scores_file = self._scores(pruner, seed)
         plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
         network = copy.deepcopy(reference.saved.model)
@@ -181,6 +185,14 @@ class Workbench:
         return result
 
 
-def target_of(pruner: Pruner, ratio: float, options: PruneOptions) -> Target:
-    """A share of the channels to remove, ranked as the method does unless the user says otherwise."""
-    return Target("channels", ratio, options.scope or pruner.scope, options.min_keep)
+def target_of(pruner: Pruner, goal: Goal, options: PruneOptions) -> Target:
+    """A goal within the user's limits, channels ranked as the method does unless the user says otherwise."""
+    return Target(
+        goal.kind,
+        goal.value,
+        scope=options.scope or pruner.scope,
+        min_keep=options.min_keep,
+        max_ratio=options.max_ratio,
+        round_to=options.round_to,
+        ratio_of=options.ratio_of,
+    )

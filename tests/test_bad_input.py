@@ -162,7 +162,7 @@ def test_what_is_found_when_training_begins_leaves_a_mark(commands):
     ("script", "names"),
     [
         ("train.py", ["--save"]),
-        ("prune.py", ["--ckpt", "--method", "--global-ratio", "--save"]),
+        ("prune.py", ["--ckpt", "--method", "--save"]),
         ("benchmark.py", ["--baseline", "--out-dir"]),
         ("finetune_batch.py", ["--benchmark-dir", "--baseline"]),
         ("eval.py", ["--baseline", "--candidate", "--report"]),

@@ -19,9 +19,10 @@ from bench.cost_table import CostTable
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.losses import segmentation_loss
 from bench.models import MODELS, ModelSpec, build_model
-from bench.plan import Target, make_plan
+from bench.plan import make_plan
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration
+from bench.target import Target
 
 OUTPUTS, VOID = 12, 11
 SIZE = (64, 64)

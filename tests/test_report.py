@@ -78,7 +78,7 @@ def markdown_lines(path) -> list[list[str]]:
 def test_cells_keep_the_methods_order_and_sort_ratios():
     rows = [row("taylor", 0.5), row("l1", 0.1), row("taylor", 0.1, 0), row("taylor", 0.1, 1), failed("l1", 0.1, 1)]
     found = cells(rows)
-    assert [(cell.method, cell.ratio) for cell in found] == [("taylor", 0.1), ("taylor", 0.5), ("l1", 0.1)]
+    assert [(cell.method, cell.goal.value) for cell in found] == [("taylor", 0.1), ("taylor", 0.5), ("l1", 0.1)]
     assert [(len(cell.done), len(cell.failed)) for cell in found] == [(2, 0), (1, 0), (1, 1)]
 
 

@@ -19,6 +19,7 @@ from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
 from bench.reference import Reference
 from bench.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
+from bench.target import Goal
 from bench.workbench import Workbench
 
 QUICK = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
@@ -48,6 +49,7 @@ class Benchmark:
         ratios: Sequence[float] = (0.1,),
         seeds: Sequence[int] = (0,),
         *,
+        kind: str = "channels",
         options: PruneOptions = QUICK,
         settings: dict[str, Any] | None = None,
         measure: MeasureOptions = UNTIMED,
@@ -56,7 +58,8 @@ class Benchmark:
     ) -> list[dict[str, Any]]:
         workbench = Workbench(self.reference(measure, seed), options, self.out / "scores")
         pruners = make_pruners(methods, settings or {})
-        return run_benchmark(workbench, pruners, grid(methods, ratios, seeds), finetune, CPU, self.out)
+        jobs = grid(methods, [Goal(kind, ratio) for ratio in ratios], seeds)
+        return run_benchmark(workbench, pruners, jobs, finetune, CPU, self.out)
 
     def finetune(self, recipe: TrainOptions = RECIPE, **changes: Any) -> list[dict[str, Any]]:
         return finetune_benchmark(self.reference(**changes), recipe, CPU, self.out)
@@ -79,8 +82,10 @@ def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_the_grid_has_every_combination_once():
-    assert grid(["a", "b"], [0.1, 0.5], [0]) == [Job("a", 0.1, 0), Job("a", 0.5, 0), Job("b", 0.1, 0), Job("b", 0.5, 0)]
-    assert grid(["a", "a"], [0.1, 0.10], [3, 4, 3]) == [Job("a", 0.1, 3), Job("a", 0.1, 4)]
+    some, half, macs = Goal("channels", 0.1), Goal("channels", 0.5), Goal("macs", 0.5)
+    jobs = [Job(method, goal, 0) for method in ("a", "b") for goal in (some, half, macs)]
+    assert grid(["a", "b"], [some, half, macs], [0]) == jobs
+    assert grid(["a", "a"], [some, Goal("channels", 0.10)], [3, 4, 3]) == [Job("a", some, 3), Job("a", some, 4)]
 
 
 def test_the_recipe_of_finetuning_is_that_of_training_but_for_length_and_rate():

@@ -16,10 +16,10 @@ from bench.checkpoint import load_model, save_model
 from bench.cost import measure_cost
 from bench.errors import BenchError
 from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
-from bench.plan import Target
 from bench.pruners import make_pruner
 from bench.reference import Reference
 from bench.runs import file_digest
+from bench.target import Goal, Target
 from bench.workbench import Pruned, Workbench, target_of
 
 IMAGES = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
@@ -148,7 +148,10 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     ]  # fmt: skip
     assert info["format"] == "pruning-info/1"
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
-    assert info["target"] == {"kind": "channels", "value": 0.5, "scope": "local", "min_keep": 0.1}
+    assert info["target"] == {
+        "kind": "channels", "value": 0.5, "scope": "local", "min_keep": 0.1, "max_ratio": 1.0, "round_to": 1,
+        "ratio_of": {},
+    }  # fmt: skip
     assert info["seed"] == 4
     assert info["baseline"] == {"path": str(tiny_baseline), "sha256": file_digest(tiny_baseline)}
     assert info["model"] == {"name": "unet_small", "outputs": 12, "kwargs": {}, "input_size": [48, 64]}
@@ -193,9 +196,12 @@ def test_quality_is_that_of_the_network(make_bench: MakeBench) -> None:
 
 
 def test_targets_of_a_method() -> None:
-    assert target_of(TAYLOR, 0.3, PruneOptions()) == Target("channels", 0.3, "global", 0.02)
-    assert target_of(L1, 0.3, PruneOptions(min_keep=0.1)) == Target("channels", 0.3, "local", 0.1)
-    assert target_of(L1, 0.3, PruneOptions(scope="global")) == Target("channels", 0.3, "global", 0.02)
+    goal = Goal("channels", 0.3)
+    assert target_of(TAYLOR, goal, PruneOptions()) == Target("channels", 0.3, "global", 0.02)
+    assert target_of(L1, goal, PruneOptions(min_keep=0.1)) == Target("channels", 0.3, "local", 0.1)
+    options = PruneOptions(scope="isomorphic", max_ratio=0.8, round_to=8, ratio_of={"head*": 0.1})
+    limits = {"max_ratio": 0.8, "round_to": 8, "ratio_of": {"head*": 0.1}}
+    assert target_of(L1, Goal("size", 10**7), options) == Target("size", 10**7, "isomorphic", **limits)
 
 
 # --- what comes out

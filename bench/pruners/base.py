@@ -38,7 +38,7 @@ class Pruner(ABC):
     Attributes:
         name: the registered name.
         paper: where the method was published.
-        scope: how channels are ranked by default, `global` or `local`.
+        scope: how channels are ranked by default: `global`, `local` or `isomorphic`.
         needs_data: whether `score` looks at the calibration batches.
     """
 

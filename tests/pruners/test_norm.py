@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from bench.cost_table import CostTable
 from bench.groups import find_groups, prunable
-from bench.plan import Scores, Target, make_plan
+from bench.plan import Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.norm.pruner import filter_norm, merge_normalised
+from bench.target import Target
 
 SIZE = (16, 24)
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from bench.cost_table import CostTable
 from bench.groups import find_groups, prunable
-from bench.plan import Scores, Target, make_plan
+from bench.plan import Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.slimming.pruner import scale_importance
+from bench.target import Target
 
 
 def scores_of(model: nn.Module) -> Scores:

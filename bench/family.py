@@ -1,0 +1,186 @@
+"""Ever smaller networks in one order: which channels go first, and how many each group then keeps.
+
+All scopes are one idea. Channels are ranked within classes of groups, and within a class of N channels the k-th to
+go has the key (k + 1/2) / N. Removing channels by ascending key takes the same share of every class at every point.
+With one class for all groups this is the global ranking, with a class for each group the local one, and with a
+class for each structure the isomorphic one (Fang et al., Isomorphic Pruning for Vision Models, ECCV 2024), where
+scores are compared only between groups whose layers are of the same types on the same sides.
+
+What a group keeps is rounded in every network of the family, so that its cost is the cost that is searched.
+"""
+
+from __future__ import annotations
+
+import bisect
+import fnmatch
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from bench.cost_table import CostTable, Prediction
+from bench.errors import BenchError, UsageError
+from bench.groups import ChannelGroup, prunable
+from bench.target import Target
+
+
+class Family:
+    """Networks 0, 1, 2, ...: number n has lost the first n channels of one order, each group's count rounded.
+
+    Each keeps no channel that an earlier one has lost.
+
+    Attributes:
+        keys: float64 [n], ascending, of the channels that may go.
+        channels: how many prunable channels the groups have that follow the goal.
+        most_of_a_group: the largest share of a group that the target's limits let go.
+    """
+
+    def __init__(self, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], table: CostTable, target: Target):
+        """Ranks the channels.
+
+        Args:
+            groups: all groups of the network, in the table's order.
+            scores: float [channels] for groups of which channels may go.
+            table: predicts costs.
+            target: scope and limits; what is to be reached does not matter here.
+
+        Raises:
+            UsageError: a pattern of the target's fits no group.
+            BenchError: what is asked of single groups is out of reach.
+        """
+        self._table, self._target = table, target
+        self.most_of_a_group = min(1 - target.min_keep, target.max_ratio)
+        given = fixed_ratios(groups, target.ratio_of)
+        self._check_given(given, scores)
+        self._width = np.array([group.channels for group in groups], dtype=np.int64)
+        # The small number undoes binary fractions: 0.07 * 100 is 7.000000000000001.
+        self._floor = np.maximum(1, np.ceil((1 - self.most_of_a_group) * self._width - 1e-9).astype(np.int64))
+        self._open = np.array([group.protected is None and group.name not in given for group in groups])
+        self.channels = int(self._width[self._open].sum())
+        self._given = np.zeros(len(groups), dtype=np.int64)
+        self._ascending = [np.arange(group.channels) for group in groups]
+        classes: dict[Hashable, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for column, group in enumerate(groups):
+            if group.protected is not None or group.name not in scores:
+                continue
+            score = scores[group.name].detach().double().cpu().numpy()
+            ascending = self._ascending[column] = np.argsort(score, kind="stable")
+            removable = group.channels - self._floor[column]
+            if group.name in given:
+                self._given[column] = min(math.floor(given[group.name] * group.channels + 0.5 + 1e-9), removable)
+            else:
+                ranked_with = {"global": None, "local": column, "isomorphic": group.structure}[target.scope]
+                classes[ranked_with].append((column, score[ascending[:removable]]))
+        self._order, self.keys = self._merged(classes)
+
+    def _merged(self, classes: Mapping[Hashable, list[tuple[int, np.ndarray]]]) -> tuple[np.ndarray, np.ndarray]:
+        """The removable channels of all classes in one order: their groups' numbers and their keys."""
+        columns, keys = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+        for members in classes.values():
+            members_of, scores = zip(*members, strict=True)
+            owner = np.repeat(members_of, [len(score) for score in scores])
+            # Stable: among equal scores the order is the network's, so the same scores always give the same plan.
+            columns.append(owner[np.argsort(np.concatenate(scores), kind="stable")])
+            keys.append((np.arange(len(owner)) + 0.5) / self._width[list(members_of)].sum())
+        key = np.concatenate(keys)
+        first = np.argsort(key, kind="stable")
+        return np.concatenate(columns)[first], key[first]
+
+    def __len__(self) -> int:
+        """The number of the smallest network."""
+        return len(self.keys)
+
+    def left(self, number: int) -> np.ndarray:
+        """int64 [groups], how many channels each group keeps."""
+        lost = self._given + np.bincount(self._order[:number], minlength=len(self._width))
+        return nearest_allowed(self._width - lost, self._width, self._floor, self._target.round_to)
+
+    def kept(self, number: int) -> list[list[int]]:
+        """The channels each group keeps, ascending."""
+        left = self.left(number).tolist()
+        return [sorted(a[len(a) - stay :].tolist()) for a, stay in zip(self._ascending, left, strict=True)]
+
+    def cost(self, number: int) -> Prediction:
+        """What a network of the family costs."""
+        return self._table.predict(self.left(number))
+
+    def removed(self, number: int) -> int:
+        """How many channels are gone of the groups that follow the goal."""
+        return int((self._width - self.left(number))[self._open].sum())
+
+    def first(self, condition: Callable[[int], bool]) -> int:
+        """The first number a condition holds for, one more than the last where it holds for none.
+
+        The condition must hold for all numbers that follow.
+        """
+        return bisect.bisect_left(range(len(self) + 1), True, key=condition)
+
+    def limits(self) -> str:
+        """The flags that bound the family."""
+        target = self._target
+        flags = [f"--min-keep {target.min_keep:g}"]
+        flags += [f"--max-ratio {target.max_ratio:g}"] if target.max_ratio < 1 else []
+        flags += [f"--round-to {target.round_to}"] if target.round_to > 1 else []
+        flags += ["--ratio-of"] if target.ratio_of else []
+        return " and ".join(flags)
+
+    def _check_given(self, given: Mapping[str, float], scores: Mapping[str, Tensor]) -> None:
+        for name, ratio in given.items():
+            if name not in scores:
+                raise BenchError(f"--ratio-of names {name}, which the method cannot score; leave it out")
+            if ratio > self.most_of_a_group + 1e-12:
+                raise BenchError(
+                    f"--ratio-of cannot remove {ratio:.1%} of {name}: at most {self.most_of_a_group:.1%} of a group "
+                    "can go; ask for less, lower --min-keep or raise --max-ratio"
+                )
+
+
+def fixed_ratios(groups: Sequence[ChannelGroup], ratio_of: Mapping[str, float]) -> dict[str, float]:
+    """Group name -> the share that it loses whatever the goal.
+
+    Args:
+        groups: all groups of the network.
+        ratio_of: pattern of producers' names -> share; the first pattern that fits a group counts.
+
+    Raises:
+        UsageError: a pattern fits no group that may be pruned.
+    """
+    ratios: dict[str, float] = {}
+    for pattern, ratio in ratio_of.items():
+        fitting = [
+            group.name
+            for group in prunable(groups)
+            if any(fnmatch.fnmatch(producer.layer.layer, pattern) for producer in group.producers)
+        ]
+        if not fitting:
+            raise UsageError(
+                f"--ratio-of pattern '{pattern}' fits no group that may be pruned; prune.py --list-groups names them"
+            )
+        for name in fitting:
+            ratios.setdefault(name, ratio)
+    return ratios
+
+
+def nearest_allowed(kept: np.ndarray, width: np.ndarray, floor: np.ndarray, multiple: int) -> np.ndarray:
+    """Rounds the numbers of channels that groups keep to numbers they may keep.
+
+    A group may keep multiples of a number from its floor upwards, and its whole width; one narrower than the
+    number may keep as many as it likes. Half-way between two the larger one is taken. A smaller `kept` never gives
+    a larger result.
+
+    Args:
+        kept: int64 [groups], at least the floor.
+        width: int64 [groups], channels each group has.
+        floor: int64 [groups], the fewest each may keep.
+        multiple: at least 1.
+
+    Returns:
+        int64 [groups]
+    """
+    below = width // multiple * multiple
+    nearest = (2 * kept + multiple) // (2 * multiple) * multiple
+    nearest = np.where(kept < below, nearest, np.where(2 * kept < below + width, below, width))
+    nearest = np.maximum(nearest, -(-floor // multiple) * multiple)
+    return np.where(width < multiple, kept, np.minimum(nearest, width))

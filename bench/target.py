@@ -1,0 +1,68 @@
+"""What a pruning is to reach: how much, of what, and within which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+KINDS = ("channels", "macs", "params", "size")
+"""What can be asked for; `size` is that of the saved tensors."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How much of what.
+
+    Attributes:
+        kind: one of `KINDS`.
+        value: for channels the share of the prunable ones to remove, in [0, 1); for MACs and parameters the
+            share to keep, in (0, 1]; for the size the most bytes the saved tensors may have.
+    """
+
+    kind: str
+    value: float
+
+    def __str__(self) -> str:
+        if self.kind == "channels":
+            return f"{self.value:g}"
+        return f"{self.kind} {megabytes(self.value) if self.kind == 'size' else f'{self.value:g}'}"
+
+    @property
+    def tag(self) -> str:
+        """A piece of a folder's name, different for different goals."""
+        return f"{'r' if self.kind == 'channels' else self.kind}{self.value!r}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A goal, how channels are ranked on the way there, and what each group keeps whatever its ranks.
+
+    Attributes:
+        kind: the goal's.
+        value: the goal's.
+        scope: which channels are ranked with which: `global` all, `local` those of a group, `isomorphic` those of
+            all groups of the same structure. Every such class loses the same share of its channels.
+        min_keep: smallest share of a group's channels that stays; at least one channel always does.
+        max_ratio: largest share of a group's channels that goes.
+        round_to: the channels a group keeps are a multiple of this, unless it keeps all or never had as many.
+        ratio_of: layer-name pattern (`fnmatch`) -> the share that the groups with such a producer lose, whatever
+            the goal; the first pattern that fits counts. A goal in channels is then a share of the other groups'.
+    """
+
+    kind: str
+    value: float
+    scope: str = "global"
+    min_keep: float = 0.02
+    max_ratio: float = 1.0
+    round_to: int = 1
+    ratio_of: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def goal(self) -> Goal:
+        """What is to be reached."""
+        return Goal(self.kind, self.value)
+
+
+def megabytes(count: float) -> str:
+    """Bytes for people: `10000000` -> `'10MB'`."""
+    return f"{count / 1e6:.6g}MB"
