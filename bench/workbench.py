@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from bench.absorb import absorb_bias
 from bench.checkpoint import SavedModel
 from bench.cost_table import CostTable
 from bench.cut import cut
@@ -91,6 +92,9 @@ class Workbench:
         scores, scores_file = self._scores(pruner, seed)
         plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
         network = copy.deepcopy(reference.saved.model)
+        absorbed = None
+        if options.absorb_bias:
+            absorbed = self._timed("absorb", lambda: absorb_bias(network, groups, plan))
         self._timed("cut", lambda: cut(network, groups, plan))
 
         cost = reference.cost_of(network)
@@ -123,6 +127,7 @@ class Workbench:
             "seconds": self._seconds,
             "provenance": provenance(),
             "plan": plan.as_record(),
+            "bias_absorption": absorbed,
         }
         before = reference.saved
         meta = {

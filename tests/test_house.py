@@ -21,7 +21,7 @@ FLOORS = (
     "options runs distributed tensor_files transforms datasets models pruners",
     "cli devices checkpoint optim latency groups cost_table family datasets.* models.*",
     "data metrics pictures plan training_state report",
-    "evaluation cut pruners.*",
+    "evaluation cut absorb pruners.*",
     "train_eval reference",
     "workbench",
     "pipeline",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.checkpoint import load_model, save_model
 from bench.cost import measure_cost
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
 from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.pruners import make_pruner
 from bench.reference import Reference
@@ -144,7 +144,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert json.loads(json.dumps(info)) == info
     assert list(info) == [
         "format", "method", "method_options", "target", "seed", "baseline", "paper", "model", "dataset", "cost",
-        "quality", "options", "scores", "seconds", "provenance", "plan",
+        "quality", "options", "scores", "seconds", "provenance", "plan", "bias_absorption",
     ]  # fmt: skip
     assert info["format"] == "pruning-info/1"
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
@@ -193,6 +193,25 @@ def test_quality_is_that_of_the_network(make_bench: MakeBench) -> None:
     quiet = make_bench(evaluate=False).prune(L1, Target("channels", 0.3, "local"), seed=0)
     assert quiet.info["quality"] == {"split": "test"}
     assert torch.equal(logits_of(quiet), logits_of(pruned))
+
+
+def test_bias_absorption_is_recorded(make_bench: MakeBench) -> None:
+    target = Target("channels", 0.3, "local")
+    plain, absorbed = (make_bench(recalibrate=False, absorb_bias=on).prune(L1, target, seed=0) for on in (False, True))
+    assert plain.info["bias_absorption"] is None
+    record = absorbed.info["bias_absorption"]
+    assert record["absorbed"]["ups.5.conv.3"] == ["final_conv"]
+    assert record["skipped"].keys() == {"bottleneck.conv.3", "ups.1.conv.3", "ups.3.conv.3"}
+    assert absorbed.info["plan"] == plain.info["plan"]
+    shapes = [{k: v.shape for k, v in pruned.saved.model.state_dict().items()} for pruned in (plain, absorbed)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    with pytest.raises(UsageError, match=r"--ratio-of pattern 'layer9\*' fits no group"):
+        bench.prune(TAYLOR, Target("channels", 0.3, ratio_of={"layer9*": 0.5}), seed=0)
+    assert not bench._scores_folder.exists()
 
 
 def test_targets_of_a_method() -> None:
