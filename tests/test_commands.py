@@ -17,7 +17,7 @@ import torch
 from bench.checkpoint import load_model
 from bench.cost import measure_cost
 
-TIMES = ("seconds", "latency_ms", "speedup", "speedup_low", "speedup_high")
+TIMES = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
 
 DATA = "--dataset camvid --data-root ./datasets/camvid --model unet_small"
 TRAIN = f"train.py {DATA} --epochs 1 --batch-size 2 --save ./runs/baseline --input-size 48,64"
@@ -136,6 +136,28 @@ def test_prune(place, pruned):
     assert info["cost"]["after"]["parameters"] < info["cost"]["before"]["parameters"]
     assert info["cost"]["after"]["macs"] < info["cost"]["before"]["macs"]
     assert f"parameters {info['cost']['change']['parameters_percent']:+.1f} %" in pruned
+
+
+def test_prune_to_a_size_with_all_limits(place, trained):
+    (place.runs / "limits.yaml").write_text(
+        "target-size: 1.2MB\nscope: isomorphic\nround-to: 8\nmax-ratio: 0.9\n"
+        "ratio-of: {downs: {'0.conv.3': 0.5}, 'ups.5*': 0}\nabsorb-bias: true\nlatency: false\nevaluate: false\n"
+    )
+    line = PRUNE.replace(" --global-ratio 0.1", " --config ./runs/limits.yaml").replace("taylor_pruned", "sized")
+    shown = place.types(line)
+    info = place.json("sized/pruning_info.json")
+    assert (info["target"]["kind"], info["target"]["value"]) == ("size", 1_200_000)
+    size = info["cost"]["after"]["state_bytes"]
+    assert 1_100_000 < size <= 1_200_000
+    assert f"size {size / 1e6:.2f} MB" in shown
+    kept = {name: len(channels) for name, channels in info["plan"]["kept"].items()}
+    assert (kept["downs.0.conv.3"], kept["ups.5.conv.0"], kept["ups.5.conv.3"]) == (8, 16, 16)
+    assert {count % 8 for count in kept.values()} == {0}
+    assert info["bias_absorption"]["absorbed"]
+    listed = place.types("prune.py --list-groups --ckpt ./runs/sized/pruned_model.pt --dataset camvid --ignore downs*")
+    assert ["downs.0.conv.3", "8", "2", "1", "ignored", "by", "'downs*'"] in [
+        row.split() for row in listed.splitlines()
+    ]
 
 
 def test_a_pruned_file_gives_the_same_output_in_another_process(place, pruned, project_root, tmp_path):
