@@ -143,6 +143,13 @@ def test_wrong_config(commands, script, tmp_path):
         ("train.py", ["--device", "gpu"], "unknown device 'gpu'; write auto, cpu, cuda or cuda:N"),
         ("benchmark.py", ["--device", "cuda:99"], "device cuda:99 does not exist"),
         ("benchmark.py", ["--train-baseline", "--baseline", "x.pt"], "--train-baseline writes a best.pt"),
+        ("prune.py", ["--target-macs", 0.5], "pass exactly one of --global-ratio, --target-macs, --target-params"),
+        ("benchmark.py", ["--target-size", "10MB"], "--target-size, not --ratios, --target-size"),
+        ("prune.py", ["--target-size", "10"], "argument --target-size: '10' is not a size"),
+        ("benchmark.py", ["--target-params", "0.5,1.5"], "argument --target-params: 1.5 is not in (0, 1]"),
+        ("prune.py", ["--round-to", 0], "argument --round-to: 0 is too small; at least 1"),
+        ("prune.py", ["--ratio-of", "layer4*"], "argument --ratio-of: 'layer4*' is not PATTERN=R"),
+        ("prune.py", ["--ratio-of", "layer4*=0.5"], "--ratio-of pattern 'layer4*' fits no group that may be pruned"),
         ("prune.py", ["--ratio", "0.1"], "unrecognized arguments: --ratio 0.1"),
     ],
 )
@@ -255,6 +262,22 @@ def test_output_folder_that_cannot_be_written(commands, script, flag, tmp_path):
     target = folder if script != "eval.py" else folder / "x.png"
     commands.refused(script, flag, target, code=FAILURE, says=f"cannot write to {folder}: Not a directory")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("script", "flag"), [("prune.py", "--global-ratio"), ("benchmark.py", "--ratios")])
+def test_no_target(commands, script, flag):
+    position = commands.flags[script].index(flag)
+    del commands.flags[script][position : position + 2]
+    commands.refused(
+        script, code=USAGE, says=f"pass exactly one of {flag}, --target-macs, --target-params, --target-size"
+    )
+
+
+def test_groups_of_no_network(call):
+    result = call("prune.py", "--list-groups")
+    check_error(
+        "prune.py", result.code, result.err, USAGE, "--list-groups needs a network; pass --ckpt FILE or --model"
+    )
 
 
 def test_a_benchmark_folder_with_nothing_to_finetune(commands):

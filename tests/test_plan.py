@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 import toy_networks as toys
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 
 from bench.cost import measure_cost
 from bench.cost_table import CostTable, Prediction
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
+from bench.family import fixed_ratios, nearest_allowed
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.plan import PruningPlan, make_plan, original_channels
@@ -209,15 +212,177 @@ def test_a_share_of_nothing_keeps_all(scope: str) -> None:
     assert not plan.removes_channels
 
 
-@pytest.mark.parametrize("kind", ["channels", "macs", "params"])
-def test_only_the_order_of_the_scores_counts(kind: str) -> None:
+# --- groups of the same structure
+
+
+def test_isomorphic_groups_are_ranked_together_and_others_apart() -> None:
+    model = nn.Sequential(
+        *toys.conv(3, 4), nn.ReLU(), *toys.conv(4, 4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    )  # fmt: skip
+    groups = find_groups(model)
+    assert [group.name for group in groups] == ["0", "3", "6", "8"]
+    assert groups[0].structure == groups[1].structure == ("BatchNorm2d out", "Conv2d in", "Conv2d out")
+    assert groups[2].structure == ("Conv2d in", "Conv2d out")
+    # Between the first two the smaller scores go; the scores of the third are of another kind.
+    scores = {
+        "0": torch.tensor([0.1, 0.2, 0.3, 0.8]),
+        "3": torch.tensor([0.4, 0.5, 0.6, 0.7]),
+        "6": torch.tensor([10.0, 30.0, 20.0, 40.0]),
+    }
+    table = CostTable(model, groups, SIZE)
+
+    def kept(scope: str) -> list[list[int]]:
+        return list(make_plan(groups, scores, table, Target("channels", 0.5, scope)).kept.values())
+
+    assert kept("isomorphic") == [[3], [1, 2, 3], [1, 3]]
+    assert kept("global") == [[3], [3], [0, 1, 2, 3]]
+    assert kept("local") == [[2, 3], [2, 3], [1, 3]]
+
+
+def test_without_another_of_its_structure_a_group_is_ranked_alone() -> None:
     model = toys.Residual()
     groups = find_groups(model)
+    classes = [group.structure for group in prunable(groups)]
+    alone = [group for group in prunable(groups) if classes.count(group.structure) == 1]
+    assert {group.name for group in alone} == {"stem.0"}
     table, scores = CostTable(model, groups, SIZE), toys.random_scores(groups)
-    plan = make_plan(groups, scores, table, Target(kind, 0.45))
-    for change in (torch.exp, lambda score: score**3 - 5, lambda score: 1e-9 * score.double()):
-        changed = {name: change(score) for name, score in scores.items()}
-        assert make_plan(groups, changed, table, Target(kind, 0.45)) == plan
+    trunk = make_plan(groups, scores, table, Target("channels", 0.5, "isomorphic")).kept["stem.0"]
+    assert trunk == sorted(scores["stem.0"].argsort()[4:].tolist())
+
+
+# --- limits of a group
+
+
+def test_no_group_loses_more_than_its_largest_share() -> None:
+    bare = Bare(10, 6)
+    scores = [[0.0] * 10, [1.0] * 6]
+    assert [len(kept) for kept in bare.kept(scores, 0.3, max_ratio=0.4)] == [6, 6]
+    assert [len(kept) for kept in bare.kept(scores, 6 / 16, max_ratio=0.4)] == [6, 4]
+    assert [len(kept) for kept in bare.kept(scores, 0.4, max_ratio=0.4, scope="local")] == [6, 4]
+    for scope in ("global", "local"):
+        with pytest.raises(BenchError, match=r"at most 37\.5% can go with --min-keep 0\.02 and --max-ratio 0\.4"):
+            bare.plan(scores, "channels", 0.5, max_ratio=0.4, scope=scope)
+
+
+def test_a_share_of_a_width_is_not_lost_to_binary_fractions() -> None:
+    # 0.07 * 100 and (1 - 0.93) * 100 are a little above 7.
+    scores = [[1.0] * 100]
+    assert len(Bare(100).kept(scores, 0.93, min_keep=0.07)[0]) == 7
+    assert len(Bare(100).kept(scores, 0.93, max_ratio=0.93)[0]) == 7
+
+
+def test_globally_rounding_never_exceeds_the_share() -> None:
+    bare = Bare(16, 12, 6)
+    ranked = [[*range(16)], [*range(100, 112)], [*range(200, 206)]]
+    counts = {
+        # Half of a step of the first group is not enough for a whole one.
+        ratio: [len(kept) for kept in bare.kept(ranked, ratio, round_to=8)]
+        for ratio in (0.0, 0.2, 8 / 34, 0.3, 12 / 34, 14 / 34)
+    }
+    assert counts == {
+        0.0: [16, 12, 6],
+        0.2: [16, 12, 6],
+        8 / 34: [8, 12, 6],
+        0.3: [8, 12, 6],
+        12 / 34: [8, 8, 6],
+        # The third group is narrower than a multiple, so any count will do.
+        14 / 34: [8, 8, 4],
+    }
+
+
+def test_locally_each_group_keeps_the_nearest_multiple() -> None:
+    bare = Bare(32, 20, 6)
+    scores = [[*range(32)], [*range(20)], [*range(6)]]
+
+    def counts(ratio: float) -> list[int]:
+        return [len(kept) for kept in bare.kept(scores, ratio, round_to=8, scope="local")]
+
+    # 32 to 29, 26, 22, 16, 10; 20 to 18, 16, 14, 10, 6; half-way the larger count.
+    assert counts(0.1) == [32, 20, 5]
+    assert counts(0.2) == [24, 16, 5]
+    assert counts(0.3) == [24, 16, 4]
+    assert counts(0.5) == [16, 8, 3]
+    assert counts(0.7) == [8, 8, 2]
+
+
+def test_which_counts_a_group_may_keep() -> None:
+    width = np.array([12, 16, 7, 8])
+    floor = np.array([1, 9, 2, 1])
+    rounded = [
+        nearest_allowed(np.maximum(width - lost, floor), width, floor, 8).tolist() for lost in range(12)
+    ]  # fmt: skip
+    # Multiples and the whole width; not below the floor; freely where there is no multiple.
+    assert [counts[0] for counts in rounded] == [12, 12, 12, 8, 8, 8, 8, 8, 8, 8, 8, 8]
+    assert {counts[1] for counts in rounded} == {16}
+    assert [counts[2] for counts in rounded] == [7, 6, 5, 4, 3, 2, 2, 2, 2, 2, 2, 2]
+    assert {counts[3] for counts in rounded} == {8}
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 7, 8, 32])
+def test_rounding_is_monotone_near_and_within_bounds(multiple: int) -> None:
+    generator = np.random.default_rng(multiple)
+    width = generator.integers(1, 70, 500)
+    floor = np.minimum(width, generator.integers(1, 20, 500))
+    before = width
+    for lost in range(70):
+        kept = np.maximum(width - lost, floor)
+        rounded = nearest_allowed(kept, width, floor, multiple)
+        assert ((floor <= rounded) & (rounded <= before)).all()
+        is_allowed = (rounded % multiple == 0) | (rounded == width) | (width < multiple)
+        assert is_allowed.all()
+        free = (kept >= floor + multiple) & (width >= multiple)
+        assert (2 * np.abs(rounded - kept)[free] <= multiple).all()
+        before = rounded
+    assert multiple == 1 or (before < width).any()
+
+
+# --- shares of single groups
+
+
+def test_a_named_group_loses_its_own_share() -> None:
+    bare = Bare(10, 20, 10)
+    scores = [[1.0] * 10, [*range(20)], [2.0] * 10]
+    plan = bare.plan(scores, "channels", 0.5, ratio_of={"1": 0.25})
+    # Half of the others' twenty channels, from the worse-scored group first.
+    assert [len(kept) for kept in plan.kept.values()] == [1, 15, 9]
+    assert plan.kept["1"] == list(range(5, 20))
+    assert plan.channels == (25, 40)
+    for scope in ("global", "local", "isomorphic"):
+        plan = bare.plan(scores, "params", 0.5, ratio_of={"1": 0.0}, scope=scope)
+        assert len(plan.kept["1"]) == 20
+        assert plan.predicted.parameters / plan.dense.parameters == pytest.approx(0.5, abs=0.04)
+    assert len(bare.plan(scores, "channels", 0.1, ratio_of={"1": 0.3}, round_to=8).kept["1"]) == 16
+
+
+def test_the_first_pattern_that_fits_counts() -> None:
+    model = toys.Residual()
+    groups = find_groups(model)
+    ratios = fixed_ratios(groups, {"outer2*": 0.25, "inner*": 0.5, "*": 0.75})
+    # The trunk goes by any of its producers.
+    assert ratios == {"stem.0": 0.25, "inner1.0": 0.5, "inner2.0": 0.5, "side.0": 0.75, "fuse.0": 0.75}
+    plan = make_plan(
+        groups, toys.random_scores(groups), CostTable(model, groups, SIZE), Target("channels", 0.9, ratio_of={"*": 0.5})
+    )
+    assert {name: len(kept) for name, kept in plan.kept.items()} == {
+        "stem.0": 4, "inner1.0": 3, "inner2.0": 3, "side.0": 2, "fuse.0": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", ["layer9*", "2"])
+def test_a_pattern_must_fit_a_group_that_may_be_pruned(pattern: str) -> None:
+    with pytest.raises(UsageError, match=f"--ratio-of pattern '{re.escape(pattern)}' fits no group that may be pruned"):
+        Bare(4, 6).kept([[1] * 4, [1] * 6], 0.3, ratio_of={pattern: 0.5})
+
+
+def test_named_shares_have_limits_too() -> None:
+    scores = [[1.0] * 10, [2.0] * 10]
+    with pytest.raises(BenchError, match=r"--ratio-of cannot remove 60\.0% of 0: at most 50\.0% of a group can go"):
+        Bare(10, 10).kept(scores, 0.1, ratio_of={"0": 0.6}, max_ratio=0.5)
+    with pytest.raises(BenchError, match=r"cannot keep 95\.0% of the params: --ratio-of alone leaves"):
+        Bare(10, 10).plan(scores, "params", 0.95, ratio_of={"0": 0.6})
+    bare = Bare(4, 6)
+    with pytest.raises(BenchError, match="--ratio-of names 0, which the method cannot score"):
+        make_plan(bare.groups, {"1": torch.ones(6)}, bare.table, Target("macs", 0.9, ratio_of={"0": 0.5}))
 
 
 # --- a share of a cost

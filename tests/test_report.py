@@ -8,13 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
+import toy_networks as toys
 from PIL import Image
 from rich.console import Console
 
 from bench.datasets.base import Classes
 from bench.errors import BenchError
+from bench.groups import find_groups
 from bench.pictures import PANEL_WIDTH, prediction_picture
-from bench.report import COLUMNS, cells, comparison_table, write_summary
+from bench.report import COLUMNS, cells, comparison_table, groups_table, write_summary
 
 BASELINE = {
     "model": "resnet18_seg",
@@ -103,6 +105,29 @@ def test_columns_that_were_not_measured_are_left_out():
     assert line_of(text, "l1") == ["l1", "0.5", "50.0", "25.0", "10.0"]
     assert line_of(text, "baseline") == ["baseline", "-", "100.0", "100.0", "55.3"]
     assert "latency" not in text
+
+
+def test_goals_of_other_kinds_say_which():
+    rows = [row("l1", 10_000_000, target="size"), row("l1", 0.5, target="macs"), row("l1", 0.25, target="macs")]
+    text = shown(BASELINE, [*rows, row("l1", 0.3), failed("l2", 0.5) | {"target": "params"}], width=100)
+    lines = [line.split() for line in text.splitlines()]
+    named = [words[1 : 2 + (words[1].isalpha())] for words in lines if words and words[0] in ("l1", "l2")]
+    assert named == [["0.3"], ["macs", "0.25"], ["macs", "0.5"], ["size", "10MB"], ["params", "0.5"]]
+    assert ["method", "target"] in [words[:2] for words in lines]
+    assert "failed l2 at params 0.5, seed 0: out of channels" in text
+
+
+def test_the_table_of_groups_names_all_producers_and_why_a_group_stays():
+    groups = find_groups(toys.Residual(), protect_first=True)
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(groups_table(groups))
+    text = capture.get()
+    assert "6 groups; 24 channels of 4 may be pruned" in text
+    assert line_of(text, "stem.0") == ["stem.0", "8", "4", "1", "first", "layer"]
+    assert line_of(text, "inner1.0") == ["inner1.0", "6", "1", "1"]
+    assert line_of(text, "head") == ["head", "4", "0", "1", "network", "output"]
+    assert [line.strip() for line in text.splitlines() if line.startswith("+")] == ["+ outer1.0", "+ outer2.0"]
 
 
 def test_failed_jobs_are_shown_with_their_reason():

@@ -110,6 +110,25 @@ def test_every_cell_has_a_row_and_a_folder_of_its_own(bench):
     assert numbers(bench.summary()["rows"]) == numbers(rows)
 
 
+def test_other_goals_have_rows_and_folders_that_say_so(bench):
+    run = {"macs": [0.5], "params": [0.4, 0.8], "size": [10**6]}
+    rows = [row for kind, values in run.items() for row in bench.run(["l1"], values, kind=kind)]
+    assert [(row["target"], row["ratio"], row["status"]) for row in rows] == [
+        ("macs", 0.5, "done"), ("params", 0.4, "done"), ("params", 0.8, "done"), ("size", 10**6, "done"),
+    ]  # fmt: skip
+    assert [row["folder"].rpartition("_")[0] for row in rows] == [
+        "l1_macs0.5_s0", "l1_params0.4_s0", "l1_params0.8_s0", "l1_size1000000_s0",
+    ]  # fmt: skip
+    assert rows[0]["macs_kept"] == pytest.approx(0.5, abs=0.005)
+    assert [row["parameters_kept"] for row in rows[1:3]] == pytest.approx([0.4, 0.8], abs=0.005)
+    info = json.loads((bench.out / rows[3]["folder"] / "pruning_info.json").read_text())
+    assert 990_000 < info["cost"]["after"]["state_bytes"] <= 10**6
+    tuned = bench.finetune()
+    assert {(row["target"], row["ratio"]) for row in tuned} == {(row["target"], row["ratio"]) for row in rows}
+    assert {row["status"] for row in tuned} == {"done"}
+    assert "| l1 | size 1MB |" in (bench.out / "finetuned_summary.md").read_text()
+
+
 def test_one_score_serves_all_ratios(bench):
     bench.run(["taylor"], [0.1, 0.2, 0.3])
     assert len(list((bench.out / "scores").glob("scores_taylor_*.pt"))) == 1
