@@ -19,7 +19,6 @@ class UsageError(BenchError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    import bench.plan
     """Builds the error for a name that is not registered, with the nearest names that are."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)

@@ -136,7 +136,7 @@ def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainO
 
 def check_outcome(rows: Sequence[Row], out: Path) -> None:
     """Raises BenchError when a job failed, so that the command's exit status says so."""
-    failed = []
+    failed = [row for row in rows if row["status"] == "failed"]
     if failed:
         raise BenchError(
             f"{len(failed)} of {len(rows)} jobs failed, the first with: {failed[0]['error']}; "

@@ -17,7 +17,7 @@ import torch
 from bench.checkpoint import load_model
 from bench.cost import measure_cost
 
-TIMES = ("seconds", "latency_ms", "speedup", "speedup_low", "speedup_high")
+TIMES = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
 
 DATA = "--dataset camvid --data-root ./datasets/camvid --model unet_small"
 TRAIN = f"train.py {DATA} --epochs 1 --batch-size 2 --save ./runs/baseline --input-size 48,64"
