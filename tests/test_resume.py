@@ -144,7 +144,7 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, toy, stops)
     [
         ({"lr": 0.2}, r"--lr is 0\.2, the run was started with 0\.1"),
         ({"epochs": 3}, "--epochs is 3, the run was started with 2"),
-        ({"crop_size": (4, 4)}, "--crop-size is 4,4, the run was started with None"),
+        ({"crop_size": (4, 4)}, "--crop-size is 4,4, the run was started with 8,8"),
         ({"ema": 0.5}, "--ema is 0.5"),
         ({"seed": 1}, "--seed is 1"),
     ],

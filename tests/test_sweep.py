@@ -77,7 +77,7 @@ def of_method(folders: dict[str, int], method: str) -> dict[str, int]:
 
 
 def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timed = ("seconds", "latency_ms", "speedup", "speedup_low", "speedup_high")
+    timed = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
     return [{key: value for key, value in row.items() if key not in timed} for row in rows]
 
 

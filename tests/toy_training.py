@@ -93,6 +93,7 @@ class ToyData:
     name = "toys"
     classes = CLASSES
     input_size = (8, 8)
+    crop_size = (8, 8)
     headline_split = "val"
 
     def __init__(
