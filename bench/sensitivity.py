@@ -2,10 +2,13 @@
 
 A method chooses the channels; what the network loses in mIoU says how far the group can be pruned. The images are
 training images unless another split is asked for, so that ratios are not chosen on the images they are judged by.
+What recalibration alone does to the network is no group's fault: the loss is counted from the whole network
+treated in the same way.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -58,8 +61,10 @@ def measure_sensitivity(
         split: where the images come from.
 
     Returns:
-        What `sensitivity.json` says: among others `rows`, one a (group, ratio), with the keys of `COLUMNS`, and
-        `ratio_of`, group name -> the largest ratio that costs at most the allowed drop, 0 where none does.
+        What `sensitivity.json` says: among others `baseline` (`miou` as it is, and `miou_treated` after the
+        recalibration that the cut networks get, from which drops are counted), `rows`, one a (group, ratio), with the
+        keys of `COLUMNS`, and `ratio_of`, group name -> the largest ratio that costs at most the allowed drop, 0 where
+        none does.
 
     Raises:
         UsageError: a ratio that the limits do not allow.
@@ -78,10 +83,9 @@ def measure_sensitivity(
             "images": ruler.describe(),
             "identity": digest([workbench.score_identity(pruner, seed), ruler.describe(), asdict(workbench.options)]),
         }
-        dense, measured = _measured_before(folder / RECORD, record["identity"])
-        if dense is None:
-            dense = ruler.miou(workbench.reference.saved.model, "baseline")
-        record["baseline"]["miou"] = dense
+        baseline, measured = _measured_before(folder / RECORD, record["identity"])
+        record["baseline"] |= baseline or ruler.baseline()
+        dense = record["baseline"]["miou_treated"]
 
         jobs = [(group, ratio) for group in groups for ratio in ratios]
         for group, ratio in progress(jobs, "sensitivity"):
@@ -101,7 +105,7 @@ def measure_sensitivity(
     able = sum(ratio > 0 for ratio in chosen.values())
     say(
         f"{able} of {len(groups)} groups can lose channels for at most {options.sensitivity_drop:g} points of mIoU "
-        f"each ({record['images']['count']} images of {split}, baseline {dense:.2%})"
+        f"each ({record['images']['count']} images of {split}, whole network {dense:.2%})"
     )
     say(f"-> {folder / PICTURE}, {RATIOS}")
     return plain(record)
@@ -154,17 +158,24 @@ class _Ruler:
             "recalibrated_on": sum(len(images) for images, _ in self._recalibration),
         }
 
-    def miou(self, network: nn.Module, label: str) -> float:
-        """mIoU of a network, a share in [0, 1]."""
-        reference = self._workbench.reference
-        return evaluate(network, self._images, reference.data.classes, device=reference.device, label=label).miou
+    def baseline(self) -> dict[str, float]:
+        """mIoU of the baseline as it is, and treated as the cut networks are."""
+        whole = self._workbench.reference.saved.model
+        miou = self._miou(whole, "baseline")
+        return {"miou": miou, "miou_treated": self._treated(copy.deepcopy(whole)) if self._recalibration else miou}
 
     def miou_of(self, plan: PruningPlan) -> float:
         """mIoU of the baseline cut by a plan, recalibrated if that is wanted."""
-        network, _ = self._workbench.smaller(plan)
+        return self._treated(self._workbench.smaller(plan)[0])
+
+    def _treated(self, network: nn.Module) -> float:
         if self._recalibration:
             recalibrate(network, self._recalibration, self._workbench.reference.device)
-        return self.miou(network, "after the cut")
+        return self._miou(network, "after the cut")
+
+    def _miou(self, network: nn.Module, label: str) -> float:
+        reference = self._workbench.reference
+        return evaluate(network, self._images, reference.data.classes, device=reference.device, label=label).miou
 
 
 def _check_ratios(ratios: Sequence[float], workbench: Workbench) -> None:
@@ -198,13 +209,14 @@ def _header(workbench: Workbench, pruner: Pruner, options: SensitivityOptions, s
     }
 
 
-def _measured_before(path: Path, identity: str) -> tuple[float | None, dict[tuple[str, float], Row]]:
-    """The baseline's mIoU and (group, ratio) -> row, as far as an earlier run measured them in the same way."""
+def _measured_before(path: Path, identity: str) -> tuple[dict[str, float], dict[tuple[str, float], Row]]:
+    """What `_Ruler.baseline` said and (group, ratio) -> row, as far as an earlier run measured them in the same way."""
     if path.is_file():
         record = read_json(path)
         if record.get("identity") == identity:
-            return record["baseline"]["miou"], {(row["group"], row["ratio"]): row for row in record["rows"]}
-    return None, {}
+            baseline = {key: value for key, value in record["baseline"].items() if key.startswith("miou")}
+            return baseline, {(row["group"], row["ratio"]): row for row in record["rows"]}
+    return {}, {}
 
 
 def _row(group: ChannelGroup, ratio: float, plan: PruningPlan, dense: float, miou: float) -> Row:

@@ -18,7 +18,7 @@ from bench import sensitivity
 from bench.checkpoint import SavedModel, load_model, save_model
 from bench.cost import measure_cost
 from bench.errors import UsageError
-from bench.evaluation import evaluate
+from bench.evaluation import evaluate, recalibrate
 from bench.groups import prunable
 from bench.heat_map import heat_map
 from bench.models import ModelSpec, build_model
@@ -130,12 +130,20 @@ def test_another_split_and_recalibration_give_other_numbers(
     assert validation["images"]["split"] == "val"
     assert validation["baseline"]["miou"] != measured["baseline"]["miou"]
     again = measure_sensitivity(make_bench(recalibrate=True), L1, TRIED, 0, tmp_path / "out")
-    # The dense network is scored as it is, so it does not differ, and nor does what removes nothing.
     assert again["images"]["recalibrated_on"] == 4
-    assert again["baseline"]["miou"] == measured["baseline"]["miou"]
-    pairs = list(zip(again["rows"], measured["rows"], strict=True))
-    assert all(new == old for new, old in pairs if new["ratio"] == 0)
-    assert any(new["miou"] != old["miou"] for new, old in pairs if new["ratio"] == 0.5)
+    assert again["baseline"]["miou"] == measured["baseline"]["miou"] == measured["baseline"]["miou_treated"]
+    # Drops are counted from the whole network recalibrated as well.
+    bench = make_bench(recalibrate=True)
+    whole = bench.reference.saved.model
+    recalibrate(whole, bench.batches(4, 0), torch.device("cpu"))
+    treated = evaluate(whole, bench.batches(4, 0), bench.reference.data.classes, device=torch.device("cpu")).miou
+    assert again["baseline"]["miou_treated"] == treated != measured["baseline"]["miou"]
+    assert all(row["miou_drop_points"] == 0 for row in again["rows"] if row["ratio"] == 0)
+    drops = [(row["miou_drop_points"], row["miou"]) for row in again["rows"]]
+    assert all(drop == pytest.approx(100 * (treated - miou), abs=1e-9) for drop, miou in drops)
+    # Counted so, dead channels lose nothing with recalibration either.
+    (dead,) = (row for row in again["rows"] if row["group"] == "downs.0.conv.0" and row["ratio"] == 0.5)
+    assert dead["miou_drop_points"] == pytest.approx(0, abs=1e-3)
 
 
 def test_the_baseline_is_left_as_it_was(make_bench: MakeBench, tmp_path: Path) -> None:
