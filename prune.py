@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
+from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, refuse_flags, require_flags, run
 from bench.options import (
     DataOptions,
     MeasureOptions,
     ModelOptions,
     PruneOptions,
     RunOptions,
+    SensitivityOptions,
     parse_bytes,
     parse_kept,
     parse_ratio,
@@ -31,7 +32,7 @@ def build_parser() -> Parser:
     method = parser.add_argument_group("method")
     method.add_argument("--method", metavar="NAME", help="pruning method (required); --list-methods names them")
     parser.add_setting(method, "--opt", metavar="KEY=VALUE,...", help="options of the method")
-    target = parser.add_argument_group("target (exactly one)")
+    target = parser.add_argument_group("target (exactly one, or --sensitivity)")
     for flag, parse, metavar, text in (
         ("--global-ratio", parse_ratio, "R", "share of the prunable channels to remove"),
         ("--target-macs", parse_kept, "R", "share of the MACs to keep"),
@@ -39,6 +40,9 @@ def build_parser() -> Parser:
         ("--target-size", parse_bytes, "SIZE", "most bytes of the tensors in the saved file, such as 10MB"),
     ):
         parser.add_value(target, flag, parse, metavar=metavar, help=text)
+    target.add_argument(
+        "--sensitivity", action="store_true", help="measure what each group by itself can lose, and exit"
+    )
     add_listings(parser).add_argument(
         "--list-groups",
         action="store_true",
@@ -47,6 +51,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("pruning", PruneOptions)
+    parser.add_options("sensitivity", SensitivityOptions)
     parser.add_options("measuring", MeasureOptions)
     parser.add_options("run", RunOptions)
     return parser
@@ -66,7 +71,11 @@ def main(argv: list[str]) -> None:
         console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
         return
     require_flags(arguments, "ckpt", "method", "save")
-    (goal,) = chosen_goals(arguments, "global_ratio")
+    if arguments.sensitivity:
+        refused = ("global_ratio", "target_macs", "target_params", "target_size", "ratio_of")
+        refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
+    else:
+        (goal,) = chosen_goals(arguments, "global_ratio")
 
     from bench.console import say
     from bench.devices import set_up
@@ -74,6 +83,7 @@ def main(argv: list[str]) -> None:
     from bench.pruners import make_pruner
     from bench.reference import Reference
     from bench.runs import make_folder
+    from bench.sensitivity import measure_sensitivity
     from bench.workbench import Workbench
 
     pruner = make_pruner(arguments.method, arguments.opt)
@@ -88,6 +98,10 @@ def main(argv: list[str]) -> None:
         model=arguments.model,
     )
     workbench = Workbench(reference, collect(PruneOptions, arguments), folder)
+    if arguments.sensitivity:
+        choice = collect(SensitivityOptions, arguments)
+        measure_sensitivity(workbench, pruner, choice, options.seed, folder, split=arguments.split or "train")
+        return
     info = prune_model(workbench, pruner, goal, options.seed, folder)
 
     change, plan = info["cost"]["change"], info["plan"]

@@ -211,6 +211,13 @@ def require_flags(arguments: argparse.Namespace, *names: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is missing")
 
 
+def refuse_flags(arguments: argparse.Namespace, reason: str, *names: str) -> None:
+    """Raises UsageError for the first of some flags that was given or configured, and says why it cannot be."""
+    for name in names:
+        if getattr(arguments, name) not in (None, [], {}):
+            raise UsageError(f"{reason}; leave --{name.replace('_', '-')} out")
+
+
 def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:
     """What a pruning is to reach, or several prunings.
 

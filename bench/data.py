@@ -110,19 +110,20 @@ class SegmentationData:
         batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
         return Loader(_EvalSamples(source, self.input_size), batches, self._workers)
 
-    def calibration(self, images: int, batch_size: int, seed: int) -> list[Batch]:
-        """Unaugmented batches of training images with labels at the input size, for scores and losses.
+    def calibration(self, images: int, batch_size: int, seed: int, split: str = "train") -> list[Batch]:
+        """Unaugmented batches of images with labels at the input size, for scores and losses.
 
         Args:
             images: how many, chosen by seed without replacement; all there are where more are asked for.
             batch_size: images a batch; the last may be smaller.
             seed: seed of the choice.
+            split: where they come from.
         """
-        split = self._split("train")
-        chosen = torch.randperm(len(split), generator=_generator(seed))[:images].tolist()
+        source = self._split(split)
+        chosen = torch.randperm(len(source), generator=_generator(seed))[:images].tolist()
 
         def load(index: int) -> tuple[Tensor, Tensor]:
-            image, label = split.load(index)
+            image, label = source.load(index)
             return transforms.prepare(image, self.input_size), transforms.prepare_label(label, self.input_size)
 
         samples = list(self._in_threads(load, chosen, "calibration images"))

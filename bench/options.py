@@ -264,6 +264,19 @@ class PruneOptions:
 
 
 @dataclass
+class SensitivityOptions:
+    """How each group's sensitivity to pruning is measured."""
+
+    sensitivity_ratios: list[float] = option(
+        [0.1, 0.3, 0.5, 0.7, 0.9], "shares of its channels that each group loses in turn", parse=_list_of(parse_ratio)
+    )
+    sensitivity_images: int = option(64, "images each network is scored on, of --split or else train", parse=positive)
+    sensitivity_drop: float = option(
+        1.0, "mIoU points a group's ratio may cost to be written to sensitivity_ratios.yaml", parse=share
+    )
+
+
+@dataclass
 class GridOptions:
     """Which methods are compared, how far each prunes, and how often."""
 

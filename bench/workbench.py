@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from bench.absorb import absorb_bias
 from bench.checkpoint import SavedModel
@@ -21,7 +22,7 @@ from bench.evaluation import Batch, recalibrate
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.options import PruneOptions
-from bench.plan import Scores, make_plan, original_channels
+from bench.plan import PruningPlan, Scores, make_plan, original_channels
 from bench.pruners.base import Calibration, Pruner
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, make_folder, plain, provenance, whole_file
@@ -89,20 +90,16 @@ class Workbench:
         groups, table = self.groups, self.cost_table
         # A pattern that fits nothing is found before the scoring, which may take long.
         fixed_ratios(groups, target.ratio_of)
-        scores, scores_file = self._scores(pruner, seed)
+        scores, scores_file = self.scores(pruner, seed)
         plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
-        network = copy.deepcopy(reference.saved.model)
-        absorbed = None
-        if options.absorb_bias:
-            absorbed = self._timed("absorb", lambda: absorb_bias(network, groups, plan))
-        self._timed("cut", lambda: cut(network, groups, plan))
+        network, absorbed = self.smaller(plan)
 
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         if options.evaluate:
             quality |= {"baseline": reference.quality, "cut": reference.score(network, "after the cut")}
         if options.recalibrate and plan.removes_channels:
-            batches = self._batches(options.recalibration_images, seed)
+            batches = self.batches(options.recalibration_images, seed)
             self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
             if options.evaluate:
                 quality["recalibrated"] = reference.score(network, "recalibrated")
@@ -138,10 +135,25 @@ class Workbench:
         channels = original_channels(before.channels, groups, plan)
         return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
 
-    def _scores(self, pruner: Pruner, seed: int) -> tuple[Scores, str]:
+    def smaller(self, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
+        """A copy of the baseline without the channels a plan removes, and the record of a bias absorption, if wanted.
+
+        BatchNorm statistics are not re-estimated.
+        """
+        network = copy.deepcopy(self.reference.saved.model)
+        absorbed = None
+        if self.options.absorb_bias:
+            absorbed = self._timed("absorb", lambda: absorb_bias(network, self.groups, plan))
+        self._timed("cut", lambda: cut(network, self.groups, plan))
+        return network, absorbed
+
+    def scores(self, pruner: Pruner, seed: int) -> tuple[Scores, str]:
         """A method's scores of all prunable channels and the file they are kept in.
 
         They come from that file if the same ones were computed before.
+
+        Raises:
+            BenchError: no channel may be removed, or the method can score none.
         """
         groups = prunable(self.groups)
         if not groups:
@@ -149,11 +161,11 @@ class Workbench:
                 f"no channel of {self.reference.saved.spec.name} may be removed: every group is protected or ignored; "
                 "ignore fewer layers"
             )
-        identity = plain(self._score_identity(pruner, seed))
+        identity = plain(self.score_identity(pruner, seed))
         path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
-        images = self._batches(self.options.calib_images, seed) if pruner.needs_data else []
+        images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
         calibration = Calibration(images, self.reference.data.classes.ignore_index, seed)
         model = self.reference.saved.model
         scores = self._timed("score", lambda: pruner.score(model, groups, calibration))
@@ -165,7 +177,7 @@ class Workbench:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name
 
-    def _score_identity(self, pruner: Pruner, seed: int) -> dict[str, Any]:
+    def score_identity(self, pruner: Pruner, seed: int) -> dict[str, Any]:
         """All that a method's scores depend on."""
         data, options = self.reference.data, self.options
         identity = {
@@ -180,8 +192,9 @@ class Workbench:
             identity["images"] = [options.calib_images, options.calib_batch_size]
         return identity
 
-    def _batches(self, images: int, seed: int) -> list[Batch]:
-        return self.reference.data.calibration(images, self.options.calib_batch_size, seed)
+    def batches(self, images: int, seed: int, split: str = "train") -> list[Batch]:
+        """Calibration batches: images chosen by seed, with labels, both at the input size."""
+        return self.reference.data.calibration(images, self.options.calib_batch_size, seed, split)
 
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         start = time.perf_counter()

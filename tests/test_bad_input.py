@@ -150,6 +150,8 @@ def test_wrong_config(commands, script, tmp_path):
         ("prune.py", ["--round-to", 0], "argument --round-to: 0 is too small; at least 1"),
         ("prune.py", ["--ratio-of", "layer4*"], "argument --ratio-of: 'layer4*' is not PATTERN=R"),
         ("prune.py", ["--ratio-of", "layer4*=0.5"], "--ratio-of pattern 'layer4*' fits no group that may be pruned"),
+        ("prune.py", ["--sensitivity"], "--sensitivity has ratios of its own; leave --global-ratio out"),
+        ("prune.py", ["--sensitivity-ratios", "0.5,1"], "argument --sensitivity-ratios: 1 is not in [0, 1)"),
         ("prune.py", ["--ratio", "0.1"], "unrecognized arguments: --ratio 0.1"),
     ],
 )

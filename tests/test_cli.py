@@ -24,6 +24,7 @@ from bench.options import (
     ModelOptions,
     PruneOptions,
     RunOptions,
+    SensitivityOptions,
     TrainOptions,
     default_of,
 )
@@ -35,6 +36,7 @@ GROUPS = (
     TrainOptions,
     ModelOptions,
     PruneOptions,
+    SensitivityOptions,
     GridOptions,
     FinetuneOptions,
     MeasureOptions,
@@ -51,9 +53,9 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, MeasureOptions, RunOptions},
-    "prune.py": {DataOptions, ModelOptions, PruneOptions, MeasureOptions, RunOptions},
+    "prune.py": {DataOptions, ModelOptions, PruneOptions, SensitivityOptions, MeasureOptions, RunOptions},
     "eval.py": {DataOptions, ModelOptions, MeasureOptions, RunOptions},
-    "benchmark.py": set(GROUPS),
+    "benchmark.py": set(GROUPS) - {SensitivityOptions},
     "finetune_batch.py": {DataOptions, ModelOptions, FinetuneOptions, TrainOptions, MeasureOptions, RunOptions},
 }
 # Fields a script has no flag for, on purpose.
