@@ -62,10 +62,8 @@ def main(argv: list[str]) -> None:
     measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
 
     from bench.console import console, say
-    from bench.devices import set_up
-    from bench.pipeline import ensure_baseline
+    from bench.pipeline import ensure_baseline, open_reference
     from bench.pruners import make_pruners
-    from bench.reference import Reference
     from bench.report import comparison_table
     from bench.runs import make_folder
     from bench.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
@@ -74,10 +72,9 @@ def main(argv: list[str]) -> None:
     # Everything that can be wrong with the request is found before the first minute of work.
     pruners = make_pruners(choice.methods, arguments.opt)
     out, baseline = make_folder(arguments.out_dir), Path(arguments.baseline)
-    device = set_up(options)
     if arguments.train_baseline:
         ensure_baseline(baseline, data, network, training, options, measure)
-    reference = Reference(baseline, data, options, measure, device=device, model=network.model)
+    reference = open_reference(baseline, data, options, measure, model=network.model)
     workbench = Workbench(reference, collect(PruneOptions, arguments), out / "scores")
     jobs = grid(choice.methods, goals, choice.seeds or [options.seed])
     rows = run_benchmark(

@@ -40,20 +40,12 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "baseline", "candidate", "report")
 
     from bench.console import console, say
-    from bench.devices import set_up
-    from bench.pipeline import draw_pair, evaluate_pair
-    from bench.reference import Reference
+    from bench.pipeline import draw_pair, evaluate_pair, open_reference
     from bench.report import pair_table
 
     options = collect(RunOptions, arguments)
-    reference = Reference(
-        Path(arguments.baseline),
-        collect(DataOptions, arguments),
-        options,
-        collect(MeasureOptions, arguments),
-        device=set_up(options),
-        model=arguments.model,
-    )
+    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
+    reference = open_reference(arguments.baseline, data, options, measure, model=arguments.model)
     # First, because it takes a moment and finds a wrong index before the whole split is scored.
     if arguments.picture:
         draw_pair(reference, Path(arguments.candidate), arguments.picture_index, Path(arguments.picture))

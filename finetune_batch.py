@@ -41,9 +41,8 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "benchmark_dir", "baseline")
 
     from bench.console import console, say
-    from bench.devices import set_up
     from bench.errors import UsageError
-    from bench.reference import Reference
+    from bench.pipeline import open_reference
     from bench.report import comparison_table
     from bench.sweep import baseline_record, check_outcome, finetune_benchmark, finetune_recipe
 
@@ -51,14 +50,8 @@ def main(argv: list[str]) -> None:
     if recipe is None:
         raise UsageError("--finetune-epochs 0 fine-tunes nothing; ask for at least 1")
     out, options = Path(arguments.benchmark_dir), collect(RunOptions, arguments)
-    reference = Reference(
-        Path(arguments.baseline),
-        collect(DataOptions, arguments),
-        options,
-        collect(MeasureOptions, arguments),
-        device=set_up(options),
-        model=arguments.model,
-    )
+    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
+    reference = open_reference(arguments.baseline, data, options, measure, model=arguments.model)
     rows = finetune_benchmark(reference, recipe, options, out)
     console().print(comparison_table(baseline_record(reference), rows))
     say(f"-> {out / 'finetuned_summary.json'}, .csv, .md and .png")

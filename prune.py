@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, refuse_flags, require_flags, run
 from bench.options import (
     DataOptions,
@@ -78,10 +76,8 @@ def main(argv: list[str]) -> None:
         (goal,) = chosen_goals(arguments, "global_ratio")
 
     from bench.console import say
-    from bench.devices import set_up
-    from bench.pipeline import prune_model
+    from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
-    from bench.reference import Reference
     from bench.runs import make_folder
     from bench.sensitivity import measure_sensitivity
     from bench.workbench import Workbench
@@ -89,14 +85,8 @@ def main(argv: list[str]) -> None:
     pruner = make_pruner(arguments.method, arguments.opt)
     folder = make_folder(arguments.save)
     options = collect(RunOptions, arguments)
-    reference = Reference(
-        Path(arguments.ckpt),
-        collect(DataOptions, arguments),
-        options,
-        collect(MeasureOptions, arguments),
-        device=set_up(options),
-        model=arguments.model,
-    )
+    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
+    reference = open_reference(arguments.ckpt, data, options, measure, model=arguments.model)
     workbench = Workbench(reference, collect(PruneOptions, arguments), folder)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)

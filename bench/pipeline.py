@@ -199,6 +199,26 @@ def ensure_baseline(
     train_model(data_options, model_options, options, run, measure, checkpoint.parent, resume=True)
 
 
+def open_reference(
+    checkpoint: Path | str,
+    data_options: DataOptions,
+    run: RunOptions,
+    measure: MeasureOptions,
+    *,
+    model: str | None = None,
+) -> Reference:
+    """Sets up the device, and opens a baseline and its data there.
+
+    Args:
+        checkpoint: the baseline's file.
+        data_options: the images.
+        run: device, threads and seed.
+        measure: the split and how it is scored.
+        model: the network the file must hold, if that is known.
+    """
+    return Reference(Path(checkpoint), data_options, run, measure, device=set_up(run), model=model)
+
+
 def prune_model(workbench: Workbench, pruner: Pruner, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
     """Prunes the baseline on the bench and measures the result.
 
