@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from bench.errors import UsageError
@@ -314,11 +314,6 @@ class MeasureOptions:
     latency_seconds: float = option(
         30.0, "stop timing after this long even if runs are missing (never under 10 runs)", parse=above_zero
     )
-
-
-def known_fields(options: type) -> list[str]:
-    """Names of an option group's fields."""
-    return [spec.name for spec in fields(options)]
 
 
 def require(condition: bool, message: str) -> None:

@@ -19,7 +19,6 @@ from bench.options import (
     TrainOptions,
     above_zero,
     default_of,
-    known_fields,
     parse_ratio,
     parse_settings,
     parse_size,
@@ -110,7 +109,7 @@ def test_all_groups_are_tested():
 
 
 def test_no_two_groups_share_a_flag():
-    names = [name for group in GROUPS for name in known_fields(group)]
+    names = [spec.name for group in GROUPS for spec in fields(group)]
     assert len(names) == len(set(names))
 
 
