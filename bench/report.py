@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.control import CONTROL, gaps_to_control
 from bench.latency import speedup_text
 from bench.runs import make_folder, plain, whole_file, write_json, write_text
 from bench.target import KINDS, Goal
@@ -218,12 +219,8 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _markdown(baseline: Row, rows: Sequence[Row], provenance: Row, picture: str | None) -> str:
-    def line(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
-
     header, lines = _table(baseline, rows, full=True)
-    parts = [f"# {_title(baseline)}", ""]
-    parts += [line(header), line([":--", *["--:"] * (len(header) - 1)]), *map(line, lines), ""]
+    parts = [f"# {_title(baseline)}", "", *_markdown_table(header, lines), ""]
     parts += [
         "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
         "after fine-tuning. Parameters and MACs: share kept."
@@ -234,12 +231,41 @@ def _markdown(baseline: Row, rows: Sequence[Row], provenance: Row, picture: str 
         parts += ["Speed-up: median of paired ratios to the baseline with its 95 % interval."]
     if picture:
         parts += ["", f"![mIoU against the MACs kept]({picture})"]
+    parts += _against_control(rows)
     failures = _failures(rows)
     if failures:
         parts += ["", "## Failed", "", *(f"* {text}" for text in failures)]
     parts += ["", "## Provenance", ""]
     parts += [f"* {key}: {value}" for key, value in provenance.items() if value is not None]
     return "\n".join(parts) + "\n"
+
+
+def _against_control(rows: Sequence[Row]) -> list[str]:
+    """Which methods beat the random control: at each stage networks were scored at, goal by goal."""
+    parts = []
+    for stage, when in STAGES.items():
+        gaps = gaps_to_control(rows, stage)
+        if not any(gap.margin is not None for gap in gaps):
+            continue
+        lines = []
+        for gap in gaps:
+            margin = "" if gap.margin is None else f" ± {gap.margin:.1f}"
+            points = f"{gap.points:+.1f}{margin}"
+            lines.append([gap.method, str(Goal(gap.target, gap.ratio)), points, gap.verdict, f"{gap.macs_points:+.1f}"])
+        header = ["method", "target", "mIoU points", "verdict", "MACs points"]
+        parts += ["", f"## Against {CONTROL}, {when}", "", *_markdown_table(header, lines)]
+    if parts:
+        parts += ["", "Mean difference over the seeds with its 95 % interval (Student's t)."]
+    return parts
+
+
+def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """The first column to the left, the others to the right."""
+
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+    return [line(header), line([":--", *["--:"] * (len(header) - 1)]), *map(line, lines)]
 
 
 def _table(baseline: Row, rows: Sequence[Row], *, full: bool) -> tuple[list[str], list[list[str]]]:

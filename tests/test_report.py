@@ -163,6 +163,19 @@ def test_json_and_csv_keep_raw_rows(tmp_path):
     assert table[2]["error"] == "out of channels | [red]"
 
 
+def test_markdown_says_which_methods_beat_random(tmp_path):
+    rows = [row("random", 0.5, seed, miou_finetuned=0.4) for seed in range(3)]
+    rows += [row("l1", 0.5, seed, miou_finetuned=0.5 + 0.01 * seed, macs_kept=0.35) for seed in range(3)]
+    write_summary(tmp_path, BASELINE, rows, PROVENANCE)
+    text = (tmp_path / "benchmark_summary.md").read_text()
+    assert "## Against random, after fine-tuning" in text
+    # 10, 11 and 12 points ahead; the interval is 4.303 / sqrt(3). The stages before are alike, so not told apart.
+    assert "| l1 | 0.5 | +11.0 ± 2.5 | ahead | +10.0 |" in text
+    assert "| l1 | 0.5 | +0.0 ± 0.0 | not told apart | +10.0 |" in text
+    write_summary(tmp_path, BASELINE, [line for line in rows if line["seed"] == 0], PROVENANCE)
+    assert "Against random" not in (tmp_path / "benchmark_summary.md").read_text()
+
+
 def test_markdown(tmp_path):
     rows = [row("l1", 0.5, seed, miou_cut=0.1 + 0.02 * seed, speedup=2 + seed / 10) for seed in range(2)]
     rows += [row("fpgm", 0.5), row("magnitude", 0.5, speedup=1.01, speedup_low=0.98, speedup_high=1.04)]

@@ -1,0 +1,82 @@
+"""The random control: by how much each method beats it, goal by goal, seed by seed.
+
+A pair is a method's network and the random one of the same goal and seed. The gap is the mean of the pairs'
+differences with its 95 % interval by Student's t; a method is ahead or behind only where that leaves 0 out.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+CONTROL = "random"
+
+# Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom; beyond, the one for 10 is on the safe side.
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+class Gap(NamedTuple):
+    """A method against the control at one goal.
+
+    Attributes:
+        method: the method.
+        target: kind of the goal.
+        ratio: value of the goal.
+        points: mean difference in mIoU points, positive where the method is better.
+        margin: half the width of its 95 % interval in points; None with a single seed.
+        seeds: how many pairs.
+        macs_points: by how many points of the dense MACs the method's networks cost more than the control's.
+    """
+
+    method: str
+    target: str
+    ratio: float
+    points: float
+    margin: float | None
+    seeds: int
+    macs_points: float
+
+    @property
+    def verdict(self) -> str:
+        """`ahead`, `behind` or `not told apart`."""
+        if self.margin is None or abs(self.points) <= self.margin:
+            return "not told apart"
+        return "ahead" if self.points > 0 else "behind"
+
+
+def gaps_to_control(rows: Sequence[Mapping[str, Any]], stage: str) -> list[Gap]:
+    """Every method's gap to the random control.
+
+    Args:
+        rows: one a job, as `bench.report` takes them.
+        stage: which mIoU, such as `miou_finetuned`.
+
+    Returns:
+        In the order of the rows; nothing where the control or the method was not scored at that stage.
+    """
+    scored = [row for row in rows if row["status"] == "done" and row.get(stage) is not None]
+    control = {_cell(row): row for row in scored if row["method"] == CONTROL}
+    pairs: dict[tuple[str, str, float], list[tuple[Mapping, Mapping]]] = {}
+    for row in scored:
+        if row["method"] != CONTROL and _cell(row) in control:
+            target, ratio, _ = _cell(row)
+            pairs.setdefault((row["method"], target, ratio), []).append((row, control[_cell(row)]))
+    gaps = []
+    for key, members in pairs.items():
+        points = [100 * (row[stage] - other[stage]) for row, other in members]
+        macs = [100 * (row["macs_kept"] - other["macs_kept"]) for row, other in members]
+        gaps.append(Gap(*key, statistics.fmean(points), _margin(points), len(points), statistics.fmean(macs)))
+    return gaps
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[str, float, int]:
+    return row.get("target", "channels"), row["ratio"], row["seed"]
+
+
+def _margin(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    quantile = _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1]
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
