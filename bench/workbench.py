@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from bench.absorb import absorb_bias
 from bench.budget import Budget, budget_for
 from bench.checkpoint import SavedModel
 from bench.cost_table import CostTable
-from bench.cut import cut
+from bench.cut import cut, fresh_network
 from bench.errors import BenchError, UsageError
 from bench.evaluation import Batch, recalibrate
 from bench.family import fixed_ratios
@@ -94,12 +94,18 @@ class Workbench:
         reference, options = self.reference, self.options
         self._seconds = {}
         groups, table = self.groups, self.cost_table
+        if pruner.starts_anew and options.absorb_bias:
+            raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave --absorb-bias out")
         # A pattern that fits nothing is found before the scoring, which may take long.
         fixed_ratios(groups, target.ratio_of)
         prepared = self.prepared(pruner, seed, target)
         scores, scores_file = self.scores(pruner, seed, target)
         plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
         network, absorbed = self.smaller(plan, prepared.model)
+        before = reference.saved
+        channels = original_channels(before.channels, groups, plan)
+        if pruner.starts_anew:
+            network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(reference.device)
 
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
@@ -137,13 +143,11 @@ class Workbench:
             "bias_absorption": absorbed,
             "preparation": prepared.record,
         }
-        before = reference.saved
         meta = {
             **before.meta,
             "input_size": reference.data.input_size,
             "pruning": [*before.meta.get("pruning", []), how],
         }
-        channels = original_channels(before.channels, groups, plan)
         return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
 
     def smaller(self, plan: PruningPlan, whole: nn.Module | None = None) -> tuple[nn.Module, dict[str, Any] | None]:

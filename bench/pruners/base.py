@@ -99,6 +99,11 @@ class Pruner(ABC):
         """Whether `prepare` trains the network before it is scored, with the options as they are."""
         return False
 
+    @property
+    def starts_anew(self) -> bool:
+        """Whether the cut network gets fresh weights, so that it is to be trained from scratch."""
+        return False
+
     def prepare(self, saved: SavedModel, training: Training) -> Preparation:
         """Trains a network, which is then grouped, scored and cut in the baseline's place.
 
