@@ -10,7 +10,7 @@ import torch
 from bench.cost_table import CostTable
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, prunable
-from bench.plan import make_plan
+from bench.plan import Scores, make_plan
 from bench.target import Target
 
 
@@ -31,6 +31,11 @@ class Budget:
     given: Mapping[str, int]
 
 
+def flat_scores(groups: Sequence[ChannelGroup]) -> Scores:
+    """The same score for every channel that may go."""
+    return {group.name: torch.zeros(group.channels) for group in prunable(groups)}
+
+
 def budget_for(groups: Sequence[ChannelGroup], table: CostTable, target: Target) -> Budget:
     """The MACs that a target stands for.
 
@@ -41,8 +46,7 @@ def budget_for(groups: Sequence[ChannelGroup], table: CostTable, target: Target)
         UsageError: a pattern of the target's fits no group.
         BenchError: the target is out of reach.
     """
-    flat = {group.name: torch.zeros(group.channels) for group in prunable(groups)}
-    uniform = make_plan(groups, flat, table, replace(target, scope="local"))
+    uniform = make_plan(groups, flat_scores(groups), table, replace(target, scope="local"))
     macs = target.value * uniform.dense.macs if target.kind == "macs" else uniform.predicted.macs
     given = {name: len(uniform.kept[name]) for name in fixed_ratios(groups, target.ratio_of)}
     return Budget(groups, table, float(macs), given)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bench.absorb import absorb_bias
-from bench.budget import Budget, budget_for
+from bench.budget import Budget, budget_for, flat_scores
 from bench.checkpoint import SavedModel
 from bench.cost_table import CostTable
 from bench.cut import cut, fresh_network
@@ -98,6 +98,9 @@ class Workbench:
             raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave --absorb-bias out")
         # A pattern that fits nothing is found before the scoring, which may take long.
         fixed_ratios(groups, target.ratio_of)
+        if pruner.trains_first:
+            # So is a target that no scores can reach.
+            make_plan(groups, flat_scores(groups), table, target)
         prepared = self.prepared(pruner, seed, target)
         scores, scores_file = self.scores(pruner, seed, target)
         plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
