@@ -206,6 +206,18 @@ def test_one_sparse_step_without_a_task_moves_scales_by_the_penalty_alone(tmp_pa
         torch.testing.assert_close(parameter.detach(), wanted, msg=name)
 
 
+def test_the_penalty_is_added_to_gradients_that_are_not_scaled(tmp_path, monkeypatch):
+    # Scaled losses as with fp16, in float32: unscaled before the penalty, the steps are those of the plain loss.
+    plain, scaled = new_network(), new_network()
+    options = {"epochs": 1, "sparsity_lambda": 0.1, "weight_decay": 0.0}
+    train(tmp_path / "plain", plain, ToyData(), **options)
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=1024.0))
+    train(tmp_path / "scaled", scaled, ToyData(), **options)
+    for a, b in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("change", [{"compute_class_weights": True}, {"aux_weight": 0.0}, {"optimizer": "adamw"}])
 def test_options_reach_the_weights(tmp_path, change):
     plain, changed = new_network(aux=True), new_network(aux=True)
