@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from bench.console import progress
 from bench.errors import BenchError
-from bench.evaluation import batchnorm_explained
 from bench.groups import ChannelGroup
 from bench.losses import segmentation_loss
 from bench.pruners.base import Calibration
@@ -72,7 +71,7 @@ def learn_widths(
     steps: int,
     weight: float,
 ) -> None:
-    """Learns the logits in place; the network's weights are frozen and its normalisations use batch statistics.
+    """Learns the logits in place; the network's weights and running statistics are frozen.
 
     Args:
         model: the network; left as it was.
@@ -85,12 +84,9 @@ def learn_widths(
     if not widths.learned():
         return
     network = copy.deepcopy(model).requires_grad_(False).eval()
-    for layer in network.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.train()
     optimizer = GateOptimizer(widths, calibration.budget.macs, weight, steps)
     device = next(model.parameters()).device
-    with Gates(network, groups) as gates, batchnorm_explained("--calib-batch-size"):
+    with Gates(network, groups) as gates:
         for step in progress(range(steps), "width search"):
             images, labels = calibration.batches[step % len(calibration.batches)]
             optimizer.step(network, gates, images.to(device), labels.to(device), calibration.ignore_index)
