@@ -108,6 +108,7 @@ def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tm
     assert record["sha256"] == file_digest(folder / "network.pt")
     assert (record["method"], record["epochs"], record["steps"], record["images"]) == ("slimming", 2, 4, 16)
     assert record["recipe"]["sparsity_lambda"] == 0.05
+    assert 0.05 < record["largest_scale_shift"] < 0.05 * 4 * 0.05 / 0.1
     quality = pruned.info["quality"]
     assert list(quality) == ["split", "baseline", "prepared", "cut"]
     assert quality["prepared"] == bench.reference.score(sparse.model, "again") != quality["baseline"]

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from bench.cost_table import CostTable
 from bench.errors import UsageError
 from bench.groups import find_groups, prunable
+from bench.options import TrainOptions
 from bench.plan import Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.pruners.slimming.pruner import scale_importance
+from bench.pruners.slimming.pruner import largest_shift, scale_importance
 from bench.target import Target
 
 
@@ -93,6 +94,11 @@ def test_masked_and_cut_agree() -> None:
             layer.bias.data[positions] = 0
     with torch.inference_mode():
         torch.testing.assert_close(smaller(toys.IMAGES), model(toys.IMAGES))
+
+
+def test_the_bound_of_the_shift_by_hand() -> None:
+    recipe = TrainOptions(lr=0.1, schedule="multistep", milestones=[0.5], momentum=0.75, sparsity_lambda=0.01)
+    assert largest_shift(recipe, 4) == pytest.approx(0.01 * (0.1 + 0.1 + 0.01 + 0.01) / 0.25)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel
+from bench.console import say
 from bench.errors import UsageError
 from bench.groups import ChannelGroup
+from bench.optim import learning_rate
 from bench.options import RunOptions, TrainOptions
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
@@ -26,6 +28,17 @@ from bench.training_state import LAST
 def scale_importance(gammas: Sequence[Tensor]) -> Tensor:
     """Mean of |gamma| over the normalisations of the same channels: several [C] -> [C]."""
     return torch.stack([gamma.abs() for gamma in gammas]).mean(dim=0)
+
+
+def largest_shift(recipe: TrainOptions, steps: int) -> float:
+    """How far the penalty alone can move a scale in a whole training: lambda * (sum of all rates) / (1 - momentum).
+
+    Args:
+        recipe: an SGD recipe.
+        steps: steps of the training.
+    """
+    rates = sum(learning_rate(recipe, step, steps) for step in range(steps))
+    return recipe.sparsity_lambda * rates / (1 - recipe.momentum)
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,9 @@ class Slimming(Pruner):
             # The best epoch would be the least sparse one, so none but the last is looked at.
             eval_every=self.sparse_epochs,
         )
+        steps = recipe.epochs * len(training.data.train_loader(recipe.batch_size))
+        shift = largest_shift(recipe, steps)
+        say(f"the penalty of {self.sparsity_lambda:g} moves a BatchNorm scale by at most {shift:.2g} in {steps} steps")
         fit(
             saved,
             training.data,
@@ -72,9 +88,8 @@ class Slimming(Pruner):
             device=training.device,
             label="sparse training",
         )
-        steps = recipe.epochs * len(training.data.train_loader(recipe.batch_size))
         images = steps * min(recipe.batch_size, len(training.data.names("train")))
-        spent = {"epochs": recipe.epochs, "steps": steps, "images": images}
+        spent = {"epochs": recipe.epochs, "steps": steps, "images": images, "largest_scale_shift": shift}
         return Preparation({**spent, "recipe": asdict(recipe)})
 
     @torch.no_grad()
