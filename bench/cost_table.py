@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from bench.cost import blank_image, stand_in
@@ -84,6 +85,24 @@ class CostTable:
         numel = self._rest * widths.prod(axis=1)
         parameters, macs, size = (numel @ self._per_element).tolist()
         return Prediction(parameters, macs, size)
+
+    def expected_macs(self, kept: Tensor) -> Tensor:
+        """MACs when each group keeps so many channels on average; differentiable.
+
+        Where a layer is narrowed on both sides the product of both means is taken. For whole numbers it is what
+        `predict` says.
+
+        Args:
+            kept: float64 [groups] on the CPU.
+
+        Returns:
+            A float64 scalar.
+        """
+        macs = self._rest * self._per_element[:, 1]
+        rows = macs > 0
+        removed = torch.from_numpy(self.channels) - kept
+        widths = torch.from_numpy(self._width[rows]) - torch.from_numpy(self._loss[rows]).to(kept) @ removed
+        return (torch.from_numpy(macs[rows]) * widths.prod(dim=1)).sum()
 
     def dense(self) -> Prediction:
         """The cost with every channel kept."""

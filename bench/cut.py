@@ -7,9 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from bench.groups import ChannelGroup, group_sides
+from bench.groups import ChannelGroup, find_groups, group_sides
 from bench.layers import keep_channels, width
+from bench.models import ModelSpec, build_model
 from bench.plan import PruningPlan
+
+
+def fresh_network(spec: ModelSpec, plan: PruningPlan, seed: int) -> nn.Module:
+    """The network that a plan leaves of the dense one, with fresh weights, in evaluation mode.
+
+    Args:
+        spec: how the dense network is built.
+        plan: what to keep, in the channel numbers of the dense network.
+        seed: seed of the weights.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_model(spec)
+    cut(model, find_groups(model), plan)
+    return model.eval()
 
 
 def cut(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> None:

@@ -44,6 +44,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+@torch.no_grad()
+def penalise_scales(model: nn.Module, strength: float) -> None:
+    """Adds the subgradient of `strength * sum |gamma|` over all BatchNorm scales to their gradients.
+
+    To be called between the last change of the task's gradients (unscaling, clipping) and the optimizer's step.
+    sign(0) is 0; a scale without a gradient took no part in the loss and is left alone.
+
+    Args:
+        model: the network, after a backward pass.
+        strength: lambda of Network Slimming (Liu et al., ICCV 2017).
+    """
+    for layer in model.modules():
+        scale = layer.weight if isinstance(layer, nn.modules.batchnorm._BatchNorm) else None
+        if scale is not None and scale.grad is not None:
+            scale.grad.add_(scale.sign(), alpha=strength)
+
+
 class Ema:
     """An exponential moving average of a network's weights.
 

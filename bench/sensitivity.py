@@ -3,7 +3,7 @@
 A method chooses the channels; what the network loses in mIoU says how far the group can be pruned. The images are
 training images unless another split is asked for, so that ratios are not chosen on the images they are judged by.
 What recalibration alone does to the network is no group's fault: the loss is counted from the whole network
-treated in the same way.
+treated in the same way. Where a method trains first, the whole network is what it has trained.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def measure_sensitivity(
     with run_folder(folder):
         scores, scores_file = workbench.scores(pruner, seed)
         groups = [group for group in prunable(workbench.groups) if group.name in scores]
-        ruler = _Ruler(workbench, options.sensitivity_images, seed, split)
+        whole = workbench.prepared(pruner, seed).model
+        ruler = _Ruler(workbench, whole, options.sensitivity_images, seed, split)
         record = {
             **_header(workbench, pruner, options, seed),
             "scores": scores_file,
@@ -138,8 +139,8 @@ def tolerated(rows: Sequence[Mapping[str, Any]], drop: float) -> dict[str, float
 class _Ruler:
     """Scores networks on the same images, which are loaded once."""
 
-    def __init__(self, workbench: Workbench, images: int, seed: int, split: str):
-        self._workbench, self._seed, self._split = workbench, seed, split
+    def __init__(self, workbench: Workbench, whole: nn.Module, images: int, seed: int, split: str):
+        self._workbench, self._whole, self._seed, self._split = workbench, whole, seed, split
         self._images = workbench.batches(images, seed, split)
         self._recalibration: list[Batch] = []
         if workbench.options.recalibrate:
@@ -159,14 +160,14 @@ class _Ruler:
         }
 
     def baseline(self) -> dict[str, float]:
-        """mIoU of the baseline as it is, and treated as the cut networks are."""
-        whole = self._workbench.reference.saved.model
+        """mIoU of the whole network as it is, and treated as the cut networks are."""
+        whole = self._whole
         miou = self._miou(whole, "baseline")
         return {"miou": miou, "miou_treated": self._treated(copy.deepcopy(whole)) if self._recalibration else miou}
 
     def miou_of(self, plan: PruningPlan) -> float:
-        """mIoU of the baseline cut by a plan, recalibrated if that is wanted."""
-        return self._treated(self._workbench.smaller(plan)[0])
+        """mIoU of the whole network cut by a plan, recalibrated if that is wanted."""
+        return self._treated(self._workbench.smaller(plan, self._whole)[0])
 
     def _treated(self, network: nn.Module) -> float:
         if self._recalibration:

@@ -28,7 +28,7 @@ from bench.devices import seed_everything
 from bench.errors import BenchError
 from bench.evaluation import autocast, batchnorm_explained, evaluate, moved, recalibrate, to_device
 from bench.losses import segmentation_loss
-from bench.optim import Ema, build_optimizer, learning_rate, set_learning_rate
+from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
 from bench.options import RunOptions, TrainOptions, require
 from bench.runs import make_folder, provenance
 from bench.training_state import BEST, Row, TrainingState, run_identity
@@ -222,9 +222,12 @@ class _Trainer:
     def _step(self, step: int) -> None:
         optimizer, scaler, model = self.state.optimizer, self.state.scaler, self.state.saved.model
         set_learning_rate(optimizer, learning_rate(self.options, step, self.options.epochs * self.steps_per_epoch))
-        if self.options.grad_clip:
+        if self.options.grad_clip or self.options.sparsity_lambda:
             scaler.unscale_(optimizer)
+        if self.options.grad_clip:
             nn.utils.clip_grad_norm_(model.parameters(), self.options.grad_clip)
+        if self.options.sparsity_lambda:
+            penalise_scales(model, self.options.sparsity_lambda)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,18 +14,20 @@ import torch
 from torch import nn
 
 from bench.absorb import absorb_bias
+from bench.budget import Budget, budget_for, flat_scores
 from bench.checkpoint import SavedModel
 from bench.cost_table import CostTable
-from bench.cut import cut
-from bench.errors import BenchError
+from bench.cut import cut, fresh_network
+from bench.errors import BenchError, UsageError
 from bench.evaluation import Batch, recalibrate
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.options import PruneOptions
 from bench.plan import PruningPlan, Scores, make_plan, original_channels
-from bench.pruners.base import Calibration, Pruner
+from bench.preparation import NETWORK, Prepared, open_prepared, prepare
+from bench.pruners.base import Calibration, Pruner, Training
 from bench.reference import Reference, cost_changes
-from bench.runs import digest, make_folder, plain, provenance, whole_file
+from bench.runs import digest, is_done, make_folder, plain, provenance, whole_file
 from bench.target import Goal, Target
 
 Result = TypeVar("Result")
@@ -53,10 +55,11 @@ class Workbench:
         Args:
             reference: the baseline and its data.
             options: what is the same for all prunings.
-            scores_folder: where scores are kept, to be found again by content.
+            scores_folder: where scores, and networks that methods trained, are kept, to be found again by content.
         """
         self.reference, self.options, self._scores_folder = reference, options, scores_folder
         self._seconds: dict[str, float] = {}
+        self._prepared_quality: dict[str, dict[str, Any]] = {}
 
     @cached_property
     def groups(self) -> list[ChannelGroup]:
@@ -77,10 +80,13 @@ class Workbench:
     def prune(self, pruner: Pruner, target: Target, seed: int) -> Pruned:
         """Scores, plans, cuts and recalibrates a copy of the baseline, and scores it after each change.
 
+        Where the method trains first, it is the trained network that is scored and cut; what comes of it is still
+        compared with the baseline.
+
         Args:
             pruner: the method.
             target: what to reach.
-            seed: seed of the method and of the choice of calibration images.
+            seed: seed of the method, of its training and of the choice of calibration images.
 
         Raises:
             BenchError: the target is out of reach, or the method cannot score this network.
@@ -88,16 +94,29 @@ class Workbench:
         reference, options = self.reference, self.options
         self._seconds = {}
         groups, table = self.groups, self.cost_table
+        if pruner.starts_anew and options.absorb_bias:
+            raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave --absorb-bias out")
         # A pattern that fits nothing is found before the scoring, which may take long.
         fixed_ratios(groups, target.ratio_of)
-        scores, scores_file = self.scores(pruner, seed)
+        if pruner.trains_first:
+            # So is a target that no scores can reach.
+            make_plan(groups, flat_scores(groups), table, target)
+        prepared = self.prepared(pruner, seed, target)
+        scores, scores_file = self.scores(pruner, seed, target)
         plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
-        network, absorbed = self.smaller(plan)
+        network, absorbed = self.smaller(plan, prepared.model)
+        before = reference.saved
+        channels = original_channels(before.channels, groups, plan)
+        if pruner.starts_anew:
+            network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(reference.device)
 
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         if options.evaluate:
-            quality |= {"baseline": reference.quality, "cut": reference.score(network, "after the cut")}
+            quality["baseline"] = reference.quality
+            if prepared.record:
+                quality["prepared"] = self._quality_of(prepared)
+            quality["cut"] = reference.score(network, "after the cut")
         if options.recalibrate and plan.removes_channels:
             batches = self.batches(options.recalibration_images, seed)
             self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
@@ -125,50 +144,78 @@ class Workbench:
             "provenance": provenance(),
             "plan": plan.as_record(),
             "bias_absorption": absorbed,
+            "preparation": prepared.record,
         }
-        before = reference.saved
         meta = {
             **before.meta,
             "input_size": reference.data.input_size,
             "pruning": [*before.meta.get("pruning", []), how],
         }
-        channels = original_channels(before.channels, groups, plan)
         return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
 
-    def smaller(self, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
-        """A copy of the baseline without the channels a plan removes, and the record of a bias absorption, if wanted.
+    def smaller(self, plan: PruningPlan, whole: nn.Module | None = None) -> tuple[nn.Module, dict[str, Any] | None]:
+        """A copy of a network without the channels a plan removes, and the record of a bias absorption, if wanted.
 
         BatchNorm statistics are not re-estimated.
+
+        Args:
+            plan: what to keep.
+            whole: what a method made of the baseline; by default the baseline.
         """
-        network = copy.deepcopy(self.reference.saved.model)
+        network = copy.deepcopy(whole or self.reference.saved.model)
         absorbed = None
         if self.options.absorb_bias:
             absorbed = self._timed("absorb", lambda: absorb_bias(network, self.groups, plan))
         self._timed("cut", lambda: cut(network, self.groups, plan))
         return network, absorbed
 
-    def scores(self, pruner: Pruner, seed: int) -> tuple[Scores, str]:
+    def prepared(self, pruner: Pruner, seed: int, target: Target | None = None) -> Prepared:
+        """The network a method scores: the baseline, or what its own training made of that.
+
+        A training is done once for all that it serves, in this process or an earlier one.
+
+        Args:
+            pruner: the method.
+            seed: seed of its training.
+            target: what to reach, for methods that need to know.
+        """
+        reference = self.reference
+        if not pruner.trains_first:
+            return Prepared(reference.saved.model, {}, None)
+        groups, budget = self._prunable(), self._budget(pruner, target)
+        identity = digest(self.training_identity(pruner, seed, target))
+        folder = self._scores_folder / f"prepared_{pruner.name}_{identity}"
+        training = Training(reference.data.seeded(seed), groups, seed, reference.device, folder, budget)
+        if is_done(folder, NETWORK):
+            path = folder / NETWORK
+        else:
+            path = self._timed("prepare", lambda: prepare(pruner, reference.saved, training))
+        return open_prepared(path, training)
+
+    def scores(self, pruner: Pruner, seed: int, target: Target | None = None) -> tuple[Scores, str]:
         """A method's scores of all prunable channels and the file they are kept in.
 
         They come from that file if the same ones were computed before.
 
+        Args:
+            pruner: the method.
+            seed: its seed.
+            target: what to reach, for methods that need to know.
+
         Raises:
+            UsageError: the method needs a target and there is none.
             BenchError: no channel may be removed, or the method can score none.
         """
-        groups = prunable(self.groups)
-        if not groups:
-            raise BenchError(
-                f"no channel of {self.reference.saved.spec.name} may be removed: every group is protected or ignored; "
-                "ignore fewer layers"
-            )
-        identity = plain(self.score_identity(pruner, seed))
+        groups, budget = self._prunable(), self._budget(pruner, target)
+        identity = plain(self.score_identity(pruner, seed, target))
         path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
+        prepared = self.prepared(pruner, seed, target)
         images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
-        calibration = Calibration(images, self.reference.data.classes.ignore_index, seed)
-        model = self.reference.saved.model
-        scores = self._timed("score", lambda: pruner.score(model, groups, calibration))
+        void = self.reference.data.classes.ignore_index
+        calibration = Calibration(images, void, seed, budget, prepared.learnt)
+        scores = self._timed("score", lambda: pruner.score(prepared.model, groups, calibration))
         if not scores:
             raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
         scores = {name: score.detach().cpu() for name, score in scores.items()}
@@ -177,9 +224,8 @@ class Workbench:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name
 
-    def score_identity(self, pruner: Pruner, seed: int) -> dict[str, Any]:
+    def score_identity(self, pruner: Pruner, seed: int, target: Target | None = None) -> dict[str, Any]:
         """All that a method's scores depend on."""
-        data, options = self.reference.data, self.options
         identity = {
             "method": pruner.name,
             "options": asdict(pruner),
@@ -187,10 +233,43 @@ class Workbench:
             "baseline": self.reference.digest,
             "groups": {group.name: group.channels for group in prunable(self.groups)},
         }
-        if pruner.needs_data:
+        data, options = self.reference.data, self.options
+        if pruner.needs_data or pruner.trains_first:
             identity["data"] = [data.name, data.dataset.root.absolute(), data.input_size]
+        if pruner.needs_data:
             identity["images"] = [options.calib_images, options.calib_batch_size]
+        budget = self._budget(pruner, target)
+        if budget:
+            identity["budget"] = [budget.macs, dict(budget.given)]
         return identity
+
+    def training_identity(self, pruner: Pruner, seed: int, target: Target | None = None) -> dict[str, Any]:
+        """All that a method's own training depends on: what its scores do, but for the calibration images."""
+        identity = self.score_identity(pruner, seed, target)
+        return {name: value for name, value in identity.items() if name != "images"}
+
+    def _budget(self, pruner: Pruner, target: Target | None) -> Budget | None:
+        if not pruner.needs_target:
+            return None
+        if target is None:
+            raise UsageError(f"{pruner.name} chooses widths for one target and scores no channel without; name another")
+        return budget_for(self.groups, self.cost_table, target)
+
+    def _prunable(self) -> list[ChannelGroup]:
+        groups = prunable(self.groups)
+        if not groups:
+            raise BenchError(
+                f"no channel of {self.reference.saved.spec.name} may be removed: every group is protected or ignored; "
+                "ignore fewer layers"
+            )
+        return groups
+
+    def _quality_of(self, prepared: Prepared) -> dict[str, Any]:
+        """Quality of a network that a method trained, measured once for all prunings of it."""
+        key = prepared.record["sha256"]
+        if key not in self._prepared_quality:
+            self._prepared_quality[key] = self.reference.score(prepared.model, "prepared")
+        return self._prepared_quality[key]
 
     def batches(self, images: int, seed: int, split: str = "train") -> list[Batch]:
         """Calibration batches: images chosen by seed, with labels, both at the input size."""

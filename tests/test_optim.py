@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.optim import Ema, build_optimizer, learning_rate, set_learning_rate
+from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
 from bench.options import TrainOptions
 
 
@@ -44,6 +44,18 @@ def test_adamw_decays_apart_from_the_gradient():
     optimizer.step()
     # The first Adam step has length lr whatever the gradient.
     assert model.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.01) - 0.1, abs=1e-6)
+
+
+def test_the_penalty_on_scales_by_hand():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False))
+    model[1].weight.data = torch.tensor([2.0, -0.5, 0.0])
+    for parameter in model[:2].parameters():
+        parameter.grad = torch.full_like(parameter, 0.25)
+    penalise_scales(model, 0.1)
+    assert model[1].weight.grad.tolist() == pytest.approx([0.35, 0.15, 0.25])
+    for parameter in (model[0].weight, model[0].bias, model[1].bias):
+        assert torch.equal(parameter.grad, torch.full_like(parameter, 0.25))
+    assert model[2].weight.grad is None
 
 
 def test_frozen_parameters_are_left_out():

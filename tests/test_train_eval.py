@@ -188,6 +188,36 @@ def test_gradient_clipping_bounds_the_step(tmp_path):
     assert lengths[1] == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1e-9])
+def test_one_sparse_step_without_a_task_moves_scales_by_the_penalty_alone(tmp_path, clip):
+    # All pixels void: the task has no gradient. The penalty comes behind the clipping, once for a step of two batches.
+    data, saved = ToyData(images=4), new_network(aux=True)
+    data.train[1].fill_(CLASSES.ignore_index)
+    scales = [saved.model.body[1].weight, saved.model.aux[0].weight]
+    for scale in scales:
+        scale.data = torch.tensor([1.0, -2.0, 0.0, 0.5, -0.5, 3.0, 0.25, -0.125])
+    before = {name: parameter.detach().clone() for name, parameter in saved.model.named_parameters()}
+    options = {"batch_size": 2, "accumulate": 2, "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "grad_clip": clip}
+    train(tmp_path, saved, data, epochs=1, sparsity_lambda=0.1, **options)
+    for name, parameter in saved.model.named_parameters():
+        wanted = before[name]
+        if name in ("body.1.weight", "aux.0.weight"):
+            wanted = wanted - 0.5 * 0.1 * wanted.sign()
+        torch.testing.assert_close(parameter.detach(), wanted, msg=name)
+
+
+def test_the_penalty_is_added_to_gradients_that_are_not_scaled(tmp_path, monkeypatch):
+    # Scaled losses as with fp16, in float32: unscaled before the penalty, the steps are those of the plain loss.
+    plain, scaled = new_network(), new_network()
+    options = {"epochs": 1, "sparsity_lambda": 0.1, "weight_decay": 0.0}
+    train(tmp_path / "plain", plain, ToyData(), **options)
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=1024.0))
+    train(tmp_path / "scaled", scaled, ToyData(), **options)
+    for a, b in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("change", [{"compute_class_weights": True}, {"aux_weight": 0.0}, {"optimizer": "adamw"}])
 def test_options_reach_the_weights(tmp_path, change):
     plain, changed = new_network(aux=True), new_network(aux=True)

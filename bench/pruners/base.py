@@ -5,14 +5,21 @@ from __future__ import annotations
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from bench.budget import Budget
+from bench.checkpoint import SavedModel
 from bench.errors import UsageError, unknown_name
 from bench.groups import ChannelGroup
 from bench.plan import Scores
+
+if TYPE_CHECKING:
+    from bench.data import SegmentationData
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,49 @@ class Calibration:
             augmentation; empty for methods that need no data.
         ignore_index: label id left out of the loss.
         seed: seed of everything random in a method.
+        budget: the MACs to aim at, for methods that need a target.
+        learnt: what the method's `prepare` learnt besides the weights.
     """
 
     batches: Sequence[tuple[Tensor, Tensor]]
     ignore_index: int
     seed: int
+    budget: Budget | None = None
+    learnt: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a method trains with that trains a network before it scores it.
+
+    Attributes:
+        data: training and validation images, ordered and augmented by the seed.
+        groups: the prunable groups of the network.
+        seed: seed of everything random in the training.
+        device: where to run; the network is there.
+        folder: for the files of an unfinished training, to go on from; they are removed when it is finished.
+        budget: as in `Calibration`.
+    """
+
+    data: SegmentationData
+    groups: Sequence[ChannelGroup]
+    seed: int
+    device: torch.device
+    folder: Path
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What came of a training before the scoring, besides the network.
+
+    Attributes:
+        spent: plain data: at least `epochs`, `steps` and `images`, all that were passed through the network.
+        learnt: tensors the score needs.
+    """
+
+    spent: dict[str, Any]
+    learnt: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,12 +85,36 @@ class Pruner(ABC):
         paper: where the method was published.
         scope: how channels are ranked by default: `global`, `local` or `isomorphic`.
         needs_data: whether `score` looks at the calibration batches.
+        needs_target: whether what it does depends on the target, by way of `Calibration.budget`.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     scope: ClassVar[str]
     needs_data: ClassVar[bool] = False
+    needs_target: ClassVar[bool] = False
+
+    @property
+    def trains_first(self) -> bool:
+        """Whether `prepare` trains the network before it is scored, with the options as they are."""
+        return False
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether the cut network gets fresh weights, so that it is to be trained from scratch."""
+        return False
+
+    def prepare(self, saved: SavedModel, training: Training) -> Preparation:
+        """Trains a network, which is then grouped, scored and cut in the baseline's place.
+
+        Called only where `trains_first`, once for all prunings that it serves; the result is kept on disk.
+
+        Args:
+            saved: a copy of the baseline on the device, trained in place; its structure stays, and it is left in
+                evaluation mode.
+            training: data, seed, device and budget.
+        """
+        raise NotImplementedError(f"{self.name} trains nothing")
 
     @abstractmethod
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:

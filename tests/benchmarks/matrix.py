@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from bench.budget import budget_for
 from bench.checkpoint import SavedModel, load_model, save_model
 from bench.cost import measure_cost
 from bench.cost_table import CostTable
@@ -102,7 +103,8 @@ def main() -> None:
         kept = []
         with tempfile.TemporaryDirectory() as folder:
             for method in arguments.methods.split(","):
-                calibration = Calibration([(images(SIZE), labels())], VOID, seed=0)
+                budget = budget_for(groups, table, Target("channels", ratios[0]))
+                calibration = Calibration([(images(SIZE), labels())], VOID, seed=0, budget=budget)
                 scores = make_pruner(method).score(model, prunable(groups), calibration)
                 (Path(folder) / method).mkdir()
                 for scope in SCOPES:

@@ -8,11 +8,13 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.cost_table import CostTable
+from bench.errors import UsageError
 from bench.groups import find_groups, prunable
+from bench.options import TrainOptions
 from bench.plan import Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.pruners.slimming.pruner import scale_importance
+from bench.pruners.slimming.pruner import largest_shift, scale_importance
 from bench.target import Target
 
 
@@ -51,6 +53,67 @@ def test_layers_are_compared_as_they_are() -> None:
     groups = find_groups(model)
     plan = make_plan(groups, scores_of(model), CostTable(model, groups, (8, 8)), Target("channels", 3 / 14))
     assert plan.kept == {"first.0": [1, 2, 3, 4, 5, 6, 7], "second.0": [2, 3, 4, 5]}
+
+
+def test_the_strict_global_threshold_keeps_one_channel_of_a_layer_that_would_vanish() -> None:
+    # Of [.1, -.9, .5 | .2, .05] the threshold at 40 % is .2, and only what is above it stays: .2 itself is rescued.
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = toys.conv(3, 3), toys.conv(3, 2)
+            self.head = nn.Conv2d(2, 4, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.second(self.first(images).relu()).relu())
+
+    model = Two()
+    scales(model.first[1], [0.1, -0.9, 0.5])
+    scales(model.second[1], [0.2, 0.05])
+    groups = find_groups(model)
+    table = CostTable(model, groups, (8, 8))
+    plan = make_plan(groups, scores_of(model), table, Target("channels", 0.4))
+    assert plan.kept == {"first.0": [1, 2], "second.0": [0]}
+    # Asked for the third as well, which would be the .2, the next one goes in its place.
+    plan = make_plan(groups, scores_of(model), table, Target("channels", 0.6))
+    assert plan.kept == {"first.0": [1], "second.0": [0]}
+
+
+def test_masked_and_cut_agree() -> None:
+    model = toys.settled(toys.Residual())
+    groups = find_groups(model)
+    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (16, 24)), Target("channels", 0.4))
+    assert plan.channels == (20, 32)
+    smaller = toys.cut_copy(model, groups, plan)
+    for group in groups:
+        for norm in group.norms if group.name in plan.kept else ():
+            gone = torch.ones(group.channels, dtype=torch.bool)
+            gone[plan.kept[group.name]] = False
+            positions = norm.positions[gone[norm.channels]]
+            layer = model.get_submodule(norm.layer)
+            layer.weight.data[positions] = 0
+            layer.bias.data[positions] = 0
+    with torch.inference_mode():
+        torch.testing.assert_close(smaller(toys.IMAGES), model(toys.IMAGES))
+
+
+def test_the_bound_of_the_shift_by_hand() -> None:
+    recipe = TrainOptions(lr=0.1, schedule="multistep", milestones=[0.5], momentum=0.75, sparsity_lambda=0.01)
+    assert largest_shift(recipe, 4) == pytest.approx(0.01 * (0.1 + 0.1 + 0.01 + 0.01) / 0.25)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity_lambda": -1.0}, "option sparsity_lambda of slimming must be at least 0, not -1.0"),
+        ({"sparse_epochs": -1}, "option sparse_epochs of slimming must be at least 0, not -1"),
+        ({"sparse_batch_size": 0}, "option sparse_batch_size of slimming must be at least 1, not 0"),
+        ({"sparse_lr": 0.0}, "option sparse_lr of slimming must be above 0, not 0.0"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_pruner("slimming", settings)
+    assert str(caught.value) == message
 
 
 def test_reordering_channels_reorders_scores() -> None:

@@ -1,4 +1,4 @@
-"""Network Slimming: the scale a BatchNorm gives a channel is its importance.
+"""Network Slimming: a channel's BatchNorm scale is its importance, after training with a penalty on all scales.
 
 Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017,
 https://arxiv.org/abs/1708.06519
@@ -7,15 +7,22 @@ https://arxiv.org/abs/1708.06519
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from bench.checkpoint import SavedModel
+from bench.console import say
+from bench.errors import UsageError
 from bench.groups import ChannelGroup
+from bench.optim import learning_rate
+from bench.options import RunOptions, TrainOptions
 from bench.plan import Scores
-from bench.pruners.base import Calibration, Pruner
+from bench.pruners.base import Calibration, Preparation, Pruner, Training
+from bench.train_eval import fit
+from bench.training_state import LAST
 
 
 def scale_importance(gammas: Sequence[Tensor]) -> Tensor:
@@ -23,13 +30,67 @@ def scale_importance(gammas: Sequence[Tensor]) -> Tensor:
     return torch.stack([gamma.abs() for gamma in gammas]).mean(dim=0)
 
 
+def largest_shift(recipe: TrainOptions, steps: int) -> float:
+    """How far the penalty alone can move a scale in a whole training: lambda * (sum of all rates) / (1 - momentum).
+
+    Args:
+        recipe: an SGD recipe.
+        steps: steps of the training.
+    """
+    rates = sum(learning_rate(recipe, step, steps) for step in range(steps))
+    return recipe.sparsity_lambda * rates / (1 - recipe.momentum)
+
+
 @dataclass(frozen=True)
 class Slimming(Pruner):
-    """|gamma| of a channel, compared over the whole network as it is."""
+    """|gamma| of a channel, compared over the whole network as it is, after sparse training from the baseline."""
+
+    sparsity_lambda: float = 1e-4
+    sparse_epochs: int = 10
+    sparse_lr: float = 0.01
+    sparse_batch_size: int = 8
 
     name: ClassVar[str] = "slimming"
     paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
     scope: ClassVar[str] = "global"
+
+    def __post_init__(self) -> None:
+        for name, least in (("sparsity_lambda", 0), ("sparse_epochs", 0), ("sparse_batch_size", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"option {name} of slimming must be at least {least}, not {getattr(self, name)}")
+        if not self.sparse_lr > 0:
+            raise UsageError(f"option sparse_lr of slimming must be above 0, not {self.sparse_lr}")
+
+    @property
+    def trains_first(self) -> bool:
+        return self.sparse_epochs > 0
+
+    def prepare(self, saved: SavedModel, training: Training) -> Preparation:
+        """Sparse training: the project's own recipe from the baseline's weights; the last epoch's network counts."""
+        recipe = TrainOptions(
+            epochs=self.sparse_epochs,
+            batch_size=self.sparse_batch_size,
+            lr=self.sparse_lr,
+            sparsity_lambda=self.sparsity_lambda,
+            # The best epoch would be the least sparse one, so none but the last is looked at.
+            eval_every=self.sparse_epochs,
+        )
+        steps = recipe.epochs * len(training.data.train_loader(recipe.batch_size))
+        shift = largest_shift(recipe, steps)
+        say(f"the penalty of {self.sparsity_lambda:g} moves a BatchNorm scale by at most {shift:.2g} in {steps} steps")
+        fit(
+            saved,
+            training.data,
+            recipe,
+            RunOptions(seed=training.seed),
+            training.folder,
+            resume=(training.folder / LAST).is_file(),
+            device=training.device,
+            label="sparse training",
+        )
+        images = steps * min(recipe.batch_size, len(training.data.names("train")))
+        spent = {"epochs": recipe.epochs, "steps": steps, "images": images, "largest_scale_shift": shift}
+        return Preparation({**spent, "recipe": asdict(recipe)})
 
     @torch.no_grad()
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:

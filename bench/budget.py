@@ -1,0 +1,52 @@
+"""What a method that learns widths has to spend: multiply-accumulates, whatever the target is given in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from bench.cost_table import CostTable
+from bench.family import fixed_ratios
+from bench.groups import ChannelGroup, prunable
+from bench.plan import Scores, make_plan
+from bench.target import Target
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The MACs a pruned network is to have.
+
+    Attributes:
+        groups: all groups of the network, in the table's order.
+        table: predicts MACs.
+        macs: multiply-accumulates to aim at.
+        given: group name -> channels it keeps whatever a method says.
+    """
+
+    groups: Sequence[ChannelGroup]
+    table: CostTable
+    macs: float
+    given: Mapping[str, int]
+
+
+def flat_scores(groups: Sequence[ChannelGroup]) -> Scores:
+    """The same score for every channel that may go."""
+    return {group.name: torch.zeros(group.channels) for group in prunable(groups)}
+
+
+def budget_for(groups: Sequence[ChannelGroup], table: CostTable, target: Target) -> Budget:
+    """The MACs that a target stands for.
+
+    A target in MACs names them. For any other they are those of the uniform network that meets it, in which every
+    group has lost the same share of its channels.
+
+    Raises:
+        UsageError: a pattern of the target's fits no group.
+        BenchError: the target is out of reach.
+    """
+    uniform = make_plan(groups, flat_scores(groups), table, replace(target, scope="local"))
+    macs = target.value * uniform.dense.macs if target.kind == "macs" else uniform.predicted.macs
+    given = {name: len(uniform.kept[name]) for name in fixed_ratios(groups, target.ratio_of)}
+    return Budget(groups, table, float(macs), given)
