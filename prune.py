@@ -7,18 +7,9 @@
 
 from __future__ import annotations
 
-from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, refuse_flags, require_flags, run
-from bench.options import (
-    DataOptions,
-    MeasureOptions,
-    ModelOptions,
-    PruneOptions,
-    RunOptions,
-    SensitivityOptions,
-    parse_bytes,
-    parse_kept,
-    parse_ratio,
-)
+from bench.cli import Parser, add_listings, collect, print_listing, refuse_flags, require_flags, run
+from bench.flags import add_method, add_target, goal_of, method_settings
+from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, SensitivityOptions
 
 
 def build_parser() -> Parser:
@@ -27,18 +18,8 @@ def build_parser() -> Parser:
     files = parser.add_argument_group("files")
     files.add_argument("--ckpt", metavar="FILE", help="the trained network (required)")
     files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the result (required)")
-    method = parser.add_argument_group("method")
-    method.add_argument("--method", metavar="NAME", help="pruning method (required); --list-methods names them")
-    parser.add_setting(method, "--opt", metavar="KEY=VALUE,...", help="options of the method")
-    target = parser.add_argument_group("target (exactly one, or --sensitivity)")
-    for flag, parse, metavar, text in (
-        ("--global-ratio", parse_ratio, "R", "share of the prunable channels to remove"),
-        ("--target-macs", parse_kept, "R", "share of the MACs to keep"),
-        ("--target-params", parse_kept, "R", "share of the parameters to keep"),
-        ("--target-size", parse_bytes, "SIZE", "most bytes of the tensors in the saved file, such as 10MB"),
-    ):
-        parser.add_value(target, flag, parse, metavar=metavar, help=text)
-    target.add_argument(
+    add_method(parser)
+    add_target(parser).add_argument(
         "--sensitivity", action="store_true", help="measure what each group by itself can lose, and exit"
     )
     add_listings(parser).add_argument(
@@ -70,19 +51,20 @@ def main(argv: list[str]) -> None:
         return
     require_flags(arguments, "ckpt", "method", "save")
     if arguments.sensitivity:
-        refused = ("global_ratio", "target_macs", "target_params", "target_size", "ratio_of")
+        refused = ("global_ratio", "target_macs", "target_params", "target_size", "ratio_of", "auto_search")
         refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
     else:
-        (goal,) = chosen_goals(arguments, "global_ratio")
+        goal = goal_of(arguments)
 
     from bench.console import say
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
+    from bench.report import pruning_lines
     from bench.runs import make_folder
     from bench.sensitivity import measure_sensitivity
     from bench.workbench import Workbench
 
-    pruner = make_pruner(arguments.method, arguments.opt)
+    pruner = make_pruner(arguments.method, method_settings(arguments))
     folder = make_folder(arguments.save)
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
@@ -92,17 +74,8 @@ def main(argv: list[str]) -> None:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(workbench, pruner, choice, options.seed, folder, split=arguments.split or "train")
         return
-    info = prune_model(workbench, pruner, goal, options.seed, folder)
-
-    change, plan = info["cost"]["change"], info["plan"]
-    say(f"{pruner.name}: removed {plan['channel_ratio']:.1%} of the prunable channels, "
-        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %, "
-        f"size {info['cost']['after']['state_bytes'] / 1e6:.2f} MB")  # fmt: skip
-    stages = {name: score["miou"] for name, score in info["quality"].items() if isinstance(score, dict)}
-    if stages:
-        shown = ", ".join(f"{name} {miou:.2%}" for name, miou in stages.items())
-        say(f"mIoU on {info['quality']['split']}: {shown}")
-    say(f"-> {folder / 'pruned_model.pt'}")
+    for line in pruning_lines(prune_model(workbench, pruner, goal, options.seed, folder)):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def _as_flags(flag: str, action: argparse.Action, value: Any, where: str) -> lis
         if not isinstance(action.default, dict):
             raise UsageError(f"{where} must be a value or a list, not a mapping")
         value = list(_settings(value))
+    if action.nargs == "+":
+        return [flag, *(str(item) for item in (value if isinstance(value, list) else [value]))]
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
     return [f"{action.option_strings[0]}={value}"]

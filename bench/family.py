@@ -73,20 +73,24 @@ class Family:
             else:
                 ranked_with = {"global": None, "local": column, "isomorphic": group.structure}[target.scope]
                 classes[ranked_with].append((column, score[ascending[:removable]]))
-        self._order, self.keys = self._merged(classes)
+        self._order, self.keys, self._scores = self._merged(classes)
+        self._costs: dict[int, Prediction] = {}
 
-    def _merged(self, classes: Mapping[Hashable, list[tuple[int, np.ndarray]]]) -> tuple[np.ndarray, np.ndarray]:
-        """The removable channels of all classes in one order: their groups' numbers and their keys."""
-        columns, keys = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+    def _merged(self, classes: Mapping[Hashable, list[tuple[int, np.ndarray]]]) -> tuple[np.ndarray, ...]:
+        """The removable channels of all classes in one order: their groups' numbers, their keys and their scores."""
+        columns, keys, values = [np.empty(0, dtype=np.int64)], [np.empty(0)], [np.empty(0)]
         for members in classes.values():
             members_of, scores = zip(*members, strict=True)
             owner = np.repeat(members_of, [len(score) for score in scores])
             # Stable: among equal scores the order is the network's, so the same scores always give the same plan.
-            columns.append(owner[np.argsort(np.concatenate(scores), kind="stable")])
+            score = np.concatenate(scores)
+            ascending = np.argsort(score, kind="stable")
+            columns.append(owner[ascending])
             keys.append((np.arange(len(owner)) + 0.5) / self._width[list(members_of)].sum())
+            values.append(score[ascending])
         key = np.concatenate(keys)
         first = np.argsort(key, kind="stable")
-        return np.concatenate(columns)[first], key[first]
+        return np.concatenate(columns)[first], key[first], np.concatenate(values)[first]
 
     def __len__(self) -> int:
         """The number of the smallest network."""
@@ -104,7 +108,18 @@ class Family:
 
     def cost(self, number: int) -> Prediction:
         """What a network of the family costs."""
-        return self._table.predict(self.left(number))
+        if number not in self._costs:
+            self._costs[number] = self._table.predict(self.left(number))
+        return self._costs[number]
+
+    @property
+    def costed(self) -> int:
+        """Of how many networks the cost was asked."""
+        return len(self._costs)
+
+    def threshold(self, number: int) -> float | None:
+        """The score of the last channel a network has lost; None if it lost none, or if there are several rankings."""
+        return float(self._scores[number - 1]) if number and self._target.scope == "global" else None
 
     def removed(self, number: int) -> int:
         """How many channels are gone of the groups that follow the goal."""

@@ -127,6 +127,11 @@ def prunable(groups: Iterable[ChannelGroup]) -> list[ChannelGroup]:
     return [group for group in groups if group.protected is None]
 
 
+def first_layer(model: nn.Module) -> str:
+    """Name of the first layer with weights."""
+    return next(name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
+
+
 class _Framed(nn.Module):
     """A network whose image and outputs the tracer sees.
 
@@ -315,8 +320,7 @@ def _reasons_to_protect(
         for name in matched:
             reasons.setdefault(owner[name], f"ignored by '{pattern}'")
     if protect_first:
-        first = next(name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
-        reasons.setdefault(owner[first], "first layer")
+        reasons.setdefault(owner[first_layer(model)], "first layer")
     return reasons
 
 

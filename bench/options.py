@@ -79,6 +79,12 @@ def parse_kept(text: str) -> float:
     return kept
 
 
+def parse_reduction(text: str) -> float:
+    """A share to remove, in [0, 1) -> the share to keep: `'0.77'` -> 0.23."""
+    # Rounded, because 1 - 0.77 is 0.22999999999999998.
+    return round(1 - parse_ratio(text), 12)
+
+
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -138,18 +144,23 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 
 def parse_settings(text: str) -> dict[str, object]:
-    """`'term=gamma,alpha=0.3'` -> `{"term": "gamma", "alpha": 0.3}`; values are YAML scalars."""
+    """`'term=gamma,alpha=0.3,classes=[0,3]'` -> `{"term": "gamma", "alpha": 0.3, "classes": [0, 3]}`.
+
+    Values are YAML scalars or lists of them in brackets.
+    """
     import yaml
 
     settings = {}
-    for part in text.split(","):
+    for part in re.split(r",(?![^\[\]]*\])", text):
         key, equals, word = part.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"'{part}' is not KEY=VALUE")
         try:
             value = yaml.safe_load(word)
         except yaml.YAMLError:
-            raise ValueError(f"'{part}' is not KEY=VALUE with a number, a word, true or false") from None
+            raise ValueError(
+                f"'{part}' is not KEY=VALUE with a number, a word, true, false or a list in brackets"
+            ) from None
         # To YAML 1.1, whose floats have a point, 1e-3 is a word.
         is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
         settings[key.strip()] = float(value) if is_number else value

@@ -240,8 +240,9 @@ def prune_model(workbench: Workbench, pruner: Pruner, goal: Goal, seed: int, fol
         quality = pruned.info["quality"]
         known = quality.get("recalibrated", quality.get("cut"))
         write_json(folder / REPORT, workbench.reference.compare(folder / PRUNED, pruned.saved, quality=known))
-        write_json(folder / INFO, pruned.info)
-    return pruned.info
+        info = {**pruned.info, "saved_model": str(folder / PRUNED)}
+        write_json(folder / INFO, info)
+    return info
 
 
 def groups_of(checkpoint: str | None, model: str | None, dataset: str, options: PruneOptions) -> list[ChannelGroup]:

@@ -35,6 +35,9 @@ class PruningPlan:
         predicted: what the network will cost.
         dense: what it costs now.
         skipped: prunable groups the method gave no score to, which stay whole.
+        threshold: where all channels are in one ranking, the score up to which they go, as far as the limits of each
+            group let them.
+        costed: how many networks were costed to find this one.
     """
 
     kept: dict[str, list[int]]
@@ -42,6 +45,8 @@ class PruningPlan:
     predicted: Prediction
     dense: Prediction
     skipped: list[str] = field(default_factory=list)
+    threshold: float | None = None
+    costed: int = 0
 
     @property
     def channel_ratio(self) -> float:
@@ -60,6 +65,7 @@ class PruningPlan:
             "channels": {"kept": self.channels[0], "of": self.channels[1]},
             "predicted": self.predicted._asdict(),
             "before": self.dense._asdict(),
+            "search": {"threshold": self.threshold, "networks_costed": self.costed},
             "skipped_groups": self.skipped,
             "kept": self.kept,
         }
@@ -74,7 +80,7 @@ def make_plan(groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, 
         table: predicts the cost of a choice.
         target: what to reach. A share of the channels is never exceeded, but by `local`, which takes the same share
             of every group, to the nearest number that it may keep. Of the two choices on either side of a share of
-            MACs or parameters the closer one is taken; a size is never exceeded.
+            MACs or parameters the closer one is taken, and must be as close as is asked; a size is never exceeded.
 
     Raises:
         UsageError: a pattern of the target's fits no group.
@@ -93,7 +99,8 @@ def make_plan(groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, 
     total = sum(group.channels for group in prunable(groups))
     skipped = [group.name for group in prunable(groups) if group.name not in scores]
     channels = (sum(map(len, kept.values())), total)
-    return PruningPlan(kept, channels, family.cost(number), table.dense(), skipped)
+    predicted, threshold = family.cost(number), family.threshold(number)
+    return PruningPlan(kept, channels, predicted, table.dense(), skipped, threshold, family.costed)
 
 
 def _reaching_share(family: Family, target: Target) -> int:
@@ -144,7 +151,16 @@ def _reaching_cost(family: Family, dense: Prediction, target: Target) -> int:
         )
     number = family.first(lambda member: cost(member) <= wanted)
     is_closer_above = number > 0 and cost(number - 1) - wanted < wanted - cost(number)
-    return number - 1 if is_closer_above and not is_size else number
+    if is_size:
+        return number
+    number -= is_closer_above
+    share = cost(number) / getattr(dense, name)
+    if target.within is not None and abs(share - target.value) > target.within:
+        raise BenchError(
+            f"the closest to {target.value:.2%} of the {target.kind} that whole channels reach is {share:.2%}, "
+            f"more than {target.within:.1%} of the network away; lower --round-to or leave --auto-search out"
+        )
+    return number
 
 
 def _check_scores(groups: Sequence[ChannelGroup], scores: Scores) -> None:

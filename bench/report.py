@@ -126,6 +126,33 @@ def comparison_table(baseline: Row, rows: Sequence[Row]) -> Table:
     return table
 
 
+def pruning_lines(info: dict[str, Any]) -> list[str]:
+    """What prune.py says about a pruning at the end.
+
+    Args:
+        info: what `pruning_info.json` holds.
+    """
+    plan, cost, target = info["plan"], info["cost"], info["target"]
+    change = cost["change"]
+    lines = [
+        f"{info['method']}: removed {plan['channel_ratio']:.1%} of the prunable channels, "
+        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %, "
+        f"size {cost['after']['state_bytes'] / 1e6:.2f} MB"
+    ]
+    if target["within"] is not None:
+        search, kept = plan["search"], cost["after"]["parameters"] / cost["before"]["parameters"]
+        found = "nothing goes" if search["threshold"] is None else f"threshold {search['threshold']:.6g}"
+        lines.append(
+            f"{found}, found by costing {search['networks_costed']} networks: {kept:.2%} of the parameters are kept, "
+            f"{target['value']:.2%} were wanted"
+        )
+    stages = {name: score["miou"] for name, score in info["quality"].items() if isinstance(score, dict)}
+    if stages:
+        shown = ", ".join(f"{name} {miou:.2%}" for name, miou in stages.items())
+        lines.append(f"mIoU on {info['quality']['split']}: {shown}")
+    return [*lines, f"-> {info['saved_model']}"]
+
+
 def groups_table(groups: Sequence[ChannelGroup]) -> Table:
     """The table for the console of a network's coupled channels: each group and what else makes its channels."""
     from rich import box

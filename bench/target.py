@@ -17,10 +17,13 @@ class Goal:
         kind: one of `KINDS`.
         value: for channels the share of the prunable ones to remove, in [0, 1); for MACs and parameters the
             share to keep, in (0, 1]; for the size the most bytes the saved tensors may have.
+        within: how far off the result may be, for MACs and parameters, as a share of the whole network; None takes
+            the closest there is, however far.
     """
 
     kind: str
     value: float
+    within: float | None = None
 
     def __str__(self) -> str:
         if self.kind == "channels":
@@ -47,6 +50,7 @@ class Target:
         round_to: the channels a group keeps are a multiple of this, unless it keeps all or never had as many.
         ratio_of: layer-name pattern (`fnmatch`) -> the share that the groups with such a producer lose, whatever
             the goal; the first pattern that fits counts. A goal in channels is then a share of the other groups'.
+        within: the goal's.
     """
 
     kind: str
@@ -56,11 +60,12 @@ class Target:
     max_ratio: float = 1.0
     round_to: int = 1
     ratio_of: Mapping[str, float] = field(default_factory=dict)
+    within: float | None = None
 
     @property
     def goal(self) -> Goal:
         """What is to be reached."""
-        return Goal(self.kind, self.value)
+        return Goal(self.kind, self.value, self.within)
 
 
 def megabytes(count: float) -> str:

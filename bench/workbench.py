@@ -134,7 +134,11 @@ class Workbench:
             "format": "pruning-info/1",
             **how,
             "paper": pruner.paper,
-            "model": {**asdict(reference.saved.spec), "input_size": reference.data.input_size},
+            "model": {
+                **asdict(reference.saved.spec),
+                "classes": reference.data.classes.names,
+                "input_size": reference.data.input_size,
+            },
             "dataset": reference.data.name,
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
             "quality": quality,
@@ -283,13 +287,24 @@ class Workbench:
 
 
 def target_of(pruner: Pruner, goal: Goal, options: PruneOptions) -> Target:
-    """A goal within the user's limits, channels ranked as the method does unless the user says otherwise."""
+    """A goal within the user's limits, channels ranked as the method does unless the user says otherwise.
+
+    Raises:
+        UsageError: one threshold is to be searched, but channels are not ranked over the whole network.
+    """
+    scope = options.scope or pruner.scope
+    if goal.within is not None and scope != "global":
+        raise UsageError(
+            f"--auto-search finds one threshold for the whole network, but {pruner.name} ranks with --scope {scope}; "
+            "pass --scope global or leave it out"
+        )
     return Target(
         goal.kind,
         goal.value,
-        scope=options.scope or pruner.scope,
+        scope=scope,
         min_keep=options.min_keep,
         max_ratio=options.max_ratio,
         round_to=options.round_to,
         ratio_of=options.ratio_of,
+        within=goal.within,
     )

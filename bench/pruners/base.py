@@ -139,8 +139,23 @@ class Pruner(ABC):
                 if not known:
                     raise UsageError(f"{cls.name} has no options; '{key}' is not one")
                 raise unknown_name(f"option of {cls.name}", key, known)
-            wanted = types[key]
-            fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
-            if not fits or (isinstance(value, bool) and wanted is not bool):
-                raise UsageError(f"option {key} of {cls.name} must be {wanted.__name__}, not {value!r}")
-        return cls(**settings)
+            if not _fits(value, types[key]):
+                raise UsageError(f"option {key} of {cls.name} must be {_named(types[key])}, not {value!r}")
+        # Frozen options are tuples, and lists in YAML.
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether an option's value is of the type its field is annotated with."""
+    if typing.get_origin(wanted) is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(item, typing.get_args(wanted)[0]) for item in value)
+    if isinstance(value, bool):
+        return wanted is bool
+    return isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
+
+
+def _named(wanted: Any) -> str:
+    """What a type is called in a message."""
+    if typing.get_origin(wanted) is tuple:
+        return f"a list of {typing.get_args(wanted)[0].__name__} such as [0,3]"
+    return wanted.__name__

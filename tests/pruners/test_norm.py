@@ -14,7 +14,7 @@ from bench.groups import find_groups, prunable
 from bench.plan import Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.pruners.norm.pruner import filter_norm, merge_normalised
+from bench.pruners.filters import filter_norm, merge_normalised
 from bench.target import Target
 
 SIZE = (16, 24)

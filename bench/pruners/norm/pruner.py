@@ -11,30 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.groups import ChannelGroup
-from bench.layers import out_filters
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
-
-
-def filter_norm(filters: Tensor, order: int) -> Tensor:
-    """The L1 or L2 norm of each filter: [C, K] -> [C]."""
-    return torch.linalg.vector_norm(filters, ord=order, dim=1)
-
-
-def merge_normalised(members: Sequence[Tensor]) -> Tensor:
-    """Merges the scores several layers give to the same channels: each over its mean, then their mean.
-
-    Args:
-        members: [C] each, non-negative.
-
-    Returns:
-        [C]; the mean of the result is 1 unless all scores are zero.
-    """
-    tiny = torch.finfo(torch.float64).tiny
-    return torch.stack([scores.double() / scores.double().mean().clamp_min(tiny) for scores in members]).mean(dim=0)
+from bench.pruners.filters import filter_norm, merge_normalised, rated_filters
 
 
 @dataclass(frozen=True)
@@ -46,16 +28,8 @@ class FilterNorm(Pruner):
 
     @torch.no_grad()
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:
-        layers = dict(model.named_modules())
         return {
-            group.name: merge_normalised(
-                [
-                    producer.layer.gather(
-                        filter_norm(out_filters(layers[producer.layer.layer]), self.order), group.channels
-                    )
-                    for producer in group.producers
-                ]
-            )
+            group.name: merge_normalised(rated_filters(model, group, lambda filters: filter_norm(filters, self.order)))
             for group in groups
         }
 

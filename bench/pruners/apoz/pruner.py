@@ -1,0 +1,45 @@
+"""APoZ: a channel whose activations are mostly zero does little.
+
+Hu et al., Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep Architectures, 2016,
+https://arxiv.org/abs/1607.03250
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from bench.activations import zero_shares
+from bench.console import say
+from bench.groups import ChannelGroup
+from bench.plan import Scores
+from bench.pruners.base import Calibration, Pruner
+
+
+def active_shares(
+    model: nn.Module, groups: Sequence[ChannelGroup], batches: Iterable[tuple[Tensor, Tensor | None]]
+) -> Scores:
+    """1 - APoZ of each channel, as `bench.activations.zero_shares` counts; says which groups meet no ReLU."""
+    zeros = zero_shares(model, groups, batches)
+    if zeros.without_relu:
+        say(
+            f"no ReLU behind {len(zeros.without_relu)} of {len(groups)} groups ({', '.join(zeros.without_relu)}): "
+            "values of at most 0 are counted there, behind the normalisation or the layer"
+        )
+    return {name: 1 - share for name, share in zeros.shares.items()}
+
+
+@dataclass(frozen=True)
+class APoZ(Pruner):
+    """Share of a channel's activations that are not zero, behind its ReLU."""
+
+    name: ClassVar[str] = "apoz"
+    paper: ClassVar[str] = "Hu et al., Network Trimming, arXiv 1607.03250, 2016"
+    scope: ClassVar[str] = "global"
+    needs_data: ClassVar[bool] = True
+
+    def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:
+        return active_shares(model, groups, ((images, None) for images, _ in calibration.batches))
