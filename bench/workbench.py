@@ -18,7 +18,7 @@ from bench.checkpoint import SavedModel
 from bench.cost_table import CostTable
 from bench.cut import cut
 from bench.errors import BenchError
-from bench.evaluation import Batch, recalibrate
+from bench.evaluation import Batch, Evaluation, recalibrate
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.options import PruneOptions
@@ -38,10 +38,12 @@ class Pruned:
     Attributes:
         saved: the network.
         info: what `pruning_info.json` holds.
+        evaluation: how it scores as it is; None where that was not wanted.
     """
 
     saved: SavedModel
     info: dict[str, Any]
+    evaluation: Evaluation | None
 
 
 class Workbench:
@@ -95,14 +97,17 @@ class Workbench:
         network, absorbed = self.smaller(plan)
 
         cost = reference.cost_of(network)
-        quality: dict[str, Any] = {"split": reference.split}
+        quality: dict[str, Any] = {"split": reference.split, "scoring": asdict(reference.scoring)}
+        evaluation = None
         if options.evaluate:
-            quality |= {"baseline": reference.quality, "cut": reference.score(network, "after the cut")}
+            evaluation = reference.evaluate(network, "after the cut")
+            quality |= {"baseline": reference.quality, "cut": evaluation.record()}
         if options.recalibrate and plan.removes_channels:
             batches = self.batches(options.recalibration_images, seed)
             self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
             if options.evaluate:
-                quality["recalibrated"] = reference.score(network, "recalibrated")
+                evaluation = reference.evaluate(network, "recalibrated")
+                quality["recalibrated"] = evaluation.record()
 
         how = {
             "method": pruner.name,
@@ -133,7 +138,7 @@ class Workbench:
             "pruning": [*before.meta.get("pruning", []), how],
         }
         channels = original_channels(before.channels, groups, plan)
-        return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
+        return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info), evaluation)
 
     def smaller(self, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
         """A copy of the baseline without the channels a plan removes, and the record of a bias absorption, if wanted.

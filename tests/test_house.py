@@ -20,7 +20,7 @@ FLOORS = (
     "errors console vision_compat modes layers losses cost target",
     "options runs distributed tensor_files transforms datasets models pruners",
     "cli devices checkpoint optim latency groups cost_table family datasets.* models.*",
-    "data metrics pictures plan training_state report heat_map",
+    "data metrics boundary inference pictures plan training_state report heat_map",
     "evaluation cut absorb pruners.*",
     "train_eval reference",
     "workbench",
