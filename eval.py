@@ -1,4 +1,4 @@
-"""Measures a network beside its baseline: quality, cost, latency.
+"""Measures a network beside its baseline, or a baseline alone: quality, cost, latency.
 
     python eval.py --dataset camvid --data-root ./datasets/camvid --model resnet50_seg \
         --baseline ./runs/camvid_resnet50_seg/best.pt --candidate ./runs/taylor_pruned/pruned_model.pt \
@@ -15,14 +15,23 @@ from bench.options import DataOptions, MeasureOptions, ModelOptions, RunOptions
 
 def build_parser() -> Parser:
     """The command line of eval.py."""
-    parser = Parser("eval.py", "Measures a candidate beside the baseline and writes a JSON report.")
+    parser = Parser("eval.py", "Measures a candidate beside the baseline, or the baseline alone; writes a JSON report.")
     files = parser.add_argument_group("files")
     files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
-    files.add_argument("--candidate", metavar="FILE", help="the network to compare with it (required)")
-    files.add_argument("--report", metavar="FILE", help="the JSON report to write (required)")
-    files.add_argument("--picture", metavar="FILE.png", help="also draw one image: input, label, both predictions")
+    files.add_argument("--candidate", metavar="FILE", help="the network to compare with it (default: none)")
+    files.add_argument("--report", metavar="FILE", help="the JSON report to write (required unless --predict is given)")
+    files.add_argument("--picture", metavar="FILE.png", help="also draw one image: input, label, predictions")
     parser.add_value(
         files, "--picture-index", int, metavar="N", default=0, help="which image of the split (default: 0)"
+    )
+    files.add_argument(
+        "--predict", metavar="DIR", help="write the predictions of the candidate, or else of the baseline, as PNGs"
+    )
+    files.add_argument(
+        "--predict-ids",
+        choices=("train", "label"),
+        help="what their pixels hold: the numbers the network is trained on (default), or the ids of the data set's "
+        "label files, which its evaluation server wants",
     )
     add_listings(parser)
     parser.add_options("data", DataOptions)
@@ -37,22 +46,29 @@ def main(argv: list[str]) -> None:
     arguments = build_parser().parse(argv)
     if print_listing(arguments):
         return
-    require_flags(arguments, "baseline", "candidate", "report")
+    require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
+    if arguments.predict_ids:
+        require_flags(arguments, "predict")
 
     from bench.console import console, say
-    from bench.pipeline import draw_pair, evaluate_pair, open_reference
+    from bench.pipeline import draw_pair, evaluate_pair, open_reference, write_predictions
     from bench.report import pair_table
 
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
     reference = open_reference(arguments.baseline, data, options, measure, model=arguments.model)
+    candidate = Path(arguments.candidate) if arguments.candidate else None
     # First, because it takes a moment and finds a wrong index before the whole split is scored.
     if arguments.picture:
-        draw_pair(reference, Path(arguments.candidate), arguments.picture_index, Path(arguments.picture))
+        draw_pair(reference, candidate, arguments.picture_index, Path(arguments.picture))
         say(f"-> {arguments.picture}")
-    report = evaluate_pair(reference, Path(arguments.candidate), Path(arguments.report))
-    console().print(pair_table(report))
-    say(f"-> {arguments.report}")
+    if arguments.predict:
+        label_ids = arguments.predict_ids == "label"
+        count = write_predictions(reference, candidate, Path(arguments.predict), label_ids=label_ids)
+        say(f"{count} predictions of {reference.split} -> {arguments.predict}")
+    if arguments.report:
+        console().print(pair_table(evaluate_pair(reference, candidate, Path(arguments.report))))
+        say(f"-> {arguments.report}")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,27 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def in_order(rows: Tensor) -> Tensor:
+    """Brings together what the processes have found on the images that `eval_loader(rank=, world=)` gave them.
+
+    Args:
+        rows: [images of this process, ...]; the k-th of process r belongs to image `k * size + r`.
+
+    Returns:
+        [all images, ...] in the order of the data set, the same in every process.
+    """
+    size = world().size
+    if size == 1:
+        return rows
+    total = int(sum_over_processes(torch.tensor(len(rows), device=rows.device)))
+    # Collectives want equal shapes: the processes with an image fewer add an empty row, which ends up last.
+    padded = rows.new_zeros(-(-total // size), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:total]
+
+
 @torch.no_grad()
 def average_buffers(model: nn.Module) -> None:
     """Gives all processes the mean of their running statistics."""

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import distributed
+from bench.boundary import BoundaryCounts
 from bench.console import progress
 from bench.datasets.base import Classes
 from bench.errors import BenchError
+from bench.inference import PLAIN, Scoring, predict
 from bench.metrics import ConfusionMatrix, Quality
 from bench.modes import flags_kept
+from bench.runs import plain
 
 Batch = tuple[Tensor, Tensor]
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation of a network on a split found.
+
+    Attributes:
+        quality: the metrics.
+        per_image: the counts of each image they are read off, int64 [N, K, outputs], in the order of the data set.
+    """
+
+    quality: Quality
+    per_image: Tensor
+
+    def record(self) -> dict[str, Any]:
+        """The metrics as plain data."""
+        return plain(asdict(self.quality))
+
+
+def evaluate_images(
     model: nn.Module,
     loader: Iterable[Batch],
     classes: Classes,
@@ -28,7 +48,8 @@ def evaluate(
     amp: str = "none",
     channels_last: bool = False,
     label: str = "val",
-) -> Quality:
+    scoring: Scoring = PLAIN,
+) -> Evaluation:
     """Scores a network over a whole split, at the size of the labels.
 
     Under torchrun each process scores its share (`eval_loader(rank=, world=)`) and all get the whole result.
@@ -41,27 +62,56 @@ def evaluate(
         amp: `none`, `bf16` or `fp16`.
         channels_last: memory format of images and network.
         label: what the progress bar says.
+        scoring: how often and how large the network sees an image, and whether outlines are scored too.
+    """
+    confusion = ConfusionMatrix(classes, device)
+    outlines = BoundaryCounts(classes, scoring.boundary_width, device) if scoring.boundary_width else None
+    found = predictions(
+        model, loader, device=device, amp=amp, channels_last=channels_last, label=label, scoring=scoring
+    )
+    for prediction, labels in found:
+        confusion.update(prediction, labels)
+        if outlines:
+            outlines.update(prediction, labels)
+    confusion.gather()
+    quality = confusion.quality()
+    return Evaluation(replace(quality, boundary=outlines.score()) if outlines else quality, confusion.per_image.cpu())
+
+
+def evaluate(model: nn.Module, loader: Iterable[Batch], classes: Classes, **settings: Any) -> Quality:
+    """The metrics of a network over a whole split; everything is as for `evaluate_images`."""
+    return evaluate_images(model, loader, classes, **settings).quality
+
+
+def predictions(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    *,
+    device: torch.device,
+    amp: str = "none",
+    channels_last: bool = False,
+    label: str,
+    scoring: Scoring = PLAIN,
+) -> Iterator[Batch]:
+    """Yields what a network predicts for each batch, int64 [N, H, W], and the labels of the same size.
+
+    The arguments are those of `evaluate_images`.
     """
     # Outside inference mode, where moving would make the weights unfit for training.
     to_device(model, device, channels_last)
-    confusion = ConfusionMatrix(classes, device)
-    with torch.inference_mode(), flags_kept(model):
+
+    def network(images: Tensor) -> Tensor:
+        with autocast(device, amp):
+            return model(images)
+
+    with flags_kept(model):
         model.eval()
         for images, labels in progress(loader, label):
             images, labels = moved(images, labels, device, channels_last)
-            with autocast(device, amp):
-                logits = model(images)
-            confusion.update(predicted(logits, labels.shape[-2:]), labels)
-    distributed.sum_over_processes(confusion.counts)
-    return confusion.quality()
-
-
-def predicted(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """The output chosen for each pixel: logits [N, C, h, w] -> int64 [N, *size], scaled before the choice."""
-    logits = logits.float()
-    if logits.shape[-2:] != torch.Size(size):
-        logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-    return logits.argmax(1)
+            # Closed before the batch is handed out: the mode would hold for the caller as well.
+            with torch.inference_mode():
+                prediction = predict(network, images, labels.shape[-2:], scoring)
+            yield prediction, labels
 
 
 @torch.no_grad()

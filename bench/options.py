@@ -107,6 +107,14 @@ def parse_ratios(text: str) -> dict[str, float]:
     return ratios
 
 
+def parse_boundary_width(text: str) -> float:
+    """Whole pixels, or below 1 a share of the diagonal; 0 means none."""
+    width = share(text)
+    if width >= 1 and not width.is_integer():
+        raise ValueError(f"{text} is neither whole pixels nor, below 1, a share of the diagonal")
+    return width
+
+
 def _count(minimum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
@@ -322,6 +330,26 @@ class MeasureOptions:
         None, "split to score (default: test, or val where test has no labels)", choices=("train", "val", "test")
     )
     eval_batch_size: int = option(4, "images a batch when scoring", parse=positive)
+    sliding_window: tuple[int, int] | None = option(
+        None,
+        "predict in windows of this size of the network's input and average the logits where they overlap "
+        "(default: the whole image at once)",
+        parse=parse_size,
+        metavar="H,W",
+    )
+    stride: tuple[int, int] | None = option(
+        None, "step between windows (default: two thirds of the window)", parse=parse_size, metavar="H,W"
+    )
+    scales: list[float] = option(
+        [1.0], "average the logits over the image at these multiples of the input size", parse=_list_of(above_zero)
+    )
+    flip: bool = option(False, "average the logits with those of the mirrored image")
+    boundary_width: float = option(
+        0.0,
+        "also measure the boundary F-score with this tolerance in pixels of the label, or below 1 as a share of its "
+        "diagonal; 0 does not",
+        parse=parse_boundary_width,
+    )
     latency: bool = option(True, "measure latency")
     latency_warmup: int = option(30, "untimed forward passes before timing", parse=whole)
     latency_runs: int = option(100, "timed forward passes a network", parse=positive)

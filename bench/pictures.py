@@ -46,6 +46,25 @@ def prediction_picture(
         _draw(panels, legend).save(temporary, format="PNG")
 
 
+def write_ids(path: Path | str, ids: np.ndarray, colours: Classes | None = None) -> None:
+    """Writes a map of class ids as an 8-bit PNG that holds the ids themselves.
+
+    Args:
+        path: the file.
+        ids: integer [H, W] in 0..255.
+        colours: the label set whose colours they are shown in, what is no scored class in black; without one the map
+            is grey.
+    """
+    image = Image.fromarray(ids.astype(np.uint8))
+    if colours is not None:
+        # Makes a palette image of the grey one without touching its pixels.
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(colours.palette)] = colours.palette
+        image.putpalette(palette.tobytes())
+    with whole_file(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
 def _draw(panels: Mapping[str, np.ndarray], legend: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
     """Panels in rows of three, each under its caption, and the legend below them."""
     height, width = next(iter(panels.values())).shape[:2]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench import distributed
@@ -17,12 +19,12 @@ from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.devices import set_up
 from bench.errors import BenchError, UsageError
-from bench.evaluation import predicted
 from bench.groups import ChannelGroup, find_groups
+from bench.inference import PLAIN, Scoring, predict
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
 from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
-from bench.pictures import prediction_picture
+from bench.pictures import prediction_picture, write_ids
 from bench.pruners.base import Pruner
 from bench.reference import Reference
 from bench.runs import (
@@ -85,6 +87,7 @@ def train_model(
         raise UsageError("--resume and --overwrite contradict each other; pass one")
     if checkpoint and model_options.pretrained_backbone:
         raise UsageError("--ckpt and --pretrained-backbone both name the first weights; pass one")
+    scoring = Scoring.of(measure)
     with distributed.joined(set_up(run)) as device:
         world = distributed.world()
         make_folder(folder)
@@ -135,6 +138,7 @@ def train_model(
                     amp=options.amp,
                     channels_last=options.channels_last,
                     label=split,
+                    scoring=scoring,
                 )
                 for split, loader in loaders.items()
             }
@@ -142,6 +146,7 @@ def train_model(
                 "best_epoch": result.best_epoch,
                 "epochs": result.epochs,
                 "input_size": data.input_size,
+                "scoring": asdict(scoring),
                 **{split: asdict(quality) for split, quality in scores.items()},
             }
             if world.is_first:
@@ -237,9 +242,8 @@ def prune_model(workbench: Workbench, pruner: Pruner, goal: Goal, seed: int, fol
     with run_folder(folder):
         pruned = workbench.prune(pruner, target_of(pruner, goal, workbench.options), seed)
         save_model(folder / PRUNED, pruned.saved)
-        quality = pruned.info["quality"]
-        known = quality.get("recalibrated", quality.get("cut"))
-        write_json(folder / REPORT, workbench.reference.compare(folder / PRUNED, pruned.saved, quality=known))
+        report = workbench.reference.compare(folder / PRUNED, pruned.saved, evaluation=pruned.evaluation)
+        write_json(folder / REPORT, report)
         info = {**pruned.info, "saved_model": str(folder / PRUNED)}
         write_json(folder / INFO, info)
     return info
@@ -279,14 +283,24 @@ def check_comparable(reference: Reference, folder: Path) -> None:
             f"{folder} was pruned from {report['baseline']['path']}, {reference.checkpoint} is another network; "
             "pass that one as --baseline"
         )
-    size = ",".join(str(side) for side in report["input_size"])
-    for differs, flag in (
-        (report["dataset"] != reference.data.name, f"--dataset {report['dataset']}"),
-        (report["input_size"] != list(reference.data.input_size), f"--input-size {size}"),
-        (report["split"] != reference.split, f"--split {report['split']}"),
-    ):
-        if differs:
+    now = {"dataset": reference.data.name, "input_size": reference.data.input_size, "split": reference.split}
+    now |= asdict(reference.scoring)
+    # Reports of the time before networks could be scored in other ways do not say how theirs was.
+    before = {**report, **(report.get("scoring") or plain(PLAIN))}
+    for name, value in plain(now).items():
+        if before[name] != value:
+            flag = _flag(name, before[name])
             raise BenchError(f"{folder} was measured with {flag}; pass that too, or its numbers do not compare")
+
+
+def _flag(name: str, value: Any) -> str:
+    """How a value is asked for on the command line."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    if value is None:
+        return f"no --{flag}"
+    return f"--{flag} " + (",".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def time_model(reference: Reference, folder: Path) -> None:
@@ -345,30 +359,72 @@ def finetune_model(reference: Reference, folder: Path, options: TrainOptions, ru
     return report
 
 
-def evaluate_pair(reference: Reference, candidate: Path, report: Path) -> dict[str, Any]:
-    """Measures a candidate beside the baseline.
+def evaluate_pair(reference: Reference, candidate: Path | None, report: Path) -> dict[str, Any]:
+    """Measures a candidate beside the baseline, or the baseline alone.
 
     Args:
         reference: the baseline and its data.
-        candidate: file of a network for the same data set.
+        candidate: file of a network for the same data set, if there is one.
         report: the JSON file to write.
 
     Returns:
         What the report says.
     """
     make_folder(report.parent)
-    saved = load_model(candidate, name=reference.saved.spec.name, outputs=reference.data.classes.outputs)
-    measured = reference.compare(candidate, saved)
+    if candidate is None:
+        measured = reference.describe()
+    else:
+        measured = reference.compare(candidate, _candidate(reference, candidate))
     write_json(report, measured)
     return measured
 
 
-def draw_pair(reference: Reference, candidate: Path, index: int, path: Path) -> None:
+def write_predictions(reference: Reference, candidate: Path | None, folder: Path, *, label_ids: bool = False) -> int:
+    """Writes what a network predicts for each image of the split as a PNG of the image's name and the label's size.
+
+    Args:
+        reference: the baseline and its data.
+        candidate: file of the network; without one it is the baseline.
+        folder: where to.
+        label_ids: write the ids of the data set's label files, grey, as its evaluation server wants them. Otherwise
+            pixels hold the numbers the network is trained on, shown in the data set's colours.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        UsageError: label ids of a data set whose files hold the training numbers themselves.
+        BenchError: two images of one name, or a folder that cannot be written.
+    """
+    data = reference.data
+    ids = data.dataset.label_ids
+    if label_ids and ids is None:
+        raise UsageError(f"{data.name} has no label ids but the ones it is trained on; leave --predict-ids out")
+    names = data.names(reference.split)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise BenchError(f"two images of {reference.split} are called {twice}; rename one, they would share a file")
+    make_folder(folder)
+    model = reference.saved.model if candidate is None else _candidate(reference, candidate).model
+    for name, prediction in reference.predictions(model, "predictions"):
+        path = folder / f"{name}.png"
+        if label_ids:
+            write_ids(path, np.array(ids)[prediction.numpy()])
+        else:
+            write_ids(path, prediction.numpy(), data.classes)
+    return len(names)
+
+
+def _candidate(reference: Reference, path: Path) -> SavedModel:
+    return load_model(path, name=reference.saved.spec.name, outputs=reference.data.classes.outputs)
+
+
+def draw_pair(reference: Reference, candidate: Path | None, index: int, path: Path) -> None:
     """Draws one image of the split, its label, and what baseline and candidate make of it.
 
     Args:
         reference: the baseline and its data.
-        candidate: file of the other network.
+        candidate: file of the other network, if there is one.
         index: which image of the split.
         path: the PNG to write.
     """
@@ -379,10 +435,14 @@ def draw_pair(reference: Reference, candidate: Path, index: int, path: Path) -> 
             f"--picture-index {index} is not one of the {count} images of {reference.split} (0 to {count - 1})"
         )
     image, label = data.load(reference.split, index)
-    saved = load_model(candidate, outputs=data.classes.outputs)
-    networks = {"baseline": reference.saved.model, candidate.stem: saved.model.to(reference.device)}
+    networks = {"baseline": reference.saved.model}
+    if candidate is not None:
+        networks[candidate.stem] = _candidate(reference, candidate).model.to(reference.device)
     prepared = prepare(image, data.input_size)[None].to(reference.device)
     with torch.inference_mode():
-        maps = {name: predicted(model.eval()(prepared), label.shape)[0].cpu() for name, model in networks.items()}
+        maps = {
+            name: predict(model.eval(), prepared, label.shape, reference.scoring)[0].cpu()
+            for name, model in networks.items()
+        }
     make_folder(path.parent)
     prediction_picture(path, image, {"label": label, **maps}, data.classes)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel, load_model
 from bench.cost import measure_cost
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
-from bench.evaluation import evaluate
+from bench.errors import BenchError
+from bench.evaluation import Evaluation, evaluate_images, predictions
+from bench.inference import Scoring
 from bench.latency import LatencyReport, time_networks
+from bench.metrics import miou_change_interval
 from bench.options import DataOptions, MeasureOptions, RunOptions
 from bench.runs import file_digest, plain, provenance
 
@@ -47,6 +50,7 @@ class Reference:
         split: the split quality is measured on.
         device: where everything runs.
         is_timed: whether latency is among what is measured.
+        scoring: how every network is scored.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Reference:
     ):
         self.checkpoint, self.device, self._measure = checkpoint, device, measure
         self.is_timed = measure.latency
+        self.scoring = Scoring.of(measure)
         self.data, self.saved = open_network(checkpoint, data_options, run, model=model)
         self.saved.model.to(device)
         self.split = measure.split or self.data.headline_split
@@ -72,28 +77,54 @@ class Reference:
         return file_digest(self.checkpoint)
 
     @cached_property
+    def evaluation(self) -> Evaluation:
+        """Evaluation of the baseline on the split."""
+        return self.evaluate(self.saved.model, "baseline")
+
+    @property
     def quality(self) -> dict[str, Any]:
-        """Quality of the baseline on the split."""
-        return self.score(self.saved.model, "baseline")
+        """Quality of the baseline on the split, as plain data."""
+        return self.evaluation.record()
 
     @cached_property
     def cost(self) -> dict[str, Any]:
         """Parameters, MACs and bytes of the baseline."""
         return self.cost_of(self.saved.model)
 
-    def score(self, model: nn.Module, label: str) -> dict[str, Any]:
-        """Quality of any network on the same split, as plain data."""
-        quality = evaluate(model, self._loader, self.data.classes, device=self.device, label=f"{label}, {self.split}")
-        return plain(asdict(quality))
+    def evaluate(self, model: nn.Module, label: str) -> Evaluation:
+        """Scores any network on the same split.
+
+        Raises:
+            BenchError: no pixel of the split has a class.
+        """
+        name = f"{label}, {self.split}"
+        evaluation = evaluate_images(
+            model, self._loader, self.data.classes, device=self.device, label=name, scoring=self.scoring
+        )
+        if not evaluation.per_image.any():
+            raise BenchError(
+                f"no pixel of {self.data.name}'s {self.split} split is labelled with a class, so there is nothing to "
+                "score; choose another --split"
+            )
+        return evaluation
+
+    def predictions(self, model: nn.Module, label: str) -> Iterator[tuple[str, Tensor]]:
+        """Yields the name of each image of the split and what a network predicts for it, int64 [H, W] on the CPU."""
+        found = predictions(
+            model, self._loader, device=self.device, label=f"{label}, {self.split}", scoring=self.scoring
+        )
+        images = (image for batch, _ in found for image in batch.cpu())
+        return zip(self.data.names(self.split), images, strict=True)
 
     def cost_of(self, model: nn.Module) -> dict[str, Any]:
         """Cost of any network at the same input size, as plain data."""
         return plain(asdict(measure_cost(model, self.data.input_size)))
 
-    def time(self, candidate: nn.Module) -> LatencyReport:
-        """Times the baseline and a candidate side by side, one image a pass."""
-        candidate.to(self.device)
-        networks = {"baseline": self.saved.model, "candidate": candidate}
+    def time(self, candidate: nn.Module | None = None) -> LatencyReport:
+        """Times the baseline and, if there is one, a candidate side by side, one image a pass."""
+        networks = {"baseline": self.saved.model}
+        if candidate is not None:
+            networks["candidate"] = candidate.to(self.device)
         return time_networks(networks, self.data.input_size, device=self.device, options=self._measure)
 
     def compare(
@@ -101,7 +132,7 @@ class Reference:
         path: Path,
         candidate: SavedModel,
         *,
-        quality: Mapping[str, Any] | None = None,
+        evaluation: Evaluation | None = None,
         latency: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """All that is measured on a candidate, beside the baseline.
@@ -109,29 +140,41 @@ class Reference:
         Args:
             path: the candidate's file.
             candidate: the network in it.
-            quality: the candidate's quality on the split, where it is known already.
+            evaluation: the candidate's on the split, where it is known already.
             latency: what `time` reported of a network of the same shape, likewise.
 
         Returns:
             What `report.json` holds.
         """
-        quality = quality or self.score(candidate.model.to(self.device), "candidate")
-        cost = self.cost_of(candidate.model)
+        evaluation = evaluation or self.evaluate(candidate.model.to(self.device), "candidate")
+        quality, cost = evaluation.record(), self.cost_of(candidate.model)
+        change_interval = miou_change_interval(self.evaluation.per_image, evaluation.per_image)
         if latency is None and self.is_timed:
             latency = self.time(candidate.model).as_dict()
+        return self._report(
+            candidate={**_file_record(path, file_digest(path)), "quality": quality, "cost": cost},
+            change={
+                "miou_points": 100 * (quality["miou"] - self.quality["miou"]),
+                "miou_points_interval": change_interval and [100 * end for end in change_interval],
+                **cost_changes(self.cost, cost),
+            },
+            latency=latency,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """All that is measured on the baseline alone: a report without a candidate."""
+        return self._report(candidate=None, change=None, latency=self.time().as_dict() if self.is_timed else None)
+
+    def _report(self, **measured: Mapping[str, Any] | None) -> dict[str, Any]:
         report = {
             "format": "evaluation-report/1",
             "dataset": self.data.name,
             "split": self.split,
             "model": asdict(self.saved.spec),
             "input_size": self.data.input_size,
+            "scoring": asdict(self.scoring),
             "baseline": {**_file_record(self.checkpoint, self.digest), "quality": self.quality, "cost": self.cost},
-            "candidate": {**_file_record(path, file_digest(path)), "quality": quality, "cost": cost},
-            "change": {
-                "miou_points": 100 * (quality["miou"] - self.quality["miou"]),
-                **cost_changes(self.cost, cost),
-            },
-            "latency": latency,
+            **measured,
             "provenance": provenance(),
         }
         return plain(report)

@@ -12,7 +12,7 @@ import csv
 import io
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,35 +173,60 @@ def groups_table(groups: Sequence[ChannelGroup]) -> Table:
 
 
 def pair_table(report: Row) -> Table:
-    """The table for the console of one `report.json`: baseline beside candidate."""
+    """The table for the console of one `report.json`: baseline beside candidate, or the baseline alone."""
     from rich import box
     from rich.table import Table
 
-    baseline, candidate = report["baseline"], report["candidate"]
+    names = ["baseline", "candidate"] if report["candidate"] else ["baseline"]
+    sides = [report[name] for name in names]
     table = Table(title=_title({**report, "model": report["model"]["name"]}), box=box.SIMPLE_HEAD)
-    for name in ("", "baseline", "candidate", "change"):
+    for name in ["", *names, "change"][: 2 * len(names)]:
         table.add_column(name, justify="right" if name else "left")
-    named = {"miou": "mIoU %", "pixel_accuracy": "pixel accuracy %", "class_accuracy": "class accuracy %"}
-    for key, name in {**named, "frequency_weighted_iou": "frequency-weighted IoU %"}.items():
-        before, after = 100 * baseline["quality"][key], 100 * candidate["quality"][key]
-        table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
-    for name, before in baseline["quality"]["iou"].items():
-        after = candidate["quality"]["iou"][name]
-        texts = ["-" if value is None else f"{100 * value:.2f}" for value in (before, after)]
-        change = "-" if None in (before, after) else f"{100 * (after - before):+.2f}"
-        table.add_row(f"  IoU {name}", *texts, change)
+    for line in _quality_lines([side["quality"] for side in sides], report["change"]):
+        table.add_row(*line)
     for key, name, unit in (
         ("parameters", "parameters M", 1e6),
         ("macs", "MACs G", 1e9),
         ("state_bytes", "size MB", 1e6),
     ):
-        before, after = baseline["cost"][key], candidate["cost"][key]
-        table.add_row(name, f"{before / unit:.3f}", f"{after / unit:.3f}", f"{100 * (after / before - 1):+.1f} %")
+        costs = [side["cost"][key] for side in sides]
+        change = [f"{100 * (after / before - 1):+.1f} %" for before, after in itertools.pairwise(costs)]
+        table.add_row(name, *(f"{cost / unit:.3f}" for cost in costs), *change)
     if report["latency"]:
-        before, after = (report["latency"]["networks"][name] for name in ("baseline", "candidate"))
-        change = speedup_text(after["speedup"], after["speedup_low"], after["speedup_high"])
-        table.add_row("latency ms", f"{before['median_ms']:.2f}", f"{after['median_ms']:.2f}", change)
+        timed = [report["latency"]["networks"][name] for name in names]
+        change = [speedup_text(side["speedup"], side["speedup_low"], side["speedup_high"]) for side in timed[1:]]
+        table.add_row("latency ms", *(f"{side['median_ms']:.2f}" for side in timed), *change)
     return table
+
+
+def _quality_lines(qualities: Sequence[Row], change: Row | None) -> Iterator[list[str]]:
+    """Name, value of each network and, for two, the change in points."""
+
+    def line(name: str, shares: Sequence[float | None]) -> list[str]:
+        pairs = itertools.pairwise(shares)
+        changes = ["-" if None in pair else f"{100 * (pair[1] - pair[0]):+.2f}" for pair in pairs]
+        return [name, *("-" if share is None else f"{100 * share:.2f}" for share in shares), *changes]
+
+    yield line("mIoU %", [quality["miou"] for quality in qualities])
+    ends = [quality["miou_interval"] and [100 * end for end in quality["miou_interval"]] for quality in qualities]
+    intervals = ["-" if pair is None else "{:.2f} to {:.2f}".format(*pair) for pair in ends]
+    yield ["  95 % interval", *intervals, *([change_text(change["miou_points_interval"])] if change else [])]
+    named = {"pixel_accuracy": "pixel accuracy %", "class_accuracy": "class accuracy %"}
+    for key, name in {**named, "frequency_weighted_iou": "frequency-weighted IoU %"}.items():
+        yield line(name, [quality[key] for quality in qualities])
+    if qualities[0]["boundary"]:
+        yield line("boundary F-score %", [quality["boundary"]["f_score"] for quality in qualities])
+    for name in qualities[0]["iou"]:
+        yield line(f"  IoU {name}", [quality["iou"][name] for quality in qualities])
+
+
+def change_text(interval: Sequence[float] | None) -> str:
+    """The interval of a change in points; one that contains 0 is no change, and the text says so."""
+    if interval is None:
+        return "-"
+    low, high = interval
+    text = f"{low:+.2f} to {high:+.2f}"
+    return f"no measurable change ({text})" if low <= 0 <= high else text
 
 
 def write_summary(

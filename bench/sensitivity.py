@@ -156,6 +156,7 @@ class _Ruler:
             "count": sum(len(images) for images, _ in self._images),
             "chosen": f"at random, seed {self._seed}",
             "labels": "at the input size",
+            "scoring": plain(self._workbench.reference.scoring),
             "recalibrated_on": sum(len(images) for images, _ in self._recalibration),
         }
 
@@ -176,7 +177,14 @@ class _Ruler:
 
     def _miou(self, network: nn.Module, label: str) -> float:
         reference = self._workbench.reference
-        return evaluate(network, self._images, reference.data.classes, device=reference.device, label=label).miou
+        return evaluate(
+            network,
+            self._images,
+            reference.data.classes,
+            device=reference.device,
+            label=label,
+            scoring=reference.scoring,
+        ).miou
 
 
 def _check_ratios(ratios: Sequence[float], workbench: Workbench) -> None:

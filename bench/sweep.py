@@ -170,6 +170,7 @@ def _folder_name(workbench: Workbench, pruner: Pruner, job: Job) -> str:
             "pruning": workbench.options,
             "baseline": reference.digest,
             "data": [reference.data.name, reference.data.input_size, reference.split],
+            "scoring": reference.scoring,
         }
     )
     return f"{job.method}_{job.goal.tag}_s{job.seed}_{digest(content)[:8]}"

@@ -19,7 +19,7 @@ from bench.checkpoint import SavedModel
 from bench.cost_table import CostTable
 from bench.cut import cut, fresh_network
 from bench.errors import BenchError, UsageError
-from bench.evaluation import Batch, recalibrate
+from bench.evaluation import Batch, Evaluation, recalibrate
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.options import PruneOptions
@@ -40,10 +40,12 @@ class Pruned:
     Attributes:
         saved: the network.
         info: what `pruning_info.json` holds.
+        evaluation: how it scores as it is; None where that was not wanted.
     """
 
     saved: SavedModel
     info: dict[str, Any]
+    evaluation: Evaluation | None
 
 
 class Workbench:
@@ -111,17 +113,20 @@ class Workbench:
             network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(reference.device)
 
         cost = reference.cost_of(network)
-        quality: dict[str, Any] = {"split": reference.split}
+        quality: dict[str, Any] = {"split": reference.split, "scoring": asdict(reference.scoring)}
+        evaluation = None
         if options.evaluate:
             quality["baseline"] = reference.quality
             if prepared.record:
                 quality["prepared"] = self._quality_of(prepared)
-            quality["cut"] = reference.score(network, "after the cut")
+            evaluation = reference.evaluate(network, "after the cut")
+            quality["cut"] = evaluation.record()
         if options.recalibrate and plan.removes_channels:
             batches = self.batches(options.recalibration_images, seed)
             self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
             if options.evaluate:
-                quality["recalibrated"] = reference.score(network, "recalibrated")
+                evaluation = reference.evaluate(network, "recalibrated")
+                quality["recalibrated"] = evaluation.record()
 
         how = {
             "method": pruner.name,
@@ -155,7 +160,7 @@ class Workbench:
             "input_size": reference.data.input_size,
             "pruning": [*before.meta.get("pruning", []), how],
         }
-        return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
+        return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info), evaluation)
 
     def smaller(self, plan: PruningPlan, whole: nn.Module | None = None) -> tuple[nn.Module, dict[str, Any] | None]:
         """A copy of a network without the channels a plan removes, and the record of a bias absorption, if wanted.
@@ -272,7 +277,7 @@ class Workbench:
         """Quality of a network that a method trained, measured once for all prunings of it."""
         key = prepared.record["sha256"]
         if key not in self._prepared_quality:
-            self._prepared_quality[key] = self.reference.score(prepared.model, "prepared")
+            self._prepared_quality[key] = self.reference.evaluate(prepared.model, "prepared").record()
         return self._prepared_quality[key]
 
     def batches(self, images: int, seed: int, split: str = "train") -> list[Batch]:

@@ -20,7 +20,7 @@ FLOORS = (
     "errors console vision_compat modes layers losses cost target control",
     "options runs distributed tensor_files transforms datasets models pruners",
     "cli flags devices checkpoint optim latency groups cost_table family datasets.* models.*",
-    "data metrics pictures plan training_state report heat_map",
+    "data metrics boundary inference pictures plan training_state report heat_map",
     "evaluation activations cut absorb budget",
     "train_eval reference",
     "pruners.*",

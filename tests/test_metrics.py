@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from bench import vision_compat  # noqa: F401 - torchmetrics imports torchvision
+from bench import (
+    metrics,
+    vision_compat,  # noqa: F401 - torchmetrics imports torchvision
+)
 from bench.datasets.base import Classes
 from bench.errors import BenchError
-from bench.metrics import ConfusionMatrix, Quality
+from bench.metrics import ConfusionMatrix, Quality, miou_change_interval, miou_interval
 
 VOID = 11
 TWELVE = Classes(
@@ -112,14 +116,159 @@ def test_small_integer_types_do_not_overflow(dtype):
     assert torch.equal(confusion.counts, expected.counts)
 
 
-def test_batches_and_matrices_add_up():
-    whole, first, second = (ConfusionMatrix(TWELVE) for _ in range(3))
+def counted(*batches) -> ConfusionMatrix:
+    confusion = ConfusionMatrix(TWELVE)
+    for prediction, label in batches:
+        confusion.update(prediction, label)
+    return confusion
+
+
+def test_images_are_counted_one_by_one_and_add_up():
     prediction, label = random_maps(1)
-    whole.update(prediction, label)
-    first.update(prediction[:1], label[:1])
-    second.update(prediction[1:], label[1:])
-    first += second
-    assert torch.equal(first.counts, whole.counts)
+    whole = counted((prediction, label))
+    parts = counted((prediction[:1], label[:1]), (prediction[1:], label[1:]))
+    assert whole.per_image.shape == (3, 11, 12) and whole.per_image.dtype == torch.int64
+    assert torch.equal(whole.per_image, parts.per_image)
+    for image in range(3):
+        one = slice(image, image + 1)
+        assert torch.equal(whole.per_image[image], counted((prediction[one], label[one])).counts)
+    assert torch.equal(whole.counts, whole.per_image.sum(dim=0))
+    assert whole.counts.sum() == (label != VOID).sum()
+
+
+def test_a_perfect_camvid_prediction_scores_one_although_the_network_has_twelve_outputs():
+    """Void is an output but no class: dividing by 12 would give 0.917."""
+    from bench.datasets.camvid import CamVid
+
+    label = torch.arange(12).repeat(2, 5, 3)
+    quality = score(CamVid.classes, label.clone(), label)
+    assert (CamVid.classes.outputs, len(quality.iou), quality.classes_present) == (12, 11, 11)
+    assert quality.miou == 1.0
+
+
+def test_counting_does_not_loop_over_pixels():
+    """The same as such a loop, in a small part of its time."""
+    prediction, label = random_maps(5, (2, 600, 800))
+    seconds = []
+
+    def loop() -> list[list[int]]:
+        counts = [[0] * 12 for _ in range(12)]
+        for true, found in zip(label.flatten().tolist(), prediction.flatten().tolist(), strict=True):
+            counts[true][found] += 1
+        return counts[:VOID]
+
+    def timed(work):
+        start = time.process_time()
+        result = work()
+        seconds.append(time.process_time() - start)
+        return result
+
+    assert timed(lambda: counted((prediction, label))).counts.tolist() == timed(loop)
+    assert seconds[0] < 0.4 * seconds[1]
+
+
+def test_cityscapes_is_scored_from_label_ids_on_every_image_at_full_size(tmp_path):
+    """No file of train ids is needed, no image goes missing, and the label is not scaled to the network's input."""
+    from bench.data import SegmentationData
+    from bench.datasets.cityscapes import TRAIN_ID_TO_ID
+    from bench.options import DataOptions
+
+    ids = np.random.default_rng(0).choice([*TRAIN_ID_TO_ID, 0], (3, 17, 33)).astype(np.uint8)
+    for frame, label in enumerate(ids):
+        for kind, ending, pixels in (
+            ("leftImg8bit", "leftImg8bit", np.zeros((17, 33, 3), np.uint8)),
+            ("gtFine", "gtFine_labelIds", label),
+        ):
+            path = tmp_path / kind / "val" / "ulm" / f"ulm_00000{frame}_000019_{ending}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    options = DataOptions("cityscapes", str(tmp_path), input_size=(8, 16), num_workers=0)
+    data = SegmentationData(options)
+    confusion = ConfusionMatrix(data.classes)
+    for images, labels in data.eval_loader("val", 2):
+        assert images.shape[-2:] == (8, 16)
+        confusion.update(labels.where(labels != 255, 0), labels)
+    scored = [np.bincount(label[label > 0], minlength=34)[list(TRAIN_ID_TO_ID)].tolist() for label in ids]
+    assert confusion.per_image.sum(dim=2).tolist() == scored
+    assert confusion.quality().miou == 1.0
+    (tmp_path / "gtFine/val/ulm/ulm_000001_000019_gtFine_labelIds.png").unlink()
+    with pytest.raises(BenchError, match=r"ulm_000001_000019_leftImg8bit\.png has no label"):
+        SegmentationData(options).eval_loader("val", 2)
+
+
+# ---- intervals ----------------------------------------------------------------------------------------
+
+
+def per_image(*shares: float, pixels: int = 100) -> torch.Tensor:
+    """Counts of images of one class, that share of whose pixels is right; the rest is void to the network."""
+    counts = torch.zeros(len(shares), 11, 12, dtype=torch.int64)
+    for row, share in zip(counts, shares, strict=True):
+        row[0, 0] = round(share * pixels)
+        row[0, VOID] = pixels - row[0, 0]
+    return counts
+
+
+def test_interval_is_that_of_a_mean_where_the_score_is_one():
+    """Of images with one class and as many pixels each, the IoU is the mean of the shares that are right."""
+    shares = np.random.default_rng(0).choice(101, 200) / 100
+    low, high = miou_interval(per_image(*shares))
+    error = 1.96 * shares.std() / len(shares) ** 0.5
+    assert low == pytest.approx(shares.mean() - error, abs=0.1 * error)
+    assert high == pytest.approx(shares.mean() + error, abs=0.1 * error)
+    assert (low, high) == miou_interval(per_image(*shares))
+
+
+def test_interval_resamples_counts_and_not_scores():
+    """Two images of which one is empty but for a pixel: the mean of the images' IoUs would be 0.5."""
+    counts = per_image(1.0, 0.0)
+    counts[1] //= 100
+    low, high = miou_interval(counts)
+    # One draw in four is the small image twice, one in two holds both.
+    assert (low, high) == (0.0, 1.0)
+    resampled = metrics._resampled_miou(counts)
+    assert sorted(set(resampled.tolist())) == pytest.approx([0, 100 / 101, 1])
+    assert (resampled == 0).double().mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_resamples_agree_with_a_loop_over_them():
+    confusion = counted(random_maps(3, (6, 9, 11)))
+    drawn = torch.randint(6, (metrics.RESAMPLES, 6), generator=torch.Generator().manual_seed(0))
+    expected = []
+    for draw in drawn[:50]:
+        again = ConfusionMatrix(TWELVE)
+        again._images = [confusion.per_image[draw]]
+        expected.append(again.quality().miou)
+    np.testing.assert_allclose(metrics._resampled_miou(confusion.per_image)[:50], expected, atol=1e-12)
+
+
+def test_change_is_measured_on_the_same_resamples():
+    shares = np.random.default_rng(1).choice(90, 50) / 100
+    before, after = per_image(*shares), per_image(*(shares + 0.1))
+    low, high = miou_change_interval(before, after)
+    # Ten points on every image are ten points on every choice of images, however much they differ in difficulty.
+    assert low == pytest.approx(0.1) and high == pytest.approx(0.1)
+    assert miou_interval(before)[1] - miou_interval(before)[0] > 0.1
+    assert miou_change_interval(after, before) == pytest.approx((-0.1, -0.1))
+    assert miou_change_interval(before, before) == (0, 0)
+
+
+def test_change_between_different_images_is_refused():
+    with pytest.raises(ValueError, match="not scored on the same images"):
+        miou_change_interval(per_image(0.5, 0.5), per_image(0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match="not scored on the same images"):
+        miou_change_interval(per_image(0.5, 0.5), per_image(0.5, 0.5, pixels=99))
+
+
+def test_one_image_has_no_interval():
+    assert counted(random_maps(0, (1, 5, 5))).quality().miou_interval is None
+    assert miou_change_interval(per_image(0.5), per_image(0.6)) is None
+
+
+def test_interval_is_part_of_the_quality():
+    confusion = counted(random_maps(2))
+    quality = confusion.quality()
+    assert quality.miou_interval == miou_interval(confusion.per_image)
+    assert quality.miou_interval[0] < quality.miou < quality.miou_interval[1]
 
 
 def test_sizes_must_agree():

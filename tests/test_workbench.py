@@ -186,7 +186,9 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
 def test_quality_is_that_of_the_network(make_bench: MakeBench) -> None:
     bench = make_bench()
     pruned = bench.prune(L1, Target("channels", 0.3, "local"), seed=0)
-    assert bench.reference.score(pruned.saved.model, "again") == pruned.info["quality"]["recalibrated"]
+    again = bench.reference.evaluate(pruned.saved.model, "again")
+    assert again.record() == pruned.evaluation.record() == pruned.info["quality"]["recalibrated"]
+    assert torch.equal(again.per_image, pruned.evaluation.per_image)
     raw = make_bench(recalibrate=False).prune(L1, Target("channels", 0.3, "local"), seed=0)
     assert raw.info["quality"].keys() == {"split", "baseline", "cut"}
     assert raw.info["quality"]["cut"] == pruned.info["quality"]["cut"]

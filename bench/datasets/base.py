@@ -50,6 +50,7 @@ class Dataset(ABC):
         native_size: (height, width) in pixels the network sees by default.
         crop_size: (height, width) of a training crop by default.
         headline_split: the split whose score is reported.
+        label_ids: the id each class has in the label files, where that is not its number.
     """
 
     name: ClassVar[str]
@@ -57,6 +58,7 @@ class Dataset(ABC):
     native_size: ClassVar[tuple[int, int]]
     crop_size: ClassVar[tuple[int, int]]
     headline_split: ClassVar[str] = "test"
+    label_ids: ClassVar[tuple[int, ...] | None] = None
 
     def __init__(self, root: Path):
         self.root = root

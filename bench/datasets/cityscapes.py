@@ -11,7 +11,7 @@ from bench.errors import BenchError
 
 IGNORED = 255
 
-# Train id -> label id, for writing predictions the official scripts accept.
+# Train id -> label id.
 TRAIN_ID_TO_ID = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 _LAST_ID = 33
@@ -89,6 +89,7 @@ class Cityscapes(Dataset):
     crop_size = (512, 1024)
     # The test split's labels are not public.
     headline_split = "val"
+    label_ids = TRAIN_ID_TO_ID
 
     def pairs(self, split: str) -> list[Pair]:
         images, labels = self.root / "leftImg8bit" / split, self.root / "gtFine" / split
