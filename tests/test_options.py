@@ -86,7 +86,13 @@ def test_settings_are_typed():
     assert {name: type(value) for name, value in settings.items()} == {n: type(v) for n, v in expected.items()}
 
 
-@pytest.mark.parametrize("text", ["term", "=gamma", "a=1,,b=2", "", "a=[", "a={", "a='"])
+def test_a_setting_may_be_a_list():
+    assert parse_settings("classes=[0, 3],alpha=0.3") == {"classes": [0, 3], "alpha": 0.3}
+    assert parse_settings("a.words=[x,y],b.one=[1],c=2") == {"a.words": ["x", "y"], "b.one": [1], "c": 2}
+    assert parse_settings("none=[]") == {"none": []}
+
+
+@pytest.mark.parametrize("text", ["term", "=gamma", "a=1,,b=2", "", "a=[", "a=[1,2", "a={", "a='"])
 def test_malformed_settings_are_refused(text):
     with pytest.raises(ValueError, match="is not KEY=VALUE"):
         parse_settings(text)

@@ -423,6 +423,32 @@ def test_the_closer_side_by_hand() -> None:
         assert plan.channels[0] == 4 - parameters.index(expected)
 
 
+def test_the_threshold_by_hand() -> None:
+    bare, scores = Bare(4, 3), [[0.4, 0.1, 0.6, 0.2], [0.5, 0.3, 0.7]]
+    assert bare.plan(scores, "channels", 3 / 7).threshold == pytest.approx(0.3)
+    assert bare.plan(scores, "channels", 0.0).threshold is None
+    assert bare.plan(scores, "channels", 3 / 7, scope="local").threshold is None
+    # All but one channel of the first layer score no more, and it keeps two.
+    assert bare.plan([[1, 2, 3, 9], [5, 6, 7]], "channels", 3 / 7, min_keep=0.5).threshold == 5
+
+
+def test_a_search_costs_few_networks() -> None:
+    bare = Bare(500, 300)
+    scores = [torch.rand(500).tolist(), torch.rand(300).tolist()]
+    # 785 channels may go: ten steps of a bisection, the neighbour, and the two ends.
+    for kind, value in (("params", 0.3), ("macs", 0.3), ("size", 300_000)):
+        assert 5 < bare.plan(scores, kind, value).costed <= 13
+
+
+def test_how_close_a_cost_must_come() -> None:
+    bare, scores = Bare(4), [[0.1, 0.2, 0.3, 0.4]]
+    # 26, 20, 14 or 8 parameters: 0.6 of 26 are 15.6, and 14 is 6.2 % of the network away.
+    assert bare.plan(scores, "params", 0.6, within=0.07).predicted.parameters == 14
+    assert bare.plan(scores, "params", 20 / 26, within=1e-9).predicted.parameters == 20
+    with pytest.raises(BenchError, match=r"the closest to 60\.00% of the params that whole channels reach is 53\.85%"):
+        bare.plan(scores, "params", 0.6, within=0.06)
+
+
 # --- what is refused
 
 
@@ -494,6 +520,7 @@ def test_the_record_is_plain_data() -> None:
         "channels": {"kept": 2, "of": 4},
         "predicted": {"parameters": 14, "macs": 160, "bytes": 56},
         "before": {"parameters": 26, "macs": 320, "bytes": 104},
+        "search": {"threshold": pytest.approx(0.2), "networks_costed": 1},
         "skipped_groups": [],
         "kept": {"0": [0, 2]},
     }

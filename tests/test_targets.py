@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -204,7 +205,10 @@ def test_only_the_order_of_the_scores_counts(unet: Network, kind: str, scope: st
     plan = make_plan(unet.groups, unet.scores, unet.table, target)
     for change in (torch.exp, lambda score: score**3 - 5, lambda score: 1e-9 * score.double()):
         changed = {name: change(score) for name, score in unet.scores.items()}
-        assert make_plan(unet.groups, changed, unet.table, target) == plan
+        found = make_plan(unet.groups, changed, unet.table, target)
+        assert replace(found, threshold=plan.threshold) == plan
+        if scope == "global":
+            assert found.threshold == pytest.approx(change(torch.tensor(plan.threshold)).item())
 
 
 @pytest.mark.parametrize("scope", SCOPES)

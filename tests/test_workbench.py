@@ -150,11 +150,17 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
     assert info["target"] == {
         "kind": "channels", "value": 0.5, "scope": "local", "min_keep": 0.1, "max_ratio": 1.0, "round_to": 1,
-        "ratio_of": {},
+        "ratio_of": {}, "within": None,
     }  # fmt: skip
     assert info["seed"] == 4
     assert info["baseline"] == {"path": str(tiny_baseline), "sha256": file_digest(tiny_baseline)}
-    assert info["model"] == {"name": "unet_small", "outputs": 12, "kwargs": {}, "input_size": [48, 64]}
+    assert info["model"] == {
+        "name": "unet_small",
+        "outputs": 12,
+        "kwargs": {},
+        "classes": list(bench.reference.data.classes.names),
+        "input_size": [48, 64],
+    }
     assert info["dataset"] == "camvid"
     assert info["options"]["calib_images"] == 4
     assert list(info["quality"]) == ["split", "baseline", "cut", "recalibrated"]
@@ -223,6 +229,11 @@ def test_targets_of_a_method() -> None:
     options = PruneOptions(scope="isomorphic", max_ratio=0.8, round_to=8, ratio_of={"head*": 0.1})
     limits = {"max_ratio": 0.8, "round_to": 8, "ratio_of": {"head*": 0.1}}
     assert target_of(L1, Goal("size", 10**7), options) == Target("size", 10**7, "isomorphic", **limits)
+    exact = Goal("params", 0.5, within=0.01)
+    assert target_of(TAYLOR, exact, PruneOptions()) == Target("params", 0.5, "global", within=0.01)
+    assert Target("params", 0.5, within=0.01).goal == exact
+    with pytest.raises(UsageError, match="l1 ranks with --scope local; pass --scope global or leave it out"):
+        target_of(L1, exact, PruneOptions())
 
 
 # --- what comes out

@@ -95,6 +95,7 @@ class Optioned(Pruner):
     share: float = 0.5
     count: int = 1
     strict: bool = False
+    sizes: tuple[float, ...] = (1.0,)
 
     def score(self, *_: object) -> dict:
         return {}
@@ -106,6 +107,15 @@ def test_types_of_options() -> None:
     for key, value in (("share", "0.5"), ("share", True), ("count", 1.5), ("count", True), ("strict", 1)):
         with pytest.raises(UsageError, match=f"option {key} of optioned must be"):
             Optioned.configured({key: value})
+
+
+def test_an_option_may_be_a_list() -> None:
+    assert Optioned.configured({"sizes": [1, 0.5]}).sizes == (1, 0.5)
+    assert Optioned.configured({"sizes": []}).sizes == ()
+    assert hash(Optioned.configured({"sizes": [2]})) == hash(Optioned.configured({"sizes": (2,)}))
+    for value in (1, "12", ["1"], [None], [True], [[1]]):
+        with pytest.raises(UsageError, match=r"option sizes of optioned must be a list of float such as \[0,3\]"):
+            Optioned.configured({"sizes": value})
 
 
 def test_several_methods() -> None:
