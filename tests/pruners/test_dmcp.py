@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from bench.budget import Budget, budget_for
 from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
+from bench.evaluation import recalibrate
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
+from bench.pruners.dmcp import sandwich, search
 from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.gates import gate_layout, gates_by_rank, scores_from_width
 from bench.pruners.dmcp.pruner import first_logits, importance_order
@@ -363,14 +366,55 @@ def test_the_published_recipe_end_to_end(make_bench: Callable[..., Workbench]) -
     assert bench.training_identity(pruner, 0, target) != bench.training_identity(pruner, 0, Target("macs", 0.4))
 
 
-def test_the_first_half_of_the_training_leaves_the_widths_alone(make_bench: Callable[..., Workbench]) -> None:
-    # One epoch of three steps: the search begins in the second.
-    bench, target = make_bench(), Target("macs", 0.5)
-    pruner = make_pruner("dmcp", {**FULL, "sandwich_epochs": 1, "sandwich_batch_size": 8})
-    prepared = bench.prepared(pruner, 0, target)
-    assert prepared.record["steps"] == 1
-    logits = torch.cat([values for name, values in prepared.learnt.items() if name.startswith("logits/")])
-    assert (logits != 3).any()
+def test_a_step_of_the_published_training(
+    make_bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, pruner = Target("macs", 0.5), make_pruner("dmcp", FULL)
+    bench = make_bench()
+    followed, searched = [], []
+    step = search.GateOptimizer.step
+
+    def counted(optimizer: search.GateOptimizer, *arguments: Any) -> None:
+        searched.append(len(followed))
+        step(optimizer, *arguments)
+
+    def following(logits: Tensor, teacher: Tensor) -> Tensor:
+        followed.append((logits.detach(), teacher))
+        return divergence(logits, teacher)
+
+    monkeypatch.setattr(search.GateOptimizer, "step", counted)
+    monkeypatch.setattr(sandwich, "divergence", following)
+    trained = bench.prepared(pruner, 0, target).model
+    # Four steps of three narrower networks each; the widths are learned in the last two, after those networks.
+    assert len(followed) == 12
+    assert searched == [9, 12]
+    for number in range(0, 12, 3):
+        narrow, teachers = zip(*followed[number : number + 3], strict=True)
+        assert torch.equal(teachers[0], teachers[1]) and not teachers[0].requires_grad
+        assert not any(torch.equal(logits, teachers[0]) for logits in narrow)
+        assert not torch.equal(narrow[1], narrow[2])
+    # Statistics of the full width, on images as they are.
+    again = copy.deepcopy(trained)
+    recalibrate(again, bench.reference.data.calibration(20, 4, 0), CPU)
+    assert all(torch.equal(a, b) for a, b in zip(again.buffers(), trained.buffers(), strict=True))
+    # What the narrower networks say moves the weights.
+    monkeypatch.setattr(sandwich, "divergence", lambda logits, teacher: 0 * logits.sum())
+    deaf = make_bench("deaf").prepared(pruner, 0, target).model
+    assert not torch.allclose(deaf.final_conv.weight, trained.final_conv.weight)
+
+
+def test_what_the_training_learnt_decides_the_scores(wide: Net) -> None:
+    target = Target("macs", 0.5)
+    groups = prunable(wide.groups)
+    order = {group.name: torch.arange(group.channels).flip(0) for group in groups}
+    logits = {g.name: torch.full((gate_layout(g.channels).steps,), float(-n)) for n, g in enumerate(groups)}
+    learnt = {f"order/{name}": channels for name, channels in order.items()}
+    learnt |= {f"logits/{name}": values for name, values in logits.items()}
+    calibration = Calibration([], VOID, 0, wide.budget(target), learnt)
+    scores = make_pruner("dmcp", {"recipe": "full"}).score(wide.model, groups, calibration)
+    widths = Widths(order, logits, wide.budget(target)).within_budget()
+    assert all(torch.equal(score, scores_from_width(order[name], widths[name])) for name, score in scores.items())
+    assert all((score.diff() > 0).all() for score in scores.values())
 
 
 def test_fresh_weights_follow_the_seed_and_not_the_baseline(make_bench: Callable[..., Workbench]) -> None:
