@@ -97,7 +97,7 @@ class Workbench:
         network, absorbed = self.smaller(plan)
 
         cost = reference.cost_of(network)
-        quality: dict[str, Any] = {"split": reference.split, "scoring": asdict(reference.scoring)}
+        quality: dict[str, Any] = {"split": reference.split}
         evaluation = None
         if options.evaluate:
             evaluation = reference.evaluate(network, "after the cut")
@@ -123,6 +123,7 @@ class Workbench:
             "model": {**asdict(reference.saved.spec), "input_size": reference.data.input_size},
             "dataset": reference.data.name,
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
+            "scoring": asdict(reference.scoring),
             "quality": quality,
             "options": asdict(options),
             "scores": scores_file,
