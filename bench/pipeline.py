@@ -289,18 +289,17 @@ def check_comparable(reference: Reference, folder: Path) -> None:
     before = {**report, **(report.get("scoring") or plain(PLAIN))}
     for name, value in plain(now).items():
         if before[name] != value:
-            flag = _flag(name, before[name])
-            raise BenchError(f"{folder} was measured with {flag}; pass that too, or its numbers do not compare")
+            raise BenchError(f"{folder} was measured {_asked(name, before[name])}, or its numbers do not compare")
 
 
-def _flag(name: str, value: Any) -> str:
-    """How a value is asked for on the command line."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    if value is None:
-        return f"no --{flag}"
-    return f"--{flag} " + (",".join(map(str, value)) if isinstance(value, list) else str(value))
+def _asked(name: str, value: Any) -> str:
+    """What to do to measure with the same value of an option."""
+    flag = "--" + name.replace("_", "-")
+    if value is None or value is False:
+        return f"without {flag}; leave that out too"
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    return f"with {flag if value is True else f'{flag} {value}'}; pass that too"
 
 
 def time_model(reference: Reference, folder: Path) -> None:

@@ -113,7 +113,7 @@ class Workbench:
             network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(reference.device)
 
         cost = reference.cost_of(network)
-        quality: dict[str, Any] = {"split": reference.split, "scoring": asdict(reference.scoring)}
+        quality: dict[str, Any] = {"split": reference.split}
         evaluation = None
         if options.evaluate:
             quality["baseline"] = reference.quality
@@ -146,6 +146,7 @@ class Workbench:
             },
             "dataset": reference.data.name,
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
+            "scoring": asdict(reference.scoring),
             "quality": quality,
             "options": asdict(options),
             "scores": scores_file,

@@ -139,6 +139,16 @@ def test_wrong_config(commands, script, tmp_path):
         ("benchmark.py", ["--opt", "taylor.term=gamma"], "'taylor.term' is not METHOD.KEY with one of the methods l1"),
         ("eval.py", ["--split", "tset"], "argument --split: invalid choice: 'tset'"),
         ("eval.py", ["--picture", "p.png", "--picture-index", 4], "--picture-index 4 is not one of the 4 images"),
+        ("eval.py", ["--predict-ids", "label"], "--predict is missing"),
+        (
+            "eval.py",
+            ["--predict", "p", "--predict-ids", "label"],
+            "camvid has no label ids but",
+        ),
+        ("eval.py", ["--stride", "8,8"], "--stride is the step of --sliding-window; pass that too"),
+        ("train.py", ["--sliding-window", "8,8", "--stride", "9,9"], "--stride 9,9 leaves gaps between windows of 8,8"),
+        ("prune.py", ["--scales", "1,0"], "argument --scales: 0 is too small; above 0"),
+        ("eval.py", ["--boundary-width", "1.5"], "argument --boundary-width: 1.5 is neither whole pixels nor"),
         ("train.py", ["--resume", "--overwrite"], "--resume and --overwrite contradict each other"),
         ("train.py", ["--device", "gpu"], "unknown device 'gpu'; write auto, cpu, cuda or cuda:N"),
         ("benchmark.py", ["--device", "cuda:99"], "device cuda:99 does not exist"),
@@ -174,7 +184,7 @@ def test_what_is_found_when_training_begins_leaves_a_mark(commands):
         ("prune.py", ["--ckpt", "--method", "--save"]),
         ("benchmark.py", ["--baseline", "--out-dir"]),
         ("finetune_batch.py", ["--benchmark-dir", "--baseline"]),
-        ("eval.py", ["--baseline", "--candidate", "--report"]),
+        ("eval.py", ["--baseline", "--report"]),
     ],
 )
 def test_missing_flag(commands, script, names):
@@ -255,13 +265,14 @@ def other_outputs(baseline: Path, path: Path, outputs: int) -> Path:
         ("benchmark.py", "--out-dir"),
         ("eval.py", "--report"),
         ("eval.py", "--picture"),
+        ("eval.py", "--predict"),
     ],
 )
 def test_output_folder_that_cannot_be_written(commands, script, flag, tmp_path):
     # Below a file, where root cannot write either.
     (tmp_path / "file").write_text("mine")
     folder = tmp_path / "file" / "below"
-    target = folder if script != "eval.py" else folder / "x.png"
+    target = folder / "x.png" if flag in ("--report", "--picture") else folder
     commands.refused(script, flag, target, code=FAILURE, says=f"cannot write to {folder}: Not a directory")
     assert (tmp_path / "file").read_text() == "mine"
 

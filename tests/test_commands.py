@@ -11,11 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench.checkpoint import load_model
 from bench.cost import measure_cost
+from bench.datasets.camvid import CamVid
+from bench.metrics import ConfusionMatrix
 
 TIMES = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
 
@@ -257,6 +261,44 @@ def test_eval_of_a_finetuned_network(place, finetuned):
     assert report["candidate"]["quality"]["miou"] == row["miou_finetuned"]
     assert report["latency"] is None
     assert (place.runs / "eval" / "picture.png").stat().st_size > 1000
+
+
+def test_eval_of_a_baseline_alone(place, trained):
+    shown = place.types(
+        f"eval.py {DATA} --baseline ./runs/baseline/best.pt --report ./runs/alone/report.json "
+        "--picture ./runs/alone/picture.png --no-latency --num-workers 0 --boundary-width 1 --flip"
+    )
+    report = place.json("alone/report.json")
+    assert (report["candidate"], report["change"]) == (None, None)
+    quality = report["baseline"]["quality"]
+    assert 0 < quality["miou"] < 1 and quality["boundary"]["width"] == 1
+    assert report["scoring"]["flip"] is True
+    assert "candidate" not in shown and f"{100 * quality['miou']:.2f}" in shown
+    assert (place.runs / "alone" / "picture.png").stat().st_size > 1000
+
+
+def test_predictions_score_what_the_report_says(place, pruned, tiny_camvid):
+    line = EVAL.replace("/eval/", "/predicted/")
+    shown = place.types(f"{line} --no-latency --num-workers 0 --predict ./runs/predictions")
+    assert "4 predictions of test -> ./runs/predictions" in shown
+    images = sorted((tiny_camvid / "test").iterdir())
+    assert names(place.runs / "predictions") == {path.name for path in images}
+    confusion = ConfusionMatrix(CamVid.classes)
+    for path in images:
+        predicted = Image.open(place.runs / "predictions" / path.name)
+        palette = np.array(predicted.getpalette("RGB")).reshape(-1, 3)
+        assert palette[:11].tolist() == [*map(list, CamVid.classes.palette)]
+        label = np.array(Image.open(tiny_camvid / "testannot" / path.name))
+        confusion.update(torch.from_numpy(np.array(predicted))[None], torch.from_numpy(label)[None])
+    report = place.json("taylor_pruned/predicted/report.json")
+    assert confusion.quality().miou == report["candidate"]["quality"]["miou"] != report["baseline"]["quality"]["miou"]
+
+
+def test_predictions_need_no_report(place, trained):
+    files = "--baseline ./runs/baseline/best.pt --predict ./runs/only/predictions"
+    place.types(f"eval.py {DATA} {files} --split val --num-workers 0")
+    assert names(place.runs / "only") == {"predictions"}
+    assert len(names(place.runs / "only" / "predictions")) == 4
 
 
 def test_a_pruned_network_is_trained_on(place, pruned):

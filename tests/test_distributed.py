@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -13,11 +14,15 @@ from toy_training import TOY, ToyData, new_network
 from bench import distributed
 from bench.checkpoint import load_model
 from bench.errors import BenchError, UsageError
+from bench.evaluation import evaluate, evaluate_images
+from bench.inference import Scoring
 from bench.models import MODELS
 from bench.options import RunOptions, TrainOptions
-from bench.train_eval import evaluate, fit
+from bench.train_eval import fit
 
 CPU = torch.device("cpu")
+# What each process of the toy program writes itself.
+OWN = ("rank", "evaluation")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +62,8 @@ def test_processes_end_with_the_same_weights(two_processes):
 
 def test_first_process_alone_writes_and_speaks(two_processes):
     folder, out = two_processes
-    assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt", "metrics.csv", "rank0.pt", "rank1.pt"}
+    expected = {"best.pt", "last.pt", "metrics.csv", *(f"{name}{rank}.pt" for name in OWN for rank in range(2))}
+    assert {path.name for path in folder.iterdir()} == expected
     assert len((folder / "metrics.csv").read_text().splitlines()) == 5
     assert out.count("train 4/4") == 1
 
@@ -70,6 +76,22 @@ def test_no_image_is_counted_twice(two_processes):
     quality = evaluate(last.model, data.eval_loader("val", 2), data.classes, device=CPU)
     row = last.state["history"][-1]
     assert (row["val_miou"], row["val_pixel_accuracy"]) == (quality.miou, quality.pixel_accuracy)
+
+
+def test_counts_of_each_image_come_together_in_the_order_of_the_data_set(two_processes):
+    folder, _ = two_processes
+    data, last = ToyData(), load_model(folder / "last.pt")
+    whole = evaluate_images(last.model, data.eval_loader("val", 2), data.classes, device=CPU)
+    scoring = Scoring(boundary_width=1)
+    outlines = evaluate(last.model, data.eval_loader("val", 2), data.classes, device=CPU, scoring=scoring).boundary
+    assert len(whole.per_image) == len(data.val[0])
+    for rank in range(2):
+        found = torch.load(folder / f"evaluation{rank}.pt", weights_only=True)
+        assert torch.equal(found["per_image"], whole.per_image)
+        assert tuple(found["miou_interval"]) == whole.quality.miou_interval
+        assert found["boundary"] == asdict(outlines)
+        # Of one image the second process has none.
+        assert torch.equal(found["first_image"], whole.per_image[:1])
 
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, project_root):

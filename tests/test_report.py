@@ -15,8 +15,8 @@ from rich.console import Console
 from bench.datasets.base import Classes
 from bench.errors import BenchError
 from bench.groups import find_groups
-from bench.pictures import PANEL_WIDTH, prediction_picture
-from bench.report import COLUMNS, cells, comparison_table, groups_table, write_summary
+from bench.pictures import PANEL_WIDTH, prediction_picture, write_ids
+from bench.report import COLUMNS, cells, comparison_table, groups_table, pair_table, write_summary
 
 BASELINE = {
     "model": "resnet18_seg",
@@ -97,6 +97,71 @@ def test_console_table_of_several_seeds():
     text = shown(BASELINE, [row("l1", 0.5, seed, miou_finetuned=0.5 + 0.01 * seed) for seed in range(3)])
     assert line_of(text, "l1") == ["l1", "0.5", "50.0", "25.0", "10.0", "30.0", "51.0", "±", "1.0", "4.50", "2.00x"]
     assert "mean ± standard deviation over 3 seeds" in text
+
+
+def measured(miou: float, macs: int, boundary: float | None = None) -> dict:
+    quality = {
+        "miou": miou,
+        "miou_interval": [miou - 0.02, miou + 0.02],
+        "pixel_accuracy": 0.9,
+        "class_accuracy": 0.7,
+        "frequency_weighted_iou": 0.8,
+        "iou": {"sky": miou, "train": None},
+        "boundary": None if boundary is None else {"width": 3, "f_score": boundary, "by_class": {}},
+    }
+    return {"quality": quality, "cost": {"parameters": 2_000_000, "macs": macs, "state_bytes": 8_000_000}}
+
+
+def pair_lines(interval: list[float] | None, **sides: dict | None) -> list[list[str]]:
+    report = {
+        **BASELINE,
+        "model": {"name": "unet"},
+        "candidate": None,
+        "change": interval and {"miou_points_interval": interval},
+        "latency": None,
+        **sides,
+    }
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(pair_table(report))
+    return [line.split() for line in capture.get().splitlines()]
+
+
+def test_a_pair_is_shown_with_the_interval_of_its_change():
+    sides = {"baseline": measured(0.5, 10**9, 0.6), "candidate": measured(0.45, 5 * 10**8, 0.5)}
+    lines = pair_lines([-7.0, -3.0], **sides)
+    for words in (
+        "mIoU % 50.00 45.00 -5.00",
+        "95 % interval 48.00 to 52.00 43.00 to 47.00 -7.00 to -3.00",
+        "boundary F-score % 60.00 50.00 -10.00",
+        "IoU train - - -",
+        "MACs G 1.000 0.500 -50.0 %",
+    ):
+        assert words.split() in lines
+    lines = pair_lines([-7.0, 0.5], **sides)
+    words = "95 % interval 48.00 to 52.00 43.00 to 47.00 no measurable change (-7.00 to +0.50)"
+    assert words.split() in lines
+
+
+def test_a_baseline_alone_has_one_column():
+    lines = pair_lines(None, baseline=measured(0.5, 10**9))
+    assert ["baseline"] in lines
+    for words in ("mIoU % 50.00", "95 % interval 48.00 to 52.00", "IoU sky 50.00", "MACs G 1.000"):
+        assert words.split() in lines
+    assert not any("boundary" in line for line in lines)
+
+
+def test_predictions_are_written_as_ids_in_the_classes_colours(tmp_path):
+    classes = Classes(("a", "b"), ((1, 2, 3), (40, 50, 60)), outputs=3, ignore_index=2)
+    ids = np.array([[0, 1, 2], [2, 1, 0]])
+    write_ids(tmp_path / "colour.png", ids, classes)
+    write_ids(tmp_path / "grey.png", ids + 20)
+    with Image.open(tmp_path / "colour.png") as picture:
+        assert picture.mode == "P" and np.array(picture).tolist() == ids.tolist()
+        assert np.array(picture.convert("RGB"))[0].tolist() == [[1, 2, 3], [40, 50, 60], [0, 0, 0]]
+    with Image.open(tmp_path / "grey.png") as picture:
+        assert picture.mode == "L" and np.array(picture).tolist() == (ids + 20).tolist()
+    assert {path.name for path in tmp_path.iterdir()} == {"colour.png", "grey.png"}
 
 
 def test_columns_that_were_not_measured_are_left_out():

@@ -352,6 +352,13 @@ def test_finetuning_refuses_what_does_not_compare(bench, tiny_baseline, tmp_path
     (error,) = errors()
     assert "was measured with --input-size 48,64" in error
     bench.data = replace(bench.data, input_size=None)
+    for changes, says in (
+        ({"scales": [0.5, 1.0]}, "with --scales 1.0; pass that too"),
+        ({"flip": True}, "without --flip; leave that out too"),
+        ({"sliding_window": (16, 16)}, "without --sliding-window; leave that out too"),
+    ):
+        (error,) = errors(measure=replace(UNTIMED, **changes))
+        assert f"was measured {says}, or its numbers do not compare" in error
 
     other = load_model(tiny_baseline)
     bench.baseline = tmp_path / "other.pt"

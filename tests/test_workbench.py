@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bench.checkpoint import load_model, save_model
 from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
+from bench.inference import PLAIN
 from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.pruners import make_pruner
 from bench.reference import Reference
-from bench.runs import file_digest
+from bench.runs import file_digest, plain
 from bench.target import Goal, Target
 from bench.workbench import Pruned, Workbench, target_of
 
@@ -33,9 +37,9 @@ MakeBench = Callable[..., Workbench]
 def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBench:
     """A new workbench over the tiny data; scores go to the test's own folder."""
 
-    def make(checkpoint: Path = tiny_baseline, **options: Any) -> Workbench:
+    def make(checkpoint: Path = tiny_baseline, scoring: dict[str, Any] | None = None, **options: Any) -> Workbench:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        measure = MeasureOptions(latency=False, latency_runs=10, latency_warmup=0)
+        measure = MeasureOptions(latency=False, latency_runs=10, latency_warmup=0, **(scoring or {}))
         reference = Reference(checkpoint, data, RunOptions(), measure, device=torch.device("cpu"))
         return Workbench(reference, replace(OPTIONS, **options), tmp_path / "scores")
 
@@ -144,7 +148,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert json.loads(json.dumps(info)) == info
     assert list(info) == [
         "format", "method", "method_options", "target", "seed", "baseline", "paper", "model", "dataset", "cost",
-        "quality", "options", "scores", "seconds", "provenance", "plan", "bias_absorption", "preparation",
+        "scoring", "quality", "options", "scores", "seconds", "provenance", "plan", "bias_absorption", "preparation",
     ]  # fmt: skip
     assert info["format"] == "pruning-info/1"
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
@@ -307,4 +311,41 @@ def test_a_comparison(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path
         100 * (quality["recalibrated"]["miou"] - quality["baseline"]["miou"])
     )  # fmt: skip
     assert {key: change[key] for key in pruned.info["cost"]["change"]} == pruned.info["cost"]["change"]
-    assert bench.reference.compare(path, pruned.saved, quality={"miou": 0.5})["candidate"]["quality"] == {"miou": 0.5}
+    low, high = change["miou_points_interval"]
+    assert low <= change["miou_points"] <= high
+    assert report["scoring"] == pruned.info["scoring"] == plain(PLAIN)
+    known = replace(pruned.evaluation, quality=replace(pruned.evaluation.quality, miou=0.5))
+    assert bench.reference.compare(path, pruned.saved, evaluation=known)["candidate"]["quality"]["miou"] == 0.5
+
+
+def test_a_baseline_alone(make_bench: MakeBench) -> None:
+    reference = make_bench().reference
+    report = reference.describe()
+    assert json.loads(json.dumps(report)) == report
+    assert (report["candidate"], report["change"], report["latency"]) == (None, None, None)
+    assert report["baseline"]["quality"] == reference.quality
+    assert reference.time().as_dict()["networks"].keys() == {"baseline"}
+
+
+def test_networks_are_scored_alike_as_the_options_say(make_bench: MakeBench, tiny_baseline: Path, tmp_path) -> None:
+    ordinary, other = make_bench(), make_bench(scoring={"sliding_window": (24, 32), "scales": [0.5, 1.0], "flip": True})
+    quality = other.prune(L1, Target("channels", 0.5, "local"), seed=0).info["quality"]
+    assert quality["baseline"] != ordinary.reference.quality
+    found = other.reference.compare(tiny_baseline, load_model(tiny_baseline))
+    assert found["scoring"] == {
+        "sliding_window": [24, 32], "stride": None, "scales": [0.5, 1.0], "flip": True, "boundary_width": 0.0,
+    }  # fmt: skip
+    assert found["candidate"]["quality"] == found["baseline"]["quality"] == quality["baseline"]
+    assert found["change"]["miou_points_interval"] == [0, 0]
+
+
+def test_a_split_without_labels_is_an_error(tmp_path: Path, tiny_camvid: Path, tiny_baseline: Path) -> None:
+    shutil.copytree(tiny_camvid, tmp_path / "camvid")
+    for path in (tmp_path / "camvid" / "testannot").iterdir():
+        Image.fromarray(np.full((48, 64), 11, np.uint8)).save(path)
+    data = DataOptions("camvid", str(tmp_path / "camvid"), num_workers=0)
+    measure = MeasureOptions(latency=False)
+    reference = Reference(tiny_baseline, data, RunOptions(), measure, device=torch.device("cpu"))
+    with pytest.raises(BenchError, match=r"no pixel of camvid's test split is labelled with a class.*--split"):
+        reference.describe()
+    assert [name for name, _ in reference.predictions(reference.saved.model, "")] == reference.data.names("test")

@@ -1,7 +1,8 @@
 """A tiny network and data set for tests of training, and a program that trains the one on the other.
 
 `python tests/toy_training.py FOLDER [--kill EPOCH,BATCH] [flags of TrainOptions]` runs `fit` as a process of its
-own; under torchrun each process also writes its final weights to FOLDER/rankN.pt.
+own; each process also writes its final weights to FOLDER/rankN.pt, and what an evaluation of the last state says to
+FOLDER/evaluationN.pt.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -145,6 +147,9 @@ def main(argv: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(arguments.slow)
 
+    from bench.checkpoint import load_model
+    from bench.evaluation import evaluate_images
+    from bench.inference import Scoring
     from bench.train_eval import fit
 
     torch.set_num_threads(1)
@@ -162,7 +167,14 @@ def main(argv: list[str]) -> None:
             device=device,
             eval_batch_size=2,
         )
-        torch.save(saved.model.state_dict(), arguments.folder / f"rank{distributed.world().rank}.pt")
+        rank, world = distributed.world().rank, distributed.world().size
+        torch.save(saved.model.state_dict(), arguments.folder / f"rank{rank}.pt")
+        last = load_model(arguments.folder / "last.pt").model
+        how = {"device": device, "scoring": Scoring(boundary_width=1)}
+        loaders = (part.eval_loader("val", 2, rank=rank, world=world) for part in (data, ToyData(val_images=1)))
+        whole, first = (evaluate_images(last, loader, CLASSES, **how) for loader in loaders)
+        found = {**asdict(whole.quality), "per_image": whole.per_image, "first_image": first.per_image}
+        torch.save(found, arguments.folder / f"evaluation{rank}.pt")
 
 
 if __name__ == "__main__":
