@@ -17,6 +17,7 @@ from bench.options import (
     SensitivityOptions,
     parse_bytes,
     parse_kept,
+    parse_latency,
     parse_ratio,
 )
 
@@ -36,6 +37,7 @@ def build_parser() -> Parser:
         ("--target-macs", parse_kept, "R", "share of the MACs to keep"),
         ("--target-params", parse_kept, "R", "share of the parameters to keep"),
         ("--target-size", parse_bytes, "SIZE", "most bytes of the tensors in the saved file, such as 10MB"),
+        ("--target-latency", parse_latency, "R", "share of the latency to keep, or a time on this device such as 12ms"),
     ):
         parser.add_value(target, flag, parse, metavar=metavar, help=text)
     target.add_argument(
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> None:
         return
     require_flags(arguments, "ckpt", "method", "save")
     if arguments.sensitivity:
-        refused = ("global_ratio", "target_macs", "target_params", "target_size", "ratio_of")
+        refused = ("global_ratio", "target_macs", "target_params", "target_size", "target_latency", "ratio_of")
         refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
     else:
         (goal,) = chosen_goals(arguments, "global_ratio")

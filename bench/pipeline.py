@@ -239,7 +239,11 @@ def prune_model(workbench: Workbench, pruner: Pruner, goal: Goal, seed: int, fol
         save_model(folder / PRUNED, pruned.saved)
         quality = pruned.info["quality"]
         known = quality.get("recalibrated", quality.get("cut"))
-        write_json(folder / REPORT, workbench.reference.compare(folder / PRUNED, pruned.saved, quality=known))
+        search = pruned.info["latency_search"]
+        report = workbench.reference.compare(
+            folder / PRUNED, pruned.saved, quality=known, latency=search and search["verified"]
+        )
+        write_json(folder / REPORT, report)
         write_json(folder / INFO, pruned.info)
     return pruned.info
 

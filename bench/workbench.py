@@ -21,8 +21,10 @@ from bench.errors import BenchError
 from bench.evaluation import Batch, recalibrate
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, prunable
+from bench.latency import LatencyReport
+from bench.latency_search import Measurement, find, search_record
 from bench.options import PruneOptions
-from bench.plan import PruningPlan, Scores, make_plan, original_channels
+from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.pruners.base import Calibration, Pruner
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, make_folder, plain, provenance, whole_file
@@ -91,8 +93,11 @@ class Workbench:
         # A pattern that fits nothing is found before the scoring, which may take long.
         fixed_ratios(groups, target.ratio_of)
         scores, scores_file = self.scores(pruner, seed)
-        plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
+        plan, measured = self._timed("plan", lambda: self._plan(scores, table, target))
         network, absorbed = self.smaller(plan)
+        search = None
+        if measured is not None:
+            search = search_record(target.goal, measured, reference.time(network))
 
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
@@ -125,6 +130,7 @@ class Workbench:
             "provenance": provenance(),
             "plan": plan.as_record(),
             "bias_absorption": absorbed,
+            "latency_search": search,
         }
         before = reference.saved
         meta = {
@@ -134,6 +140,20 @@ class Workbench:
         }
         channels = original_channels(before.channels, groups, plan)
         return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
+
+    def _plan(self, scores: Scores, table: CostTable, target: Target) -> tuple[PruningPlan, list[Measurement] | None]:
+        """The plan for a target and, where the target is a latency, what was measured to find it."""
+        groups = self.groups
+        if not target.goal.is_timed:
+            return make_plan(groups, scores, table, target), None
+        family, dense = family_of(groups, scores, table, target), table.dense()
+
+        def measure(number: int, effort: float) -> LatencyReport:
+            network, _ = self.smaller(plan_of(groups, scores, table, family, number))
+            return self.reference.time(network, effort)
+
+        number, measured = find(family, dense.macs, target.goal, measure)
+        return plan_of(groups, scores, table, family, number), measured
 
     def smaller(self, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
         """A copy of the baseline without the channels a plan removes, and the record of a bias absorption, if wanted.

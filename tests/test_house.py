@@ -23,6 +23,7 @@ FLOORS = (
     "data metrics pictures plan training_state report heat_map",
     "evaluation cut absorb pruners.*",
     "train_eval reference",
+    "latency_search",
     "workbench",
     "pipeline sensitivity",
     "sweep",
