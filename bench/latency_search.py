@@ -33,8 +33,6 @@ MOST = 10
 
 # Shares of a full measurement: one to find the way, one to confirm an arrival.
 _SHORT, _LONG = 0.2, 0.5
-# A bracket shrinks by at least this share of its width.
-_STEP = 0.1
 
 Measure = Callable[[int, float], LatencyReport]
 """Number of a network, and the share of a full measurement to spend -> it as `candidate` beside `baseline`."""
@@ -66,7 +64,7 @@ class Measurement:
 
 
 def find(family: Family, dense_macs: int, goal: Goal, measure: Measure) -> tuple[int, list[Measurement]]:
-    """Searches the network that takes the wanted time; of several equally close the largest.
+    """Searches the network that takes the wanted time.
 
     Args:
         family: ever smaller networks.
@@ -113,38 +111,46 @@ class _Search:
 
     def next(self, measured: Sequence[Measurement]) -> tuple[int, bool] | None:
         """A network to measure and whether to do it at length; None at the end."""
-        known = _latest(measured)
-        wanted = self._wanted(measured)
+        known, wanted = self._known(measured), self._wanted(measured)
         for point in known:
             if _error(point, wanted) <= TOLERANCE:
                 return None if point.is_long else (point.number, True)
             if point.low <= wanted <= point.high and not point.is_long:
                 return point.number, True
-        # The baseline, of which all latencies are shares; it is no network of the family where --ratio-of applies.
-        dense = Measurement(0 if self.macs(0) == 1 else -1, 1.0, 1.0, 1.0, 1.0, 0.0, 0, is_long=True)
-        known = [dense, *(point for point in known if point.number != dense.number)]
         pairs = ((a, b) for a, b in itertools.pairwise(known) if a.latency >= wanted > b.latency)
         slower, faster = next(pairs, (None, None))
         if slower is None:
             # Nothing is slower: the baseline does. Nothing is faster: unless noise hid it, nothing will be.
             least = known[-1]
             return None if wanted > 1 or least.is_long else (least.number, True)
-        between = self._between(slower, faster, wanted, halve=_keeps_a_side(measured, wanted))
-        if between is not None:
-            return between, False
-        doubtful = [point for point in (slower, faster) if not point.is_long]
-        return (min(doubtful, key=lambda point: _error(point, wanted)).number, True) if doubtful else None
+        # Along a bend, interpolation creeps up from one side. The Illinois rule: each further step there halves the
+        # weight of the other side.
+        sides = [point.latency > wanted for point in measured[1:] if not point.is_long]
+        steps = len(list(itertools.takewhile(lambda side: side == sides[-1], reversed(sides))))
+        weight = 0.5 ** max(0, steps - 1)
+        over = (slower.latency - wanted) * (weight if sides and not sides[-1] else 1)
+        under = (wanted - faster.latency) * (weight if sides and sides[-1] else 1)
+        between = self._between(slower, faster, under / (over + under))
+        return None if between is None else (between, False)
 
-    def _between(self, slower: Measurement, faster: Measurement, wanted: float, *, halve: bool) -> int | None:
-        """A network between two, at the MACs that promise the wanted latency; None where there is none."""
-        part = 0.5 if halve else (wanted - faster.latency) / (slower.latency - faster.latency)
-        part = min(max(part, _STEP), 1 - _STEP)
+    def _between(self, slower: Measurement, faster: Measurement, part: float) -> int | None:
+        """The network at a part of the way up from the faster one's MACs, or next to it; None where there is none."""
         aim = faster.macs + part * (slower.macs - faster.macs)
-        below = self._first_at(aim)
+        smaller = self._first_at(aim)
         # With rounding, many numbers are one network; a network goes by the first of its numbers.
-        above = self._first_at(self.macs(below - 1)) if below else below
-        found = [n for n in (above, below) if faster.macs < self.macs(n) < slower.macs]
+        larger = self._first_at(self.macs(smaller - 1)) if smaller else smaller
+        found = [n for n in (larger, smaller) if faster.macs < self.macs(n) < slower.macs]
         return min(found, key=lambda n: abs(self.macs(n) - aim)) if found else None
+
+    def _known(self, measured: Sequence[Measurement]) -> list[Measurement]:
+        """The last measurement of each network, the largest network first.
+
+        The baseline, of which all latencies are shares, has number -1 where groups with ratios of their own keep it
+        out of the family.
+        """
+        baseline = Measurement(0 if self.macs(0) == 1 else -1, 1.0, 1.0, 1.0, 1.0, 0.0, 0, is_long=True)
+        latest = {baseline.number: baseline} | {point.number: point for point in measured}
+        return [latest[number] for number in sorted(latest)]
 
     def _first_at(self, macs: float) -> int:
         """The first network with at most a share of the MACs."""
@@ -157,13 +163,14 @@ class _Search:
         return self._goal.value / statistics.median(point.baseline_ms for point in measured)
 
     def chosen(self, measured: Sequence[Measurement]) -> int:
-        """The closest network; among those close enough the largest."""
+        """The closest network."""
         if not measured:
             return 0
-        known, wanted = _latest(measured), self._wanted(measured)
+        wanted = self._wanted(measured)
         if wanted >= 1 and self._goal.kind == "milliseconds":
             return 0
-        best = min(known, key=lambda point: max(_error(point, wanted), TOLERANCE))
+        known = [point for point in self._known(measured) if point.number >= 0]
+        best = min(known, key=lambda point: _error(point, wanted))
         if _error(best, wanted) > TOLERANCE and min(point.latency for point in known) > wanted:
             raise BenchError(
                 f"cannot get down to {self._text(wanted, measured)}: {self._text(best.latency, measured)} is the least "
@@ -182,19 +189,8 @@ class _Search:
         return f"{share * statistics.median(point.baseline_ms for point in measured):.4g} ms"
 
 
-def _latest(measured: Sequence[Measurement]) -> list[Measurement]:
-    """The last measurement of each network, the largest network first."""
-    return [point for _, point in sorted({point.number: point for point in measured}.items())]
-
-
 def _error(point: Measurement, wanted: float) -> float:
     return abs(point.latency / wanted - 1)
-
-
-def _keeps_a_side(measured: Sequence[Measurement], wanted: float) -> bool:
-    """Whether interpolation approaches from one side only, as it does along a bend."""
-    sides = {point.latency < wanted for point in measured[-3:]}
-    return len(measured) >= 3 and len(sides) == 1
 
 
 def search_record(goal: Goal, measured: Sequence[Measurement], verified: LatencyReport) -> dict[str, Any]:
