@@ -171,7 +171,7 @@ class _Search:
             return 0
         known = [point for point in self._known(measured) if point.number >= 0]
         best = min(known, key=lambda point: _error(point, wanted))
-        if _error(best, wanted) > TOLERANCE and min(point.latency for point in known) > wanted:
+        if best.latency > wanted * (1 + PROMISE) and best.latency == min(point.latency for point in known):
             raise BenchError(
                 f"cannot get down to {self._text(wanted, measured)}: {self._text(best.latency, measured)} is the least "
                 f"that was measured, with {self._family.limits()}; ask for more or loosen that"
