@@ -51,7 +51,8 @@ def main(argv: list[str]) -> None:
         return
     require_flags(arguments, "ckpt", "method", "save")
     if arguments.sensitivity:
-        refused = ("global_ratio", "target_macs", "target_params", "target_size", "ratio_of", "auto_search")
+        refused = ("global_ratio", "target_macs", "target_params", "target_size", "target_latency", "ratio_of")
+        refused += ("auto_search",)
         refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
     else:
         goal = goal_of(arguments)

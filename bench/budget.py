@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from bench.cost_table import CostTable
+from bench.errors import UsageError
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, prunable
 from bench.plan import Scores, make_plan
@@ -39,13 +40,20 @@ def flat_scores(groups: Sequence[ChannelGroup]) -> Scores:
 def budget_for(groups: Sequence[ChannelGroup], table: CostTable, target: Target) -> Budget:
     """The MACs that a target stands for.
 
-    A target in MACs names them. For any other they are those of the uniform network that meets it, in which every
-    group has lost the same share of its channels.
+    A target in MACs names them, and a share of the latency is taken for the same share of the MACs. For any other
+    they are those of the uniform network that meets it, in which every group has lost the same share of its channels.
 
     Raises:
-        UsageError: a pattern of the target's fits no group.
+        UsageError: a pattern of the target's fits no group, or a time that says nothing about MACs.
         BenchError: the target is out of reach.
     """
+    if target.kind == "milliseconds":
+        raise UsageError(
+            "a method that learns widths needs a share to aim at, not a time; pass --target-latency as a share such "
+            "as 0.6, or --target-macs"
+        )
+    if target.kind == "latency":
+        target = replace(target, kind="macs")
     uniform = make_plan(groups, flat_scores(groups), table, replace(target, scope="local"))
     macs = target.value * uniform.dense.macs if target.kind == "macs" else uniform.predicted.macs
     given = {name: len(uniform.kept[name]) for name in fixed_ratios(groups, target.ratio_of)}

@@ -224,13 +224,14 @@ def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:
     """What a pruning is to reach, or several prunings.
 
     Args:
-        arguments: parsed arguments; each of the four is a number, a list of them, or nothing.
+        arguments: parsed arguments; each of the five is a value, a list of them, or nothing. That of the latency
+            has its kind with it.
         channels: the one that holds shares of the channels.
 
     Raises:
-        UsageError: not exactly one of the four was given.
+        UsageError: not exactly one of the five was given.
     """
-    names = {"channels": channels, "macs": "target_macs", "params": "target_params", "size": "target_size"}
+    names = {"channels": channels} | {kind: f"target_{kind}" for kind in ("macs", "params", "size", "latency")}
     given = {
         kind: getattr(arguments, name) for kind, name in names.items() if getattr(arguments, name) not in (None, [])
     }
@@ -239,7 +240,8 @@ def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:
         found = ", ".join(flags[kind] for kind in given)
         raise UsageError(f"pass exactly one of {', '.join(flags.values())}" + (f", not {found}" if found else ""))
     ((kind, values),) = given.items()
-    return [Goal(kind, value) for value in (values if isinstance(values, list) else [values])]
+    values = values if isinstance(values, list) else [values]
+    return [Goal(*value) if kind == "latency" else Goal(kind, value) for value in values]
 
 
 def collect(options: type[Options], arguments: argparse.Namespace, **changes: Any) -> Options:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.cli import Parser, chosen_goals
 from bench.errors import UsageError
-from bench.options import parse_bytes, parse_kept, parse_ratio, parse_reduction, whole
+from bench.options import parse_bytes, parse_kept, parse_latency, parse_ratio, parse_reduction, whole
 from bench.target import Goal
 
 SEARCH_TOLERANCE = 0.005
@@ -48,6 +48,7 @@ def add_target(parser: Parser) -> argparse._ArgumentGroup:
         ("--target-macs", parse_kept, "R", "share of the MACs to keep"),
         ("--target-params", parse_kept, "R", "share of the parameters to keep"),
         ("--target-size", parse_bytes, "SIZE", "most bytes of the tensors in the saved file, such as 10MB"),
+        ("--target-latency", parse_latency, "R", "share of the latency to keep, or a time on this device such as 12ms"),
     ):
         parser.add_value(group, flag, parse, metavar=metavar, help=text)
     parser.add_value(

@@ -149,8 +149,13 @@ def time_networks(
         latencies[name] = Latency(
             median, p10, p90, fps, fps * pixels, _precision_text(model, device), _format_text(model), *speedup
         )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else provenance()["processor"]
-    return LatencyReport(latencies, tuple(input_size), batch, len(reference), warmup, name, torch.get_num_threads())
+    name, threads = device_name(device), torch.get_num_threads()
+    return LatencyReport(latencies, tuple(input_size), batch, len(reference), warmup, name, threads)
+
+
+def device_name(device: torch.device) -> str:
+    """What the processor or GPU is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else provenance()["processor"]
 
 
 def paired_interval(ratios: np.ndarray) -> tuple[float, float, float]:

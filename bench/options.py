@@ -96,6 +96,17 @@ def parse_bytes(text: str) -> int:
     return int(float(parts[1]) * _BYTES[parts[2]])
 
 
+def parse_latency(text: str) -> tuple[str, float]:
+    """Kind and value of a goal: `"0.6"` is a share, in (0, 1], and `"12ms"` a time."""
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*ms\s*", text.lower())
+    if parts is not None and float(parts[1]) > 0:
+        return "milliseconds", float(parts[1])
+    try:
+        return "latency", parse_kept(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or write a time such as 12ms") from None
+
+
 def parse_ratios(text: str) -> dict[str, float]:
     """`'layer4*=0.5,classifier*=0.2'` -> `{"layer4*": 0.5, "classifier*": 0.2}`."""
     ratios = {}
@@ -311,6 +322,11 @@ class GridOptions:
     )
     target_size: list[int] = option(
         [], "instead of --ratios: sizes of the saved tensors, such as 10MB", parse=_list_of(parse_bytes)
+    )
+    target_latency: list[tuple[str, float]] = option(
+        [],
+        "instead of --ratios: shares of the baseline's latency to keep, or times on this device such as 12ms",
+        parse=_list_of(parse_latency),
     )
 
 

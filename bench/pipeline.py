@@ -242,7 +242,10 @@ def prune_model(workbench: Workbench, pruner: Pruner, goal: Goal, seed: int, fol
     with run_folder(folder):
         pruned = workbench.prune(pruner, target_of(pruner, goal, workbench.options), seed)
         save_model(folder / PRUNED, pruned.saved)
-        report = workbench.reference.compare(folder / PRUNED, pruned.saved, evaluation=pruned.evaluation)
+        search = pruned.info["latency_search"]
+        report = workbench.reference.compare(
+            folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, latency=search and search["verified"]
+        )
         write_json(folder / REPORT, report)
         info = {**pruned.info, "saved_model": str(folder / PRUNED)}
         write_json(folder / INFO, info)

@@ -1,7 +1,7 @@
 """Which channels go: from scores and a target to the exact list of channels each group keeps.
 
 The scores and the limits of a target define a family of ever smaller networks (`bench.family`). The goal names one
-member, found by bisection on predicted costs.
+member, found by bisection on predicted costs; a latency cannot be predicted and is searched elsewhere.
 """
 
 from __future__ import annotations
@@ -78,19 +78,32 @@ def make_plan(groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, 
         groups: all groups of the network, in the table's order.
         scores: a score for every channel of the prunable groups; a group without one stays whole.
         table: predicts the cost of a choice.
-        target: what to reach. A share of the channels is never exceeded, but by `local`, which takes the same share
-            of every group, to the nearest number that it may keep. Of the two choices on either side of a share of
-            MACs or parameters the closer one is taken, and must be as close as is asked; a size is never exceeded.
+        target: what to reach, unless it is a latency (`bench.latency_search`). A share of the channels is never
+            exceeded, but by `local`, which takes the same share of every group, to the nearest number that it may
+            keep. Of the two choices on either side of a share of MACs or parameters the closer one is taken, and must
+            be as close as is asked; a size is never exceeded.
 
     Raises:
         UsageError: a pattern of the target's fits no group.
         BenchError: scores that do not fit the groups, or a target out of reach (saying the best that is not).
     """
-    _check_scores(groups, scores)
-    family = Family(groups, scores, table, target)
+    family = family_of(groups, scores, table, target)
     number = (
         _reaching_share(family, target) if target.kind == "channels" else _reaching_cost(family, table.dense(), target)
     )
+    return plan_of(groups, scores, table, family, number)
+
+
+def family_of(groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, target: Target) -> Family:
+    """The networks among which a target names one; arguments and errors are those of `make_plan`."""
+    _check_scores(groups, scores)
+    return Family(groups, scores, table, target)
+
+
+def plan_of(
+    groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, family: Family, number: int
+) -> PruningPlan:
+    """The plan that leaves a network of a family."""
     kept = {
         group.name: channels
         for group, channels in zip(groups, family.kept(number), strict=True)

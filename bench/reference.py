@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,24 @@ class Reference:
         """Cost of any network at the same input size, as plain data."""
         return plain(asdict(measure_cost(model, self.data.input_size)))
 
-    def time(self, candidate: nn.Module | None = None) -> LatencyReport:
-        """Times the baseline and, if there is one, a candidate side by side, one image a pass."""
+    def time(self, candidate: nn.Module | None = None, effort: float = 1.0) -> LatencyReport:
+        """Times the baseline and, if there is one, a candidate side by side, one image a pass.
+
+        Args:
+            candidate: the other network.
+            effort: the share of the warm-up, the rounds and the time limit that is spent.
+        """
         networks = {"baseline": self.saved.model}
         if candidate is not None:
             networks["candidate"] = candidate.to(self.device)
-        return time_networks(networks, self.data.input_size, device=self.device, options=self._measure)
+        full = self._measure
+        options = replace(
+            full,
+            latency_warmup=round(effort * full.latency_warmup),
+            latency_runs=round(effort * full.latency_runs),
+            latency_seconds=effort * full.latency_seconds,
+        )
+        return time_networks(networks, self.data.input_size, device=self.device, options=options)
 
     def compare(
         self,

@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.console import say
 from bench.errors import BenchError
+from bench.latency import device_name
 from bench.options import FinetuneOptions, RunOptions, TrainOptions
 from bench.pipeline import (
     FINETUNED,
@@ -163,8 +166,10 @@ def baseline_record(reference: Reference) -> dict[str, Any]:
 def _folder_name(workbench: Workbench, pruner: Pruner, job: Job) -> str:
     """Readable, and different for every difference that changes what is pruned."""
     reference = workbench.reference
+    where = {"device": [device_name(reference.device), torch.get_num_threads()]} if job.goal.is_timed else {}
     content = plain(
         {
+            **where,
             "job": job,
             "options": asdict(pruner),
             "pruning": workbench.options,

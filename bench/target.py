@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-KINDS = ("channels", "macs", "params", "size")
-"""What can be asked for; `size` is that of the saved tensors."""
+KINDS = ("channels", "macs", "params", "size", "latency", "milliseconds")
+"""What can be asked for: `size` is that of the saved tensors, the last two are a latency, relative and absolute."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,9 @@ class Goal:
 
     Attributes:
         kind: one of `KINDS`.
-        value: for channels the share of the prunable ones to remove, in [0, 1); for MACs and parameters the
-            share to keep, in (0, 1]; for the size the most bytes the saved tensors may have.
+        value: for channels the share of the prunable ones to remove, in [0, 1); for MACs, parameters and latency
+            the share to keep, in (0, 1]; for the size the most bytes the saved tensors may have; for milliseconds
+            the time an image takes.
         within: how far off the result may be, for MACs and parameters, as a share of the whole network; None takes
             the closest there is, however far.
     """
@@ -28,12 +29,21 @@ class Goal:
     def __str__(self) -> str:
         if self.kind == "channels":
             return f"{self.value:g}"
+        if self.kind == "milliseconds":
+            return f"latency {self.value:g}ms"
         return f"{self.kind} {megabytes(self.value) if self.kind == 'size' else f'{self.value:g}'}"
 
     @property
     def tag(self) -> str:
         """A piece of a folder's name, different for different goals."""
+        if self.kind == "milliseconds":
+            return f"latency{self.value!r}ms"
         return f"{'r' if self.kind == 'channels' else self.kind}{self.value!r}"
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether only a measurement on the device can tell if it is reached."""
+        return self.kind in ("latency", "milliseconds")
 
 
 @dataclass(frozen=True)

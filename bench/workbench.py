@@ -22,8 +22,10 @@ from bench.errors import BenchError, UsageError
 from bench.evaluation import Batch, Evaluation, recalibrate
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, prunable
+from bench.latency import LatencyReport
+from bench.latency_search import Measurement, find, search_record
 from bench.options import PruneOptions
-from bench.plan import PruningPlan, Scores, make_plan, original_channels
+from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.preparation import NETWORK, Prepared, open_prepared, prepare
 from bench.pruners.base import Calibration, Pruner, Training
 from bench.reference import Reference, cost_changes
@@ -100,17 +102,20 @@ class Workbench:
             raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave --absorb-bias out")
         # A pattern that fits nothing is found before the scoring, which may take long.
         fixed_ratios(groups, target.ratio_of)
-        if pruner.trains_first:
+        if pruner.trains_first and not target.goal.is_timed:
             # So is a target that no scores can reach.
             make_plan(groups, flat_scores(groups), table, target)
         prepared = self.prepared(pruner, seed, target)
         scores, scores_file = self.scores(pruner, seed, target)
-        plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
+        plan, measured = self._timed("plan", lambda: self._plan(scores, prepared.model, target))
         network, absorbed = self.smaller(plan, prepared.model)
         before = reference.saved
         channels = original_channels(before.channels, groups, plan)
         if pruner.starts_anew:
             network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(reference.device)
+        search = None
+        if measured is not None:
+            search = search_record(target.goal, measured, reference.time(network))
 
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
@@ -155,6 +160,7 @@ class Workbench:
             "plan": plan.as_record(),
             "bias_absorption": absorbed,
             "preparation": prepared.record,
+            "latency_search": search,
         }
         meta = {
             **before.meta,
@@ -162,6 +168,20 @@ class Workbench:
             "pruning": [*before.meta.get("pruning", []), how],
         }
         return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info), evaluation)
+
+    def _plan(self, scores: Scores, whole: nn.Module, target: Target) -> tuple[PruningPlan, list[Measurement] | None]:
+        """The plan for a target and, where the target is a latency, what was measured to find it."""
+        groups, table = self.groups, self.cost_table
+        if not target.goal.is_timed:
+            return make_plan(groups, scores, table, target), None
+        family, dense = family_of(groups, scores, table, target), table.dense()
+
+        def measure(number: int, effort: float) -> LatencyReport:
+            network, _ = self.smaller(plan_of(groups, scores, table, family, number), whole)
+            return self.reference.time(network, effort)
+
+        number, measured = find(family, dense.macs, target.goal, measure)
+        return plan_of(groups, scores, table, family, number), measured
 
     def smaller(self, plan: PruningPlan, whole: nn.Module | None = None) -> tuple[nn.Module, dict[str, Any] | None]:
         """A copy of a network without the channels a plan removes, and the record of a bias absorption, if wanted.

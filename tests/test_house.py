@@ -23,7 +23,7 @@ FLOORS = (
     "data metrics boundary inference pictures plan training_state report heat_map",
     "evaluation activations cut absorb budget",
     "train_eval reference",
-    "pruners.*",
+    "pruners.* latency_search",
     "preparation",
     "workbench",
     "pipeline sensitivity",

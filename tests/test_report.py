@@ -174,10 +174,19 @@ def test_columns_that_were_not_measured_are_left_out():
 
 def test_goals_of_other_kinds_say_which():
     rows = [row("l1", 10_000_000, target="size"), row("l1", 0.5, target="macs"), row("l1", 0.25, target="macs")]
+    rows += [row("l1", 12.5, target="milliseconds"), row("l1", 0.6, target="latency")]
     text = shown(BASELINE, [*rows, row("l1", 0.3), failed("l2", 0.5) | {"target": "params"}], width=100)
     lines = [line.split() for line in text.splitlines()]
     named = [words[1 : 2 + (words[1].isalpha())] for words in lines if words and words[0] in ("l1", "l2")]
-    assert named == [["0.3"], ["macs", "0.25"], ["macs", "0.5"], ["size", "10MB"], ["params", "0.5"]]
+    assert named == [
+        ["0.3"],
+        ["macs", "0.25"],
+        ["macs", "0.5"],
+        ["size", "10MB"],
+        ["latency", "0.6"],
+        ["latency", "12.5ms"],
+        ["params", "0.5"],
+    ]
     assert ["method", "target"] in [words[:2] for words in lines]
     assert "failed l2 at params 0.5, seed 0: out of channels" in text
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from toy_latency import time_by_macs
 
 from bench.checkpoint import load_model
 from bench.errors import BenchError
@@ -127,6 +128,32 @@ def test_other_goals_have_rows_and_folders_that_say_so(bench):
     assert {(row["target"], row["ratio"]) for row in tuned} == {(row["target"], row["ratio"]) for row in rows}
     assert {row["status"] for row in tuned} == {"done"}
     assert "| l1 | size 1MB |" in (bench.out / "finetuned_summary.md").read_text()
+
+
+def test_a_latency_is_a_goal_of_its_own_for_each_machine(bench, monkeypatch):
+    time_by_macs(monkeypatch)
+    rows = [*bench.run(["l1"], [0.6], kind="latency"), *bench.run(["l1"], [12.0], kind="milliseconds")]
+    assert [(row["target"], row["ratio"], row["status"]) for row in rows] == [
+        ("latency", 0.6, "done"), ("milliseconds", 12.0, "done"),
+    ]  # fmt: skip
+    assert [row["folder"].rpartition("_")[0] for row in rows] == ["l1_latency0.6_s0", "l1_latency12.0ms_s0"]
+    for row in rows:
+        assert 1 / row["speedup"] == row["latency_ms"] / row["baseline_latency_ms"] == pytest.approx(0.6, rel=0.02)
+    tuned = bench.finetune()
+    assert [(row["target"], row["ratio"], row["status"]) for row in tuned] == [
+        (row["target"], row["ratio"], "done") for row in rows
+    ]
+    assert all(row["miou_finetuned"] is not None for row in tuned)
+    text = (bench.out / "finetuned_summary.md").read_text()
+    assert "| l1 | latency 0.6 |" in text
+    assert "| l1 | latency 12ms |" in text
+    # What was found on one machine is nothing to another one; a target that is not measured is.
+    monkeypatch.setattr("bench.sweep.device_name", lambda device: "another")
+    (other,) = bench.run(["l1"], [0.6], kind="latency")
+    assert other["folder"] != rows[0]["folder"]
+    folders = {bench.run(["l1"], [0.1])[0]["folder"]}
+    monkeypatch.undo()
+    assert folders == {bench.run(["l1"], [0.1])[0]["folder"]}
 
 
 def test_one_score_serves_all_ratios(bench):

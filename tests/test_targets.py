@@ -15,7 +15,7 @@ from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError, UsageError
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
-from bench.options import parse_bytes, parse_kept, parse_ratios
+from bench.options import parse_bytes, parse_kept, parse_latency, parse_ratios
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.target import Goal, Target
 
@@ -96,6 +96,16 @@ def test_shares_to_keep() -> None:
             parse_kept(text)
 
 
+def test_latencies_are_shares_or_times() -> None:
+    for text, value in (("0.6", 0.6), ("1", 1.0)):
+        assert parse_latency(text) == ("latency", value)
+    for text, value in (("12ms", 12.0), (" 8.5 MS ", 8.5), (".5ms", 0.5)):
+        assert parse_latency(text) == ("milliseconds", value)
+    for text in ("0ms", "-1ms", "12", "ms", "12s", "0", "fast"):
+        with pytest.raises(ValueError, match=r"\(0, 1\].*, or write a time such as 12ms$"):
+            parse_latency(text)
+
+
 def test_ratios_of_patterns() -> None:
     assert parse_ratios("layer4*=0.5, head.[01]=0") == {"layer4*": 0.5, "head.[01]": 0.0}
     for text in ("layer4", "=0.5", "a=0.5,,b=0.1", "a=1", "a=x"):
@@ -103,32 +113,48 @@ def test_ratios_of_patterns() -> None:
             parse_ratios(text)
 
 
-NOTHING = {"ratios": [], "target_macs": [], "target_params": [], "target_size": []}
+NOTHING = {"ratios": [], "target_macs": [], "target_params": [], "target_size": [], "target_latency": []}
 
 
 def test_goals_of_a_command_line() -> None:
     arguments = SimpleNamespace(**{**NOTHING, "target_size": [10**7, 5000]})
     assert chosen_goals(arguments, "ratios") == [Goal("size", 10**7), Goal("size", 5000)]
-    arguments = SimpleNamespace(global_ratio=0.0, target_macs=None, target_params=None, target_size=None)
-    assert chosen_goals(arguments, "global_ratio") == [Goal("channels", 0.0)]
+    arguments = SimpleNamespace(**{**NOTHING, "target_latency": [("latency", 0.6), ("milliseconds", 12.0)]})
+    assert chosen_goals(arguments, "ratios") == [Goal("latency", 0.6), Goal("milliseconds", 12.0)]
+    nothing = {**dict.fromkeys(NOTHING), "global_ratio": None}
+    assert chosen_goals(SimpleNamespace(**{**nothing, "global_ratio": 0.0}), "global_ratio") == [Goal("channels", 0.0)]
+    arguments = SimpleNamespace(**{**nothing, "target_latency": ("milliseconds", 12.0)})
+    assert chosen_goals(arguments, "global_ratio") == [Goal("milliseconds", 12.0)]
 
 
 @pytest.mark.parametrize(
     ("given", "ending"),
-    [({}, "--target-size"), ({"ratios": [0.1], "target_macs": [0.5]}, ", not --ratios, --target-macs")],
+    [({}, "--target-latency"), ({"ratios": [0.1], "target_macs": [0.5]}, ", not --ratios, --target-macs")],
 )
 def test_there_is_exactly_one_kind_of_goal(given: dict, ending: str) -> None:
     with pytest.raises(UsageError) as caught:
         chosen_goals(SimpleNamespace(**{**NOTHING, **given}), "ratios")
     message = str(caught.value)
-    assert message.startswith("pass exactly one of --ratios, --target-macs, --target-params, --target-size")
+    assert message.startswith(
+        "pass exactly one of --ratios, --target-macs, --target-params, --target-size, --target-latency"
+    )
     assert message.endswith(ending)
 
 
 def test_goals_have_a_text_and_a_tag() -> None:
     goals = [Goal("channels", 0.125), Goal("macs", 0.5), Goal("params", 0.25), Goal("size", 9_500_000)]
-    assert [str(goal) for goal in goals] == ["0.125", "macs 0.5", "params 0.25", "size 9.5MB"]
-    assert [goal.tag for goal in goals] == ["r0.125", "macs0.5", "params0.25", "size9500000"]
+    goals += [Goal("latency", 0.6), Goal("milliseconds", 0.6)]
+    texts = ["0.125", "macs 0.5", "params 0.25", "size 9.5MB", "latency 0.6", "latency 0.6ms"]
+    assert [str(goal) for goal in goals] == texts
+    assert [goal.tag for goal in goals] == [
+        "r0.125",
+        "macs0.5",
+        "params0.25",
+        "size9500000",
+        "latency0.6",
+        "latency0.6ms",
+    ]
+    assert [goal.is_timed for goal in goals] == [False, False, False, False, True, True]
 
 
 # --- what is reached

@@ -14,12 +14,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from toy_latency import time_by_macs
 
 from bench.checkpoint import load_model, save_model
 from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
 from bench.inference import PLAIN
 from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.pipeline import prune_model
 from bench.pruners import make_pruner
 from bench.reference import Reference
 from bench.runs import file_digest, plain
@@ -149,6 +151,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert list(info) == [
         "format", "method", "method_options", "target", "seed", "baseline", "paper", "model", "dataset", "cost",
         "scoring", "quality", "options", "scores", "seconds", "provenance", "plan", "bias_absorption", "preparation",
+        "latency_search",
     ]  # fmt: skip
     assert info["format"] == "pruning-info/1"
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
@@ -238,6 +241,56 @@ def test_targets_of_a_method() -> None:
     assert Target("params", 0.5, within=0.01).goal == exact
     with pytest.raises(UsageError, match="l1 ranks with --scope local; pass --scope global or leave it out"):
         target_of(L1, exact, PruneOptions())
+
+
+# --- a latency, which is measured
+
+
+@pytest.fixture
+def efforts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Lets the share of the MACs tell the time, and notes the effort of each measurement."""
+    return time_by_macs(monkeypatch)
+
+
+@pytest.mark.parametrize("limits", [{}, {"scope": "local", "round_to": 4}, {"ratio_of": {"downs.0*": 0.5}}])
+@pytest.mark.parametrize("goal", [Goal("latency", 0.6), Goal("milliseconds", 12.0)])
+def test_a_latency_is_searched_and_verified(
+    make_bench: MakeBench, efforts: list[float], goal: Goal, limits: dict[str, Any]
+) -> None:
+    bench = make_bench(evaluate=False, recalibrate=False)
+    info = bench.prune(L1, Target(goal.kind, goal.value, **limits), seed=0).info
+    search = info["latency_search"]
+    macs = info["cost"]["after"]["macs"] / info["cost"]["before"]["macs"]
+    assert 0.2 + 0.8 * macs == pytest.approx(0.6, rel=0.02)
+    assert search["reached"] == pytest.approx(goal.value, rel=0.02)
+    assert search["error_percent"] == pytest.approx(100 * (search["reached"] / goal.value - 1))
+    assert not search["missed"]
+    assert search["measured"][-1]["macs"] == pytest.approx(macs)
+    assert search["verified"]["networks"]["candidate"]["speedup"] == pytest.approx(1 / (0.2 + 0.8 * macs))
+    # Whatever was measured on the way, the finished network is measured anew and in full.
+    assert efforts == [*(0.5 if point["is_long"] else 0.2 for point in search["measured"]), 1.0]
+    # It is the same network that its share of the MACs gives.
+    same = bench.prune(L1, Target("macs", macs, **limits), seed=0).info
+    assert same["plan"]["kept"] == info["plan"]["kept"]
+    assert same["latency_search"] is None
+
+
+def test_a_job_takes_over_the_latency_it_was_verified_with(
+    make_bench: MakeBench, efforts: list[float], tmp_path: Path
+) -> None:
+    bench = make_bench(evaluate=False, recalibrate=False)
+    info = prune_model(bench, L1, Goal("latency", 0.5), 0, tmp_path / "job")
+    report = json.loads((tmp_path / "job" / "report.json").read_text())
+    assert report["latency"] == info["latency_search"]["verified"]
+    assert efforts.count(1.0) == 1
+
+
+def test_a_latency_out_of_reach_leaves_nothing_half_done(
+    make_bench: MakeBench, efforts: list[float], tmp_path: Path
+) -> None:
+    with pytest.raises(BenchError, match=r"^cannot get down to 10\.0% of the latency: 2\d\.\d% of the latency is"):
+        prune_model(make_bench(), L1, Goal("latency", 0.1), 0, tmp_path / "job")
+    assert [path.name for path in (tmp_path / "job").iterdir()] == ["failed"]
 
 
 # --- what comes out
