@@ -163,14 +163,14 @@ class _Search:
         return self._goal.value / statistics.median(point.baseline_ms for point in measured)
 
     def chosen(self, measured: Sequence[Measurement]) -> int:
-        """The closest network."""
+        """The network that is closest even at the worse end of its interval: a short measurement may flatter."""
         if not measured:
             return 0
         wanted = self._wanted(measured)
         if wanted >= 1 and self._goal.kind == "milliseconds":
             return 0
         known = [point for point in self._known(measured) if point.number >= 0]
-        best = min(known, key=lambda point: _error(point, wanted))
+        best = min(known, key=lambda point: max(point.high / wanted - 1, 1 - point.low / wanted))
         if best.latency > wanted * (1 + PROMISE) and best.latency == min(point.latency for point in known):
             raise BenchError(
                 f"cannot get down to {self._text(wanted, measured)}: {self._text(best.latency, measured)} is the least "
