@@ -7,7 +7,17 @@
 
 from __future__ import annotations
 
-from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, refuse_flags, require_flags, run
+from bench.cli import (
+    Parser,
+    add_listings,
+    chosen_goals,
+    collect,
+    print_listing,
+    refuse_channel_limits,
+    refuse_flags,
+    require_flags,
+    run,
+)
 from bench.options import (
     DataOptions,
     MeasureOptions,
@@ -32,7 +42,7 @@ def build_parser() -> Parser:
     parser.add_setting(method, "--opt", metavar="KEY=VALUE,...", help="options of the method")
     target = parser.add_argument_group("target (exactly one, or --sensitivity)")
     for flag, parse, metavar, text in (
-        ("--global-ratio", parse_ratio, "R", "share of the prunable channels to remove"),
+        ("--global-ratio", parse_ratio, "R", "share of the prunable channels to remove, or of the weights to zero"),
         ("--target-macs", parse_kept, "R", "share of the MACs to keep"),
         ("--target-params", parse_kept, "R", "share of the parameters to keep"),
         ("--target-size", parse_bytes, "SIZE", "most bytes of the tensors in the saved file, such as 10MB"),
@@ -78,11 +88,17 @@ def main(argv: list[str]) -> None:
     from bench.console import say
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
+    from bench.pruners.base import Sparsifier
+    from bench.report import pruning_lines
     from bench.runs import make_folder
     from bench.sensitivity import measure_sensitivity
     from bench.workbench import Workbench
 
     pruner = make_pruner(arguments.method, arguments.opt)
+    if isinstance(pruner, Sparsifier):
+        refuse_channel_limits(arguments, pruner.name)
+    if not arguments.sensitivity:
+        goal = pruner.aim(goal)
     folder = make_folder(arguments.save)
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
@@ -94,14 +110,8 @@ def main(argv: list[str]) -> None:
         return
     info = prune_model(workbench, pruner, goal, options.seed, folder)
 
-    change, plan = info["cost"]["change"], info["plan"]
-    say(f"{pruner.name}: removed {plan['channel_ratio']:.1%} of the prunable channels, "
-        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %, "
-        f"size {info['cost']['after']['state_bytes'] / 1e6:.2f} MB")  # fmt: skip
-    stages = {name: score["miou"] for name, score in info["quality"].items() if isinstance(score, dict)}
-    if stages:
-        shown = ", ".join(f"{name} {miou:.2%}" for name, miou in stages.items())
-        say(f"mIoU on {info['quality']['split']}: {shown}")
+    for line in pruning_lines(info):
+        say(line)
     say(f"-> {folder / 'pruned_model.pt'}")
 
 

@@ -263,6 +263,10 @@ class PruneOptions:
     )
 
 
+# What of it bounds channels alone.
+CHANNEL_LIMITS = ("scope", "min_keep", "max_ratio", "round_to", "ratio_of", "absorb_bias")
+
+
 @dataclass
 class SensitivityOptions:
     """How each group's sensitivity to pruning is measured."""
@@ -281,7 +285,9 @@ class GridOptions:
     """Which methods are compared, how far each prunes, and how often."""
 
     methods: list[str] = option(["l1", "taylor", "random"], "methods; --list-methods names them", parse=_list_of(str))
-    ratios: list[float] = option([], "shares of the prunable channels to remove", parse=_list_of(parse_ratio))
+    ratios: list[float] = option(
+        [], "shares of the prunable channels to remove, or of the weights to zero", parse=_list_of(parse_ratio)
+    )
     seeds: list[int] = option([], "seeds each (method, target) runs with (default: --seed)", parse=_list_of(whole))
     target_macs: list[float] = option([], "instead of --ratios: shares of the MACs to keep", parse=_list_of(parse_kept))
     target_params: list[float] = option(

@@ -18,9 +18,9 @@ from bench.datasets import dataset_class
 from bench.evaluation import evaluate
 from bench.latency import LatencyReport, time_networks
 from bench.options import DataOptions, MeasureOptions, RunOptions
-from bench.runs import file_digest, plain, provenance
+from bench.runs import compressed_size, file_digest, plain, provenance
 
-_COSTS = ("parameters", "macs", "flops", "state_bytes")
+_COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes")
 
 
 def open_network(
@@ -70,6 +70,11 @@ class Reference:
     def digest(self) -> str:
         """SHA-256 of the baseline's file."""
         return file_digest(self.checkpoint)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The baseline's file and its size."""
+        return file_record(self.checkpoint, self.digest)
 
     @cached_property
     def quality(self) -> dict[str, Any]:
@@ -125,8 +130,8 @@ class Reference:
             "split": self.split,
             "model": asdict(self.saved.spec),
             "input_size": self.data.input_size,
-            "baseline": {**_file_record(self.checkpoint, self.digest), "quality": self.quality, "cost": self.cost},
-            "candidate": {**_file_record(path, file_digest(path)), "quality": quality, "cost": cost},
+            "baseline": {**self.record, "quality": self.quality, "cost": self.cost},
+            "candidate": {**file_record(path, file_digest(path)), "quality": quality, "cost": cost},
             "change": {
                 "miou_points": 100 * (quality["miou"] - self.quality["miou"]),
                 **cost_changes(self.cost, cost),
@@ -142,5 +147,11 @@ def cost_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[st
     return {f"{name}_percent": 100 * (after[name] / before[name] - 1) for name in _COSTS}
 
 
-def _file_record(path: Path, sha256: str) -> dict[str, Any]:
-    return {"path": path, "sha256": sha256, "bytes_on_disk": Path(path).stat().st_size}
+def file_record(path: Path, sha256: str) -> dict[str, Any]:
+    """A file by name and content, and its bytes as it is and compressed: zeros take room until they are."""
+    return {
+        "path": path,
+        "sha256": sha256,
+        "bytes_on_disk": path.stat().st_size,
+        "compressed_bytes": compressed_size(path),
+    }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-KINDS = ("channels", "macs", "params", "size")
-"""What can be asked for; `size` is that of the saved tensors."""
+KINDS = ("channels", "macs", "params", "size", "sparsity")
+"""What can be asked for; `size` is that of the saved tensors, `sparsity` has methods that remove no channels."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Goal:
     Attributes:
         kind: one of `KINDS`.
         value: for channels the share of the prunable ones to remove, in [0, 1); for MACs and parameters the
-            share to keep, in (0, 1]; for the size the most bytes the saved tensors may have.
+            share to keep, in (0, 1]; for the size the most bytes the saved tensors may have; for sparsity the share of
+            the weights a method may touch that become zero, in [0, 1).
     """
 
     kind: str

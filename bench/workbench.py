@@ -14,19 +14,20 @@ import torch
 from torch import nn
 
 from bench.absorb import absorb_bias
-from bench.checkpoint import SavedModel
+from bench.checkpoint import Channels, SavedModel
 from bench.cost_table import CostTable
 from bench.cut import cut
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
 from bench.evaluation import Batch, recalibrate
 from bench.family import fixed_ratios
-from bench.groups import ChannelGroup, find_groups, prunable
+from bench.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.options import PruneOptions
 from bench.plan import PruningPlan, Scores, make_plan, original_channels
-from bench.pruners.base import Calibration, Pruner
+from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, make_folder, plain, provenance, whole_file
 from bench.target import Goal, Target
+from bench.zeros import SPARSE, set_to_zero
 
 Result = TypeVar("Result")
 
@@ -42,6 +43,17 @@ class Pruned:
 
     saved: SavedModel
     info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A network as a method left it: what it has lost, for its file, and what is said about that."""
+
+    network: nn.Module
+    is_changed: bool
+    channels: Channels
+    sparse: list[str]
+    record: dict[str, Any]
 
 
 class Workbench:
@@ -74,8 +86,8 @@ class Workbench:
             "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
         )
 
-    def prune(self, pruner: Pruner, target: Target, seed: int) -> Pruned:
-        """Scores, plans, cuts and recalibrates a copy of the baseline, and scores it after each change.
+    def prune(self, pruner: Method, target: Target, seed: int) -> Pruned:
+        """Cuts (or zeroes weights of) and recalibrates a copy of the baseline, and scores it after each change.
 
         Args:
             pruner: the method.
@@ -87,18 +99,15 @@ class Workbench:
         """
         reference, options = self.reference, self.options
         self._seconds = {}
-        groups, table = self.groups, self.cost_table
-        # A pattern that fits nothing is found before the scoring, which may take long.
-        fixed_ratios(groups, target.ratio_of)
-        scores, scores_file = self.scores(pruner, seed)
-        plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
-        network, absorbed = self.smaller(plan)
+        sparsifies = isinstance(pruner, Sparsifier)
+        made = self._sparsified(pruner, target) if sparsifies else self._cut(pruner, target, seed)
+        network = made.network
 
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         if options.evaluate:
             quality |= {"baseline": reference.quality, "cut": reference.score(network, "after the cut")}
-        if options.recalibrate and plan.removes_channels:
+        if options.recalibrate and made.is_changed:
             batches = self.batches(options.recalibration_images, seed)
             self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
             if options.evaluate:
@@ -107,7 +116,7 @@ class Workbench:
         how = {
             "method": pruner.name,
             "method_options": asdict(pruner),
-            "target": asdict(target),
+            "target": asdict(target.goal if sparsifies else target),
             "seed": seed,
             "baseline": {"path": reference.checkpoint, "sha256": reference.digest},
         }
@@ -120,11 +129,9 @@ class Workbench:
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
             "quality": quality,
             "options": asdict(options),
-            "scores": scores_file,
             "seconds": self._seconds,
             "provenance": provenance(),
-            "plan": plan.as_record(),
-            "bias_absorption": absorbed,
+            **made.record,
         }
         before = reference.saved
         meta = {
@@ -132,8 +139,33 @@ class Workbench:
             "input_size": reference.data.input_size,
             "pruning": [*before.meta.get("pruning", []), how],
         }
+        if made.sparse:
+            meta[SPARSE] = made.sparse
+        return Pruned(SavedModel(network, before.spec, made.channels, plain(meta)), plain(info))
+
+    def _cut(self, pruner: Pruner, target: Target, seed: int) -> _Made:
+        """Scores, plans and cuts."""
+        before, groups, table = self.reference.saved, self.groups, self.cost_table
+        # A pattern that fits nothing is found before the scoring, which may take long.
+        fixed_ratios(groups, target.ratio_of)
+        scores, scores_file = self.scores(pruner, seed)
+        plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
+        network, absorbed = self.smaller(plan)
+        record = {"scores": scores_file, "plan": plan.as_record(), "sparsity": None, "bias_absorption": absorbed}
         channels = original_channels(before.channels, groups, plan)
-        return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
+        return _Made(network, plan.removes_channels, channels, [], record)
+
+    def _sparsified(self, pruner: Sparsifier, target: Target) -> _Made:
+        """Chooses single weights and zeroes them."""
+        before = self.reference.saved
+        spared = layers_to_spare(self.groups)
+        sparsity = self._timed("score", lambda: pruner.choose(before.model, spared, target.value))
+        network = copy.deepcopy(before.model)
+        set_to_zero(network, sparsity.zeroed)
+        changed = [name for name, zeros in sparsity.zeroed.items() if zeros.any()]
+        sparse = list(dict.fromkeys([*before.meta.get(SPARSE, []), *changed]))
+        record = {"scores": None, "plan": None, "sparsity": sparsity.record, "bias_absorption": None}
+        return _Made(network, bool(changed), before.channels, sparse, record)
 
     def smaller(self, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
         """A copy of the baseline without the channels a plan removes, and the record of a bias absorption, if wanted.
@@ -147,14 +179,17 @@ class Workbench:
         self._timed("cut", lambda: cut(network, self.groups, plan))
         return network, absorbed
 
-    def scores(self, pruner: Pruner, seed: int) -> tuple[Scores, str]:
+    def scores(self, pruner: Method, seed: int) -> tuple[Scores, str]:
         """A method's scores of all prunable channels and the file they are kept in.
 
         They come from that file if the same ones were computed before.
 
         Raises:
+            UsageError: the method ranks no channels.
             BenchError: no channel may be removed, or the method can score none.
         """
+        if not isinstance(pruner, Pruner):
+            raise UsageError(f"{pruner.name} zeroes single weights and ranks no channels; choose a method that does")
         groups = prunable(self.groups)
         if not groups:
             raise BenchError(
@@ -203,8 +238,15 @@ class Workbench:
         return result
 
 
-def target_of(pruner: Pruner, goal: Goal, options: PruneOptions) -> Target:
-    """A goal within the user's limits, channels ranked as the method does unless the user says otherwise."""
+def target_of(pruner: Method, goal: Goal, options: PruneOptions) -> Target:
+    """A goal within the user's limits, channels ranked as the method does unless the user says otherwise.
+
+    Raises:
+        UsageError: the method reaches no goal of that kind.
+    """
+    goal = pruner.aim(goal)
+    if isinstance(pruner, Sparsifier):
+        return Target(goal.kind, goal.value)  # the limits are those of groups of channels
     return Target(
         goal.kind,
         goal.value,
