@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.options import DataOptions, MeasureOptions, ModelOptions, RunOptions
+from bench.options import DataOptions, Int8Options, MeasureOptions, ModelOptions, RunOptions
 
 
 def build_parser() -> Parser:
@@ -28,6 +28,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("measuring", MeasureOptions)
+    parser.add_options("int8", Int8Options)
     parser.add_options("run", RunOptions)
     return parser
 
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> None:
 
     from bench.console import console, say
     from bench.pipeline import draw_pair, evaluate_pair, open_reference
-    from bench.report import pair_table
+    from bench.quantize import measure_int8
+    from bench.report import int8_line, pair_table
 
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
@@ -53,6 +55,10 @@ def main(argv: list[str]) -> None:
     report = evaluate_pair(reference, Path(arguments.candidate), Path(arguments.report))
     console().print(pair_table(report))
     say(f"-> {arguments.report}")
+    if arguments.int8:
+        folder, choice = Path(arguments.report).parent, collect(Int8Options, arguments)
+        say(int8_line(measure_int8(reference, report, folder, choice, measure, options.seed)))
+        say(f"-> {folder / 'int8_model.pt'}")
 
 
 if __name__ == "__main__":

@@ -322,6 +322,14 @@ class MeasureOptions:
     )
 
 
+@dataclass
+class Int8Options:
+    """Quantisation after training."""
+
+    int8: bool = option(False, "also quantise the candidate to int8 (CPU); int8_model.pt and int8_report.json")
+    int8_images: int = option(64, "training images on which the ranges of its activations are observed", parse=positive)
+
+
 def require(condition: bool, message: str) -> None:
     """Raises UsageError(message) unless the condition holds."""
     if not condition:

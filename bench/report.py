@@ -221,6 +221,20 @@ def pruning_lines(info: Row) -> list[str]:
     return lines
 
 
+def int8_line(record: Row) -> str:
+    """What an `int8_report.json` says, for the console."""
+    before, after = record["float32"], record["int8"]
+    line = (
+        f"int8: mIoU {before['quality']['miou']:.2%} -> {after['quality']['miou']:.2%}, "
+        f"file {before['bytes_on_disk'] / 1e6:.2f} -> {after['bytes_on_disk'] / 1e6:.2f} MB"
+    )
+    if record["latency"]:
+        old, new = (record["latency"]["networks"][name] for name in ("float32", "int8"))
+        ratio = speedup_text(new["speedup"], new["speedup_low"], new["speedup_high"])
+        line += f", latency {old['median_ms']:.2f} -> {new['median_ms']:.2f} ms, {ratio}"
+    return line
+
+
 def write_summary(
     folder: Path | str,
     baseline: Row,
@@ -317,15 +331,15 @@ def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> li
 def _table(baseline: Row, rows: Sequence[Row], *, full: bool) -> tuple[list[str], list[list[str]]]:
     """Header and lines, as text.
 
-    A console is narrow: without `full`, earlier stages come without their deviation and speed-ups without
-    their interval.
+    A console is narrow: without `full`, earlier stages come without their deviation, speed-ups without their
+    interval, and the share of non-zero parameters not at all.
     """
     found = cells(rows)
     stages = [key for key in STAGES if any(cell.values(key) for cell in found)] or ["miou_cut"]
     # Where all lines rest on as many seeds, the console table says so below itself.
     repeated = any(len(cell.done) + len(cell.failed) > 1 for cell in found) and (full or _uneven(found))
     timed = any(cell.values("latency_ms") for cell in found)
-    sparse = any(cell.is_sparse for cell in found)
+    sparse = full and any(cell.is_sparse for cell in found)
 
     header = ["method", "ratio" if all(cell.goal.kind == "channels" for cell in found) else "target"]
     header += ["seeds"] if repeated else []

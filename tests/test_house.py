@@ -24,7 +24,7 @@ FLOORS = (
     "evaluation cut absorb pruners.*",
     "train_eval reference",
     "workbench",
-    "pipeline sensitivity",
+    "pipeline sensitivity quantize",
     "sweep",
 )
 
