@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel, load_model
 from bench.cost import blank_image
@@ -72,7 +72,9 @@ def save_int8(path: Path, saved: SavedModel, int8: nn.Module) -> None:
         "format": FORMAT,
         "model": plain(asdict(saved.spec)),
         "shapes": {name: list(tensor.shape) for name, tensor in saved.model.state_dict().items()},
-        "state_dict": int8.state_dict(),
+        "state_dict": {
+            name: value.detach() if isinstance(value, Tensor) else value for name, value in int8.state_dict().items()
+        },
         "meta": plain(saved.meta),
         "torch": str(torch.__version__),
     }
@@ -86,7 +88,8 @@ def load_int8(path: Path) -> nn.Module:
     Raises:
         BenchError: missing or damaged, another kind of file, or one this version of torch does not read.
     """
-    content = read_file(path)
+    with _without_warnings():
+        content = read_file(path)
     if content.get("format") != FORMAT:
         raise BenchError(f"{path} is no int8 network of eval.py --int8")
     with torch.device("meta"):
@@ -100,7 +103,7 @@ def load_int8(path: Path) -> nn.Module:
     int8 = _converted(_observed(model))
     try:
         int8.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
+    except (RuntimeError, LookupError) as error:
         raise BenchError(
             f"{path} was written with torch {content['torch']} and does not fit what torch {torch.__version__} makes "
             "of the network; quantise it again with eval.py --int8"
