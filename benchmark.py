@@ -71,6 +71,9 @@ def main(argv: list[str]) -> None:
 
     # Everything that can be wrong with the request is found before the first minute of work.
     pruners = make_pruners(choice.methods, arguments.opt)
+    for goal in goals:
+        for pruner in pruners.values():
+            pruner.aim(goal)
     out, baseline = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
         ensure_baseline(baseline, data, network, training, options, measure)

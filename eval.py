@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.options import DataOptions, MeasureOptions, ModelOptions, RunOptions
+from bench.options import DataOptions, Int8Options, MeasureOptions, ModelOptions, RunOptions
 
 
 def build_parser() -> Parser:
@@ -37,6 +37,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("measuring", MeasureOptions)
+    parser.add_options("int8", Int8Options)
     parser.add_options("run", RunOptions)
     return parser
 
@@ -47,12 +48,15 @@ def main(argv: list[str]) -> None:
     if print_listing(arguments):
         return
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
+    if arguments.int8:
+        require_flags(arguments, "candidate", "report")
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
     from bench.console import console, say
     from bench.pipeline import draw_pair, evaluate_pair, open_reference, write_predictions
-    from bench.report import pair_table
+    from bench.quantize import measure_int8
+    from bench.report import int8_line, pair_table
 
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
@@ -66,9 +70,15 @@ def main(argv: list[str]) -> None:
         label_ids = arguments.predict_ids == "label"
         count = write_predictions(reference, candidate, Path(arguments.predict), label_ids=label_ids)
         say(f"{count} predictions of {reference.split} -> {arguments.predict}")
-    if arguments.report:
-        console().print(pair_table(evaluate_pair(reference, candidate, Path(arguments.report))))
-        say(f"-> {arguments.report}")
+    if not arguments.report:
+        return
+    report = evaluate_pair(reference, candidate, Path(arguments.report))
+    console().print(pair_table(report))
+    say(f"-> {arguments.report}")
+    if arguments.int8:
+        folder, choice = Path(arguments.report).parent, collect(Int8Options, arguments)
+        say(int8_line(measure_int8(reference, report, folder, choice, measure, options.seed)))
+        say(f"-> {folder / 'int8_model.pt'}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,16 @@
 
 from __future__ import annotations
 
-from bench.cli import Parser, add_listings, collect, print_listing, refuse_flags, require_flags, run
+from bench.cli import (
+    Parser,
+    add_listings,
+    collect,
+    print_listing,
+    refuse_channel_limits,
+    refuse_flags,
+    require_flags,
+    run,
+)
 from bench.flags import add_method, add_target, goal_of, method_settings
 from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, SensitivityOptions
 
@@ -60,12 +69,17 @@ def main(argv: list[str]) -> None:
     from bench.console import say
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
+    from bench.pruners.base import Sparsifier
     from bench.report import pruning_lines
     from bench.runs import make_folder
     from bench.sensitivity import measure_sensitivity
     from bench.workbench import Workbench
 
     pruner = make_pruner(arguments.method, method_settings(arguments))
+    if isinstance(pruner, Sparsifier):
+        refuse_channel_limits(arguments, pruner.name)
+    if not arguments.sensitivity:
+        goal = pruner.aim(goal)
     folder = make_folder(arguments.save)
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from bench.console import say
 from bench.errors import BenchError, UsageError, unknown_name
-from bench.options import default_of, parse_settings
+from bench.options import CHANNEL_LIMITS, PruneOptions, default_of, parse_settings
 from bench.target import Goal
 
 Options = TypeVar("Options")
@@ -218,6 +218,13 @@ def refuse_flags(arguments: argparse.Namespace, reason: str, *names: str) -> Non
     for name in names:
         if getattr(arguments, name) not in (None, [], {}):
             raise UsageError(f"{reason}; leave --{name.replace('_', '-')} out")
+
+
+def refuse_channel_limits(arguments: argparse.Namespace, method: str) -> None:
+    """Raises UsageError for the first option that bounds groups of channels, for a method that removes none."""
+    for spec in fields(PruneOptions):
+        if spec.name in CHANNEL_LIMITS and getattr(arguments, spec.name) != default_of(spec):
+            raise UsageError(f"{method} removes no channels; leave --{spec.name.replace('_', '-')} out")
 
 
 def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:

@@ -27,6 +27,7 @@ class Cost:
 
     Attributes:
         parameters: number of parameters; one shared by several layers counts once.
+        nonzero_parameters: how many of them are not zero.
         macs: multiply-accumulates of a forward pass in evaluation mode.
         flops: 2 * macs.
         state_bytes: bytes of the tensors a checkpoint of the network stores.
@@ -35,6 +36,7 @@ class Cost:
     """
 
     parameters: int
+    nonzero_parameters: int
     macs: int
     flops: int
     state_bytes: int
@@ -45,12 +47,18 @@ class Cost:
 def measure_cost(model: nn.Module, input_size: tuple[int, int]) -> Cost:
     """Measures a network on one RGB image of (height, width) pixels."""
     macs = model_macs(model, input_size)
-    return Cost(count_parameters(model), macs, 2 * macs, state_bytes(model), tuple(input_size))
+    nonzero = count_nonzero_parameters(model)
+    return Cost(count_parameters(model), nonzero, macs, 2 * macs, state_bytes(model), tuple(input_size))
 
 
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_nonzero_parameters(model: nn.Module) -> int:
+    """Number of parameters that are not zero, shared ones once."""
+    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
 def state_bytes(model: nn.Module) -> int:

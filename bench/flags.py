@@ -44,7 +44,7 @@ def add_target(parser: Parser) -> argparse._ArgumentGroup:
     """Adds what can be asked for; returns where a command adds its own."""
     group = parser.add_argument_group("target (exactly one, or --sensitivity)")
     for flag, parse, metavar, text in (
-        ("--global-ratio", parse_ratio, "R", "share of the prunable channels to remove"),
+        ("--global-ratio", parse_ratio, "R", "share of the prunable channels to remove, or of the weights to zero"),
         ("--target-macs", parse_kept, "R", "share of the MACs to keep"),
         ("--target-params", parse_kept, "R", "share of the parameters to keep"),
         ("--target-size", parse_bytes, "SIZE", "most bytes of the tensors in the saved file, such as 10MB"),

@@ -25,6 +25,9 @@ from bench.layers import IN, NORMS, OUT, WEIGHTED, axes_of, is_depthwise, is_gro
 
 TRACE_SIZE = (64, 64)
 
+# Reasons why channels stay that have to do with what a layer is for, or with what the user wants.
+OUTPUT, UNUSED, FIRST, IGNORED = "network output", "not run at inference", "first layer", "ignored by"
+
 
 @dataclass(frozen=True, eq=False)
 class Member:
@@ -130,6 +133,15 @@ def prunable(groups: Iterable[ChannelGroup]) -> list[ChannelGroup]:
 def first_layer(model: nn.Module) -> str:
     """Name of the first layer with weights."""
     return next(name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
+
+
+def layers_to_spare(groups: Iterable[ChannelGroup]) -> set[str]:
+    """Layers no method is to touch: those that make the network's outputs, auxiliary heads, what the user protects.
+
+    Channels may stay for other reasons too, which say nothing about single weights.
+    """
+    spared = [group for group in groups if (group.protected or "").startswith((OUTPUT, UNUSED, FIRST, IGNORED))]
+    return {producer.layer.layer for group in spared for producer in group.producers}
 
 
 class _Framed(nn.Module):
@@ -276,13 +288,13 @@ def _reasons_to_protect(
     for group in groups:
         if group.producers and not any(producer.layer.layer in inference for producer in group.producers):
             # An auxiliary head costs nothing at inference; removing its channels would be a reduction in name only.
-            reasons[group.name] = "not run at inference"
+            reasons[group.name] = UNUSED
     # A node nothing reads is an output of the network; channels that are still channels there stay.
     for items in items_of_groups:
         root = names[items[0].dep.target.module]
         name = owner.get(root, root)
         if any(not item.dep.target.outputs for item in items if not _reads(item, graph)):
-            reasons[name] = "network output"
+            reasons[name] = OUTPUT
         for layer in (item.dep.target.module for item in items):
             if layer is graph.model.image:
                 reasons.setdefault(name, "added to the image")
@@ -318,9 +330,10 @@ def _reasons_to_protect(
                 f"they are named {known[0]} to {known[-1]}"
             )
         for name in matched:
-            reasons.setdefault(owner[name], f"ignored by '{pattern}'")
+            # Not hidden by a reason that has to do with channels alone.
+            reasons[owner[name]] = f"{IGNORED} '{pattern}'"
     if protect_first:
-        reasons.setdefault(owner[first_layer(model)], "first layer")
+        reasons[owner[first_layer(model)]] = FIRST
     return reasons
 
 

@@ -296,6 +296,10 @@ class PruneOptions:
     )
 
 
+# What of it bounds channels alone.
+CHANNEL_LIMITS = ("scope", "min_keep", "max_ratio", "round_to", "ratio_of", "absorb_bias")
+
+
 @dataclass
 class SensitivityOptions:
     """How each group's sensitivity to pruning is measured."""
@@ -314,7 +318,9 @@ class GridOptions:
     """Which methods are compared, how far each prunes, and how often."""
 
     methods: list[str] = option(["l1", "taylor", "random"], "methods; --list-methods names them", parse=_list_of(str))
-    ratios: list[float] = option([], "shares of the prunable channels to remove", parse=_list_of(parse_ratio))
+    ratios: list[float] = option(
+        [], "shares of the prunable channels to remove, or of the weights to zero", parse=_list_of(parse_ratio)
+    )
     seeds: list[int] = option([], "seeds each (method, target) runs with (default: --seed)", parse=_list_of(whole))
     target_macs: list[float] = option([], "instead of --ratios: shares of the MACs to keep", parse=_list_of(parse_kept))
     target_params: list[float] = option(
@@ -372,6 +378,14 @@ class MeasureOptions:
     latency_seconds: float = option(
         30.0, "stop timing after this long even if runs are missing (never under 10 runs)", parse=above_zero
     )
+
+
+@dataclass
+class Int8Options:
+    """Quantisation after training."""
+
+    int8: bool = option(False, "also quantise the candidate to int8 (CPU); int8_model.pt and int8_report.json")
+    int8_images: int = option(64, "training images on which the ranges of its activations are observed", parse=positive)
 
 
 def require(condition: bool, message: str) -> None:

@@ -25,7 +25,7 @@ from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
 from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
 from bench.pictures import prediction_picture, write_ids
-from bench.pruners.base import Pruner
+from bench.pruners.base import Method
 from bench.reference import Reference
 from bench.runs import (
     digest,
@@ -224,7 +224,7 @@ def open_reference(
     return Reference(Path(checkpoint), data_options, run, measure, device=set_up(run), model=model)
 
 
-def prune_model(workbench: Workbench, pruner: Pruner, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
+def prune_model(workbench: Workbench, pruner: Method, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
     """Prunes the baseline on the bench and measures the result.
 
     The folder receives `pruned_model.pt`, `pruning_info.json` and `report.json`.

@@ -21,9 +21,9 @@ from bench.inference import Scoring
 from bench.latency import LatencyReport, time_networks
 from bench.metrics import miou_change_interval
 from bench.options import DataOptions, MeasureOptions, RunOptions
-from bench.runs import file_digest, plain, provenance
+from bench.runs import compressed_size, file_digest, plain, provenance
 
-_COSTS = ("parameters", "macs", "flops", "state_bytes")
+_COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes")
 
 
 def open_network(
@@ -80,6 +80,11 @@ class Reference:
     def evaluation(self) -> Evaluation:
         """Evaluation of the baseline on the split."""
         return self.evaluate(self.saved.model, "baseline")
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The file of the baseline and its size."""
+        return file_record(self.checkpoint, self.digest)
 
     @property
     def quality(self) -> dict[str, Any]:
@@ -164,7 +169,7 @@ class Reference:
         if latency is None and self.is_timed:
             latency = self.time(candidate.model).as_dict()
         return self._report(
-            candidate={**_file_record(path, file_digest(path)), "quality": quality, "cost": cost},
+            candidate={**file_record(path, file_digest(path)), "quality": quality, "cost": cost},
             change={
                 "miou_points": 100 * (quality["miou"] - self.quality["miou"]),
                 "miou_points_interval": change_interval and [100 * end for end in change_interval],
@@ -185,7 +190,7 @@ class Reference:
             "model": asdict(self.saved.spec),
             "input_size": self.data.input_size,
             "scoring": asdict(self.scoring),
-            "baseline": {**_file_record(self.checkpoint, self.digest), "quality": self.quality, "cost": self.cost},
+            "baseline": {**self.record, "quality": self.quality, "cost": self.cost},
             **measured,
             "provenance": provenance(),
         }
@@ -197,5 +202,11 @@ def cost_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[st
     return {f"{name}_percent": 100 * (after[name] / before[name] - 1) for name in _COSTS}
 
 
-def _file_record(path: Path, sha256: str) -> dict[str, Any]:
-    return {"path": path, "sha256": sha256, "bytes_on_disk": Path(path).stat().st_size}
+def file_record(path: Path, sha256: str) -> dict[str, Any]:
+    """A file by name and content, and its bytes as it is and compressed: zeros take room until they are."""
+    return {
+        "path": path,
+        "sha256": sha256,
+        "bytes_on_disk": path.stat().st_size,
+        "compressed_bytes": compressed_size(path),
+    }

@@ -49,6 +49,10 @@ COLUMNS = (
     "channel_ratio",
     "parameters",
     "parameters_kept",
+    "nonzero_parameters",
+    "nonzero_kept",
+    "bytes_on_disk",
+    "compressed_bytes",
     "macs",
     "macs_kept",
     "baseline_miou",
@@ -64,6 +68,11 @@ COLUMNS = (
 )
 """Columns of the CSV; further keys of the rows follow them."""
 
+_SPARSE_NOTE = (
+    "Sparsity is unstructured: single weights are zero and all are still there, so parameters and MACs stay, and a "
+    "difference in latency would not come from them."
+)
+
 # Okabe and Ito's colours, without the yellow that a white page swallows, told apart by the colour-blind too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 _MARKERS = "osD^vP*X<>hpd"
@@ -77,6 +86,11 @@ class Cell:
     goal: Goal
     done: tuple[Row, ...]
     failed: tuple[Row, ...]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether single weights are zero instead of channels gone."""
+        return self.goal.kind == "sparsity"
 
     def values(self, key: str) -> list[float]:
         """What the seeds gave for a key, where they gave something."""
@@ -113,6 +127,7 @@ def comparison_table(baseline: Row, rows: Sequence[Row]) -> Table:
     notes = [f"[red]failed[/red] {escape(line)}" for line in _failures(rows)]
     if not _uneven(found) and found and len(found[0].done) > 1:
         notes.insert(0, f"mean ± standard deviation over {len(found[0].done)} seeds")
+    notes += [_SPARSE_NOTE] if any(cell.is_sparse for cell in found) else []
     caption = "\n".join(notes) or None
     table = Table(title=escape(_title(baseline)), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     # It is to fit into a console 80 wide; where it does not, only "mean ± deviation" is worth a second line.
@@ -132,13 +147,21 @@ def pruning_lines(info: dict[str, Any]) -> list[str]:
     Args:
         info: what `pruning_info.json` holds.
     """
-    plan, cost, target = info["plan"], info["cost"], info["target"]
+    plan, cost, target, sparsity = (info[key] for key in ("plan", "cost", "target", "sparsity"))
     change = cost["change"]
-    lines = [
-        f"{info['method']}: removed {plan['channel_ratio']:.1%} of the prunable channels, "
-        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %, "
+    if sparsity:
+        lines = [
+            f"{info['method']} (unstructured): zeroed {sparsity['reached']:.1%} of "
+            f"{sparsity['weights'] / 1e6:.3f} M weights"
+        ]
+        for category, part in sparsity["categories"].items():
+            lines.append(f"  {category:12} {part['sparsity']:6.1%} of {part['weights'] / 1e6:8.3f} M")
+    else:
+        lines = [f"{info['method']}: removed {plan['channel_ratio']:.1%} of the prunable channels"]
+    lines[0] += (
+        f", parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %, "
         f"size {cost['after']['state_bytes'] / 1e6:.2f} MB"
-    ]
+    )
     if target["within"] is not None:
         search, kept = plan["search"], cost["after"]["parameters"] / cost["before"]["parameters"]
         found = "nothing goes" if search["threshold"] is None else f"threshold {search['threshold']:.6g}"
@@ -186,17 +209,24 @@ def pair_table(report: Row) -> Table:
         table.add_row(*line)
     for key, name, unit in (
         ("parameters", "parameters M", 1e6),
+        ("nonzero_parameters", "  not zero M", 1e6),
         ("macs", "MACs G", 1e9),
         ("state_bytes", "size MB", 1e6),
     ):
-        costs = [side["cost"][key] for side in sides]
-        change = [f"{100 * (after / before - 1):+.1f} %" for before, after in itertools.pairwise(costs)]
-        table.add_row(name, *(f"{cost / unit:.3f}" for cost in costs), *change)
+        table.add_row(name, *_beside([side["cost"][key] for side in sides], unit))
+    for key, name in (("bytes_on_disk", "file MB"), ("compressed_bytes", "  compressed MB")):
+        table.add_row(name, *_beside([side[key] for side in sides], 1e6))
     if report["latency"]:
         timed = [report["latency"]["networks"][name] for name in names]
         change = [speedup_text(side["speedup"], side["speedup_low"], side["speedup_high"]) for side in timed[1:]]
         table.add_row("latency ms", *(f"{side['median_ms']:.2f}" for side in timed), *change)
     return table
+
+
+def _beside(values: Sequence[float], unit: float) -> list[str]:
+    """A value of each network and, for two, the change."""
+    change = [f"{100 * (after / before - 1):+.1f} %" for before, after in itertools.pairwise(values)]
+    return [*(f"{value / unit:.3f}" for value in values), *change]
 
 
 def _quality_lines(qualities: Sequence[Row], change: Row | None) -> Iterator[list[str]]:
@@ -229,6 +259,20 @@ def change_text(interval: Sequence[float] | None) -> str:
     return f"no measurable change ({text})" if low <= 0 <= high else text
 
 
+def int8_line(record: Row) -> str:
+    """What an `int8_report.json` says, for the console."""
+    before, after = record["float32"], record["int8"]
+    line = (
+        f"int8: mIoU {before['quality']['miou']:.2%} -> {after['quality']['miou']:.2%}, "
+        f"file {before['bytes_on_disk'] / 1e6:.2f} -> {after['bytes_on_disk'] / 1e6:.2f} MB"
+    )
+    if record["latency"]:
+        old, new = (record["latency"]["networks"][name] for name in ("float32", "int8"))
+        ratio = speedup_text(new["speedup"], new["speedup_low"], new["speedup_high"])
+        line += f", latency {old['median_ms']:.2f} -> {new['median_ms']:.2f} ms, {ratio}"
+    return line
+
+
 def write_summary(
     folder: Path | str,
     baseline: Row,
@@ -255,7 +299,7 @@ def write_summary(
     write_text(folder / f"{name}.csv", _csv(rows))
     plot = folder / f"{name}.png"
     plot.unlink(missing_ok=True)
-    if _last_stage(rows) is not None:
+    if _last_stage([row for row in rows if _goal(row).kind != "sparsity"]) is not None:
         _plot(plot, baseline, rows)
     picture = plot.name if plot.is_file() else None
     write_text(folder / f"{name}.md", _markdown(baseline, rows, provenance, picture))
@@ -279,6 +323,8 @@ def _markdown(baseline: Row, rows: Sequence[Row], provenance: Row, picture: str 
     ]
     if any(len(cell.done) > 1 for cell in cells(rows)):
         parts += ["With several seeds: mean ± standard deviation over the seeds."]
+    if any(cell.is_sparse for cell in cells(rows)):
+        parts += [_SPARSE_NOTE]
     if any(cell.values("speedup") for cell in cells(rows)):
         parts += ["Speed-up: median of paired ratios to the baseline with its 95 % interval."]
     if picture:
@@ -323,23 +369,27 @@ def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> li
 def _table(baseline: Row, rows: Sequence[Row], *, full: bool) -> tuple[list[str], list[list[str]]]:
     """Header and lines, as text.
 
-    A console is narrow: without `full`, earlier stages come without their deviation and speed-ups without
-    their interval.
+    A console is narrow: without `full`, earlier stages come without their deviation, speed-ups without their
+    interval, and the share of non-zero parameters not at all.
     """
     found = cells(rows)
     stages = [key for key in STAGES if any(cell.values(key) for cell in found)] or ["miou_cut"]
     # Where all lines rest on as many seeds, the console table says so below itself.
     repeated = any(len(cell.done) + len(cell.failed) > 1 for cell in found) and (full or _uneven(found))
     timed = any(cell.values("latency_ms") for cell in found)
+    sparse = full and any(cell.is_sparse for cell in found)
 
     header = ["method", "ratio" if all(cell.goal.kind == "channels" for cell in found) else "target"]
     header += ["seeds"] if repeated else []
-    header += ["params %", "MACs %", *(f"mIoU {_SHORT[key]}" for key in stages)]
+    header += ["params %", "MACs %"]
+    header += ["non-zero %"] if sparse else []
+    header += [f"mIoU {_SHORT[key]}" for key in stages]
     header += ["latency ms", "speed-up"] if timed else []
 
     line = ["baseline", "-"]
     line += ["-"] if repeated else []
-    line += ["100.0", "100.0", *[_mean(_known([_baseline_miou(baseline, rows)]), 100, 1)] * len(stages)]
+    line += ["100.0"] * (3 if sparse else 2)
+    line += [_mean(_known([_baseline_miou(baseline, rows)]), 100, 1)] * len(stages)
     # Timed anew beside each network; the speed-ups are ratios within those pairs.
     line += [_mean(_known([row.get("baseline_latency_ms") for row in rows]), 1, 2), "-"] if timed else []
     lines = [line]
@@ -349,7 +399,8 @@ def _table(baseline: Row, rows: Sequence[Row], *, full: bool) -> tuple[list[str]
         if repeated:
             line += [f"{len(cell.done)} of {total}" if cell.failed else f"{total}"]
         if cell.done:
-            line += [_mean(cell.values(key), 100, 1) for key in ("parameters_kept", "macs_kept")]
+            shares = ("parameters_kept", "macs_kept", *(["nonzero_kept"] if sparse else []))
+            line += [_mean(cell.values(key), 100, 1) for key in shares]
             line += [(_spread if full or key == stages[-1] else _mean)(cell.values(key), 100, 1) for key in stages]
             line += [_mean(cell.values("latency_ms"), 1, 2), _speedup(cell, full)] if timed else []
         else:
@@ -420,11 +471,11 @@ def _speedup(cell: Cell, full: bool) -> str:
 
 
 def _plot(path: Path, baseline: Row, rows: Sequence[Row]) -> None:
-    """mIoU over the share of MACs kept, one line a method, the baseline dashed."""
+    """mIoU over the share of MACs kept, one line a method, the baseline dashed; sparse networks keep all of them."""
     from matplotlib.figure import Figure
 
     stage = _last_stage(rows)
-    found = cells(rows)
+    found = [cell for cell in cells(rows) if not cell.is_sparse]
     figure = Figure(figsize=(8, 4.6), layout="constrained", facecolor="white")
     axes = figure.subplots()
     dense = _baseline_miou(baseline, rows)

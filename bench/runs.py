@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
@@ -110,6 +111,14 @@ def file_digest(path: Path | str) -> str:
         while block := file.read(1 << 20):
             sha.update(block)
     return sha.hexdigest()
+
+
+def compressed_size(path: Path | str) -> int:
+    """Bytes of a file packed as `gzip -6` does (without a file name in its header)."""
+    packer = zlib.compressobj(6, wbits=16 + zlib.MAX_WBITS)
+    with Path(path).open("rb") as file:
+        size = sum(len(packer.compress(block)) for block in iter(lambda: file.read(1 << 20), b""))
+    return size + len(packer.flush())
 
 
 def begin(folder: Path) -> None:

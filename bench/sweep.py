@@ -30,7 +30,7 @@ from bench.pipeline import (
     prune_model,
     time_model,
 )
-from bench.pruners.base import Pruner
+from bench.pruners.base import Method
 from bench.reference import Reference
 from bench.report import write_summary
 from bench.runs import FAILED, digest, fail, is_done, make_folder, plain, provenance, read_json
@@ -59,7 +59,7 @@ def grid(methods: Sequence[str], goals: Sequence[Goal], seeds: Sequence[int]) ->
 
 def run_benchmark(
     workbench: Workbench,
-    pruners: Mapping[str, Pruner],
+    pruners: Mapping[str, Method],
     jobs: Sequence[Job],
     finetune: TrainOptions | None,
     run: RunOptions,
@@ -83,7 +83,7 @@ def run_benchmark(
         pruner = pruners[job.method]
         folder = out / _folder_name(workbench, pruner, job)
 
-        def work(job: Job = job, pruner: Pruner = pruner, folder: Path = folder) -> Row:
+        def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Row:
             if not is_done(folder, PRUNED, INFO, REPORT):
                 prune_model(workbench, pruner, job.goal, job.seed, folder)
             time_model(workbench.reference, folder)
@@ -163,7 +163,7 @@ def baseline_record(reference: Reference) -> dict[str, Any]:
     }
 
 
-def _folder_name(workbench: Workbench, pruner: Pruner, job: Job) -> str:
+def _folder_name(workbench: Workbench, pruner: Method, job: Job) -> str:
     """Readable, and different for every difference that changes what is pruned."""
     reference = workbench.reference
     where = {"device": [device_name(reference.device), torch.get_num_threads()]} if job.goal.is_timed else {}
@@ -209,11 +209,17 @@ def row_of(folder: Path) -> Row:
     before, after = info["cost"]["before"], info["cost"]["after"]
     quality = info["quality"]
     row = {
+        # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
+        "target": info["target"]["kind"],
         "split": report["split"],
         "baseline_miou": report["baseline"]["quality"]["miou"],
-        "channel_ratio": info["plan"]["channel_ratio"],
+        "channel_ratio": info["plan"]["channel_ratio"] if info["plan"] else 0.0,
         "parameters": after["parameters"],
         "parameters_kept": after["parameters"] / before["parameters"],
+        "nonzero_parameters": after["nonzero_parameters"],
+        "nonzero_kept": after["nonzero_parameters"] / before["nonzero_parameters"],
+        "bytes_on_disk": report["candidate"]["bytes_on_disk"],
+        "compressed_bytes": report["candidate"]["compressed_bytes"],
         "macs": after["macs"],
         "macs_kept": after["macs"] / before["macs"],
         "miou_cut": quality.get("cut", {}).get("miou"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-KINDS = ("channels", "macs", "params", "size", "latency", "milliseconds")
-"""What can be asked for: `size` is that of the saved tensors, the last two are a latency, relative and absolute."""
+KINDS = ("channels", "macs", "params", "size", "latency", "milliseconds", "sparsity")
+"""What can be asked for: `size` is that of the saved tensors, `latency` and `milliseconds` are a latency, relative and
+absolute, and `sparsity` has methods that remove no channels."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Goal:
         kind: one of `KINDS`.
         value: for channels the share of the prunable ones to remove, in [0, 1); for MACs, parameters and latency
             the share to keep, in (0, 1]; for the size the most bytes the saved tensors may have; for milliseconds
-            the time an image takes.
+            the time an image takes; for sparsity the share of the weights a method may touch that become zero,
+            in [0, 1).
         within: how far off the result may be, for MACs and parameters, as a share of the whole network; None takes
             the closest there is, however far.
     """

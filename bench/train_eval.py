@@ -32,6 +32,7 @@ from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, se
 from bench.options import RunOptions, TrainOptions, require
 from bench.runs import make_folder, provenance
 from bench.training_state import BEST, Row, TrainingState, run_identity
+from bench.zeros import SPARSE, FixedZeros
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData
@@ -75,7 +76,8 @@ def fit(
 ) -> FitResult:
     """Trains a network, dense or pruned, and keeps `best.pt`, `last.pt` and `metrics.csv` in a folder.
 
-    The same seed gives the same weights on CPU, also when the run is killed at any moment and resumed.
+    The zeros of sparse tensors (`bench.zeros`) stay. The same seed gives the same weights on CPU, also when the run
+    is killed at any moment and resumed.
 
     Args:
         saved: the network and what is known of it; moved to the device and trained in place, left in
@@ -132,6 +134,7 @@ class _Trainer:
 
         to_device(saved.model, device, options.channels_last)
         self.wrapped = distributed.wrapped(saved.model, device)
+        self.zeros = FixedZeros(saved.model, saved.meta.get(SPARSE, ()))
         self.state = TrainingState(
             saved,
             build_optimizer(saved.model, options),
@@ -230,6 +233,7 @@ class _Trainer:
             penalise_scales(model, self.options.sparsity_lambda)
         scaler.step(optimizer)
         scaler.update()
+        self.zeros.restore()
         optimizer.zero_grad(set_to_none=True)
         if self.state.ema:
             self.state.ema.update(model, step)

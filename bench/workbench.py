@@ -15,22 +15,23 @@ from torch import nn
 
 from bench.absorb import absorb_bias
 from bench.budget import Budget, budget_for, flat_scores
-from bench.checkpoint import SavedModel
+from bench.checkpoint import Channels, SavedModel
 from bench.cost_table import CostTable
 from bench.cut import cut, fresh_network
 from bench.errors import BenchError, UsageError
 from bench.evaluation import Batch, Evaluation, recalibrate
 from bench.family import fixed_ratios
-from bench.groups import ChannelGroup, find_groups, prunable
+from bench.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.latency import LatencyReport
 from bench.latency_search import Measurement, find, search_record
 from bench.options import PruneOptions
 from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.preparation import NETWORK, Prepared, open_prepared, prepare
-from bench.pruners.base import Calibration, Pruner, Training
+from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, is_done, make_folder, plain, provenance, whole_file
 from bench.target import Goal, Target
+from bench.zeros import SPARSE, set_to_zero
 
 Result = TypeVar("Result")
 
@@ -48,6 +49,27 @@ class Pruned:
     saved: SavedModel
     info: dict[str, Any]
     evaluation: Evaluation | None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A network as a method left it.
+
+    Attributes:
+        network: what came of the baseline.
+        is_changed: whether anything is gone.
+        channels: what is left of the dense network's.
+        sparse: parameters whose zeros are to stay.
+        record: what is said about it.
+        trained: the network the method trained first and then cut, if it did.
+    """
+
+    network: nn.Module
+    is_changed: bool
+    channels: Channels
+    sparse: list[str]
+    record: dict[str, Any]
+    trained: Prepared | None = None
 
 
 class Workbench:
@@ -81,8 +103,8 @@ class Workbench:
             "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
         )
 
-    def prune(self, pruner: Pruner, target: Target, seed: int) -> Pruned:
-        """Scores, plans, cuts and recalibrates a copy of the baseline, and scores it after each change.
+    def prune(self, pruner: Method, target: Target, seed: int) -> Pruned:
+        """Cuts (or zeroes weights of) and recalibrates a copy of the baseline, and scores it after each change.
 
         Where the method trains first, it is the trained network that is scored and cut; what comes of it is still
         compared with the baseline.
@@ -97,36 +119,20 @@ class Workbench:
         """
         reference, options = self.reference, self.options
         self._seconds = {}
-        groups, table = self.groups, self.cost_table
-        if pruner.starts_anew and options.absorb_bias:
-            raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave --absorb-bias out")
-        # A pattern that fits nothing is found before the scoring, which may take long.
-        fixed_ratios(groups, target.ratio_of)
-        if pruner.trains_first and not target.goal.is_timed:
-            # So is a target that no scores can reach.
-            make_plan(groups, flat_scores(groups), table, target)
-        prepared = self.prepared(pruner, seed, target)
-        scores, scores_file = self.scores(pruner, seed, target)
-        plan, measured = self._timed("plan", lambda: self._plan(scores, prepared.model, target))
-        network, absorbed = self.smaller(plan, prepared.model)
-        before = reference.saved
-        channels = original_channels(before.channels, groups, plan)
-        if pruner.starts_anew:
-            network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(reference.device)
-        search = None
-        if measured is not None:
-            search = search_record(target.goal, measured, reference.time(network))
+        sparsifies = isinstance(pruner, Sparsifier)
+        made = self._sparsified(pruner, target) if sparsifies else self._cut(pruner, target, seed)
+        network = made.network
 
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         evaluation = None
         if options.evaluate:
             quality["baseline"] = reference.quality
-            if prepared.record:
-                quality["prepared"] = self._quality_of(prepared)
+            if made.trained:
+                quality["prepared"] = self._quality_of(made.trained)
             evaluation = reference.evaluate(network, "after the cut")
             quality["cut"] = evaluation.record()
-        if options.recalibrate and plan.removes_channels:
+        if options.recalibrate and made.is_changed:
             batches = self.batches(options.recalibration_images, seed)
             self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
             if options.evaluate:
@@ -136,7 +142,7 @@ class Workbench:
         how = {
             "method": pruner.name,
             "method_options": asdict(pruner),
-            "target": asdict(target),
+            "target": asdict(target.goal if sparsifies else target),
             "seed": seed,
             "baseline": {"path": reference.checkpoint, "sha256": reference.digest},
         }
@@ -154,20 +160,61 @@ class Workbench:
             "scoring": asdict(reference.scoring),
             "quality": quality,
             "options": asdict(options),
-            "scores": scores_file,
             "seconds": self._seconds,
             "provenance": provenance(),
-            "plan": plan.as_record(),
-            "bias_absorption": absorbed,
-            "preparation": prepared.record,
-            "latency_search": search,
+            **made.record,
         }
+        before = reference.saved
         meta = {
             **before.meta,
             "input_size": reference.data.input_size,
             "pruning": [*before.meta.get("pruning", []), how],
         }
-        return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info), evaluation)
+        if made.sparse:
+            meta[SPARSE] = made.sparse
+        return Pruned(SavedModel(network, before.spec, made.channels, plain(meta)), plain(info), evaluation)
+
+    def _cut(self, pruner: Pruner, target: Target, seed: int) -> _Made:
+        """Scores, plans and cuts."""
+        reference, groups, table = self.reference, self.groups, self.cost_table
+        before = reference.saved
+        if pruner.starts_anew and self.options.absorb_bias:
+            raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave --absorb-bias out")
+        # A pattern that fits nothing is found before the scoring, which may take long.
+        fixed_ratios(groups, target.ratio_of)
+        if pruner.trains_first and not target.goal.is_timed:
+            # So is a target that no scores can reach.
+            make_plan(groups, flat_scores(groups), table, target)
+        prepared = self.prepared(pruner, seed, target)
+        scores, scores_file = self.scores(pruner, seed, target)
+        plan, measured = self._timed("plan", lambda: self._plan(scores, prepared.model, target))
+        network, absorbed = self.smaller(plan, prepared.model)
+        channels = original_channels(before.channels, groups, plan)
+        if pruner.starts_anew:
+            network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(reference.device)
+        search = None if measured is None else search_record(target.goal, measured, reference.time(network))
+        record = {
+            "scores": scores_file,
+            "plan": plan.as_record(),
+            "sparsity": None,
+            "bias_absorption": absorbed,
+            "preparation": prepared.record,
+            "latency_search": search,
+        }
+        return _Made(network, plan.removes_channels, channels, [], record, prepared if prepared.record else None)
+
+    def _sparsified(self, pruner: Sparsifier, target: Target) -> _Made:
+        """Chooses single weights and zeroes them."""
+        before = self.reference.saved
+        spared = layers_to_spare(self.groups)
+        sparsity = self._timed("score", lambda: pruner.choose(before.model, spared, target.value))
+        network = copy.deepcopy(before.model)
+        set_to_zero(network, sparsity.zeroed)
+        changed = [name for name, zeros in sparsity.zeroed.items() if zeros.any()]
+        sparse = list(dict.fromkeys([*before.meta.get(SPARSE, []), *changed]))
+        unused = dict.fromkeys(("scores", "plan", "bias_absorption", "preparation", "latency_search"))
+        record = {**unused, "sparsity": sparsity.record}
+        return _Made(network, bool(changed), before.channels, sparse, record)
 
     def _plan(self, scores: Scores, whole: nn.Module, target: Target) -> tuple[PruningPlan, list[Measurement] | None]:
         """The plan for a target and, where the target is a latency, what was measured to find it."""
@@ -222,7 +269,7 @@ class Workbench:
             path = self._timed("prepare", lambda: prepare(pruner, reference.saved, training))
         return open_prepared(path, training)
 
-    def scores(self, pruner: Pruner, seed: int, target: Target | None = None) -> tuple[Scores, str]:
+    def scores(self, pruner: Method, seed: int, target: Target | None = None) -> tuple[Scores, str]:
         """A method's scores of all prunable channels and the file they are kept in.
 
         They come from that file if the same ones were computed before.
@@ -233,9 +280,11 @@ class Workbench:
             target: what to reach, for methods that need to know.
 
         Raises:
-            UsageError: the method needs a target and there is none.
+            UsageError: the method ranks no channels, or needs a target and there is none.
             BenchError: no channel may be removed, or the method can score none.
         """
+        if not isinstance(pruner, Pruner):
+            raise UsageError(f"{pruner.name} zeroes single weights and ranks no channels; choose a method that does")
         groups, budget = self._prunable(), self._budget(pruner, target)
         identity = plain(self.score_identity(pruner, seed, target))
         path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
@@ -312,12 +361,16 @@ class Workbench:
         return result
 
 
-def target_of(pruner: Pruner, goal: Goal, options: PruneOptions) -> Target:
+def target_of(pruner: Method, goal: Goal, options: PruneOptions) -> Target:
     """A goal within the user's limits, channels ranked as the method does unless the user says otherwise.
 
     Raises:
-        UsageError: one threshold is to be searched, but channels are not ranked over the whole network.
+        UsageError: the method reaches no goal of that kind, or one threshold is to be searched, but channels are not
+            ranked over the whole network.
     """
+    goal = pruner.aim(goal)
+    if isinstance(pruner, Sparsifier):
+        return Target(goal.kind, goal.value)  # the limits are those of groups of channels
     scope = options.scope or pruner.scope
     if goal.within is not None and scope != "global":
         raise UsageError(

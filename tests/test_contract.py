@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,13 +18,14 @@ from bench.budget import budget_for
 from bench.checkpoint import SavedModel, load_model, save_model
 from bench.cost import measure_cost
 from bench.cost_table import CostTable
-from bench.groups import ChannelGroup, find_groups, prunable
+from bench.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.losses import segmentation_loss
 from bench.models import MODELS, ModelSpec, build_model
 from bench.plan import make_plan
 from bench.pruners import make_pruner, methods
-from bench.pruners.base import Calibration
+from bench.pruners.base import Calibration, Pruner, Sparsifier
 from bench.target import Target
+from bench.zeros import set_to_zero
 
 OUTPUTS, VOID = 12, 11
 SIZE = (64, 64)
@@ -31,7 +33,8 @@ SIZE = (64, 64)
 NETWORKS = [name for name in MODELS if "resnet101" not in name]
 # Options that make a method's own training short.
 SHORT = {"dmcp": {"steps": 2}}
-CASES = [(method, 0.3) for method in methods()] + [("l1", 0.9)]
+CASES = [(method, 0.3) for method in methods() if isinstance(make_pruner(method), Pruner)] + [("l1", 0.9)]
+SPARSE = [method for method in methods() if isinstance(make_pruner(method), Sparsifier)]
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,30 @@ def test_a_pruned_network_runs_trains_and_is_saved(
         assert parameter.grad is not None, name
         assert parameter.grad.shape == parameter.shape, name
         assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("method", SPARSE)
+def test_a_sparse_network_has_the_zeros_asked_for_and_all_its_channels(
+    baseline: Baseline, method: str, tmp_path: Path
+) -> None:
+    spared = layers_to_spare(baseline.groups)
+    sparsity = make_pruner(method).choose(baseline.model, spared, 0.3)
+    model = copy.deepcopy(baseline.model)
+    set_to_zero(model, sparsity.zeroed)
+
+    touched = sum(zeros.numel() for zeros in sparsity.zeroed.values())
+    assert sum(int(zeros.sum()) for zeros in sparsity.zeroed.values()) == int(0.3 * touched + 0.5)
+    before, after = measure_cost(baseline.model, SIZE), measure_cost(model, SIZE)
+    assert (after.parameters, after.macs, after.state_bytes) == (before.parameters, before.macs, before.state_bytes)
+    assert before.nonzero_parameters - after.nonzero_parameters == int(0.3 * touched + 0.5)
+    # No norm, no bias, no head.
+    assert spared
+    assert {name.rpartition(".")[0] for name in sparsity.zeroed}.isdisjoint(spared)
+    assert all(baseline.model.get_parameter(name).dim() > 1 for name in sparsity.zeroed)
+
+    save_model(tmp_path / "sparse.pt", SavedModel(model, baseline.spec))
+    opened = load_model(tmp_path / "sparse.pt", name=baseline.spec.name, outputs=OUTPUTS)
+    assert torch.equal(logits_of(opened.model, (45, 71)), logits_of(model, (45, 71)))
 
 
 def test_a_pruned_file_opens_in_a_new_process(project_root: Path, tmp_path: Path) -> None:

@@ -133,6 +133,16 @@ def test_measure_cost():
     assert cost.counter == "torch.utils.flop_counter"
 
 
+def test_parameters_that_are_zero_do_not_count_as_nonzero():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    model[0].weight.data.fill_(1.0)
+    model[0].weight.data[0, 1] = 0.0
+    # The convolution's bias is drawn, the norm's is zero.
+    assert measure_cost(model, (4, 4)).nonzero_parameters == 5 + 2 + 2 + 0
+    model[0].bias = model[1].weight
+    assert measure_cost(model, (4, 4)).nonzero_parameters == 5 + 2
+
+
 def test_shared_weights_count_once():
     model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
     model[1].weight = model[0].weight

@@ -18,7 +18,7 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 # module or a package's __init__, `X.*` are the modules of package X. A new module takes a place here.
 FLOORS = (
     "errors console vision_compat modes layers losses cost target control",
-    "options runs distributed tensor_files transforms datasets models pruners",
+    "options runs distributed tensor_files transforms datasets models pruners zeros",
     "cli flags devices checkpoint optim latency groups cost_table family datasets.* models.*",
     "data metrics boundary inference pictures plan training_state report heat_map",
     "evaluation activations cut absorb budget",
@@ -26,7 +26,7 @@ FLOORS = (
     "pruners.* latency_search",
     "preparation",
     "workbench",
-    "pipeline sensitivity",
+    "pipeline sensitivity quantize",
     "sweep",
 )
 

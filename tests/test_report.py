@@ -109,7 +109,8 @@ def measured(miou: float, macs: int, boundary: float | None = None) -> dict:
         "iou": {"sky": miou, "train": None},
         "boundary": None if boundary is None else {"width": 3, "f_score": boundary, "by_class": {}},
     }
-    return {"quality": quality, "cost": {"parameters": 2_000_000, "macs": macs, "state_bytes": 8_000_000}}
+    cost = {"parameters": 2_000_000, "nonzero_parameters": 2_000_000, "macs": macs, "state_bytes": 8_000_000}
+    return {"quality": quality, "cost": cost, "bytes_on_disk": 8_100_000, "compressed_bytes": 7_400_000}
 
 
 def pair_lines(interval: list[float] | None, **sides: dict | None) -> list[list[str]]:
@@ -189,6 +190,23 @@ def test_goals_of_other_kinds_say_which():
     ]
     assert ["method", "target"] in [words[:2] for words in lines]
     assert "failed l2 at params 0.5, seed 0: out of channels" in text
+
+
+def test_unstructured_rows_say_so_and_are_in_no_plot(tmp_path):
+    sparse = row("magnitude", 0.5, target="sparsity", parameters_kept=1.0, macs_kept=1.0, nonzero_kept=0.5)
+    text = shown(BASELINE, [row("random", 0.5), sparse])
+    assert line_of(text, "magnitude")[:5] == ["magnitude", "sparsity", "0.5", "100.0", "100.0"]
+    assert "Sparsity is unstructured" in text
+    assert "…" not in text
+    write_summary(tmp_path, BASELINE, [row("random", 0.5, nonzero_kept=0.25), sparse], {})
+    header, _, baseline, control, line = markdown_lines(tmp_path / "benchmark_summary.md")[:5]
+    column = header.index("non-zero %")
+    assert [cells[column] for cells in (baseline, control, line)] == ["100.0", "25.0", "50.0"]
+    assert (tmp_path / "benchmark_summary.png").is_file()
+    # What keeps all MACs has no place on an axis of MACs.
+    write_summary(tmp_path, BASELINE, [sparse], {})
+    assert not (tmp_path / "benchmark_summary.png").exists()
+    assert "unstructured" not in shown(BASELINE, [row("random", 0.5)])
 
 
 def test_the_table_of_groups_names_all_producers_and_why_a_group_stays():

@@ -8,7 +8,7 @@ norm, and methods that read norm weights could not score them.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import pad
 
 from bench.models.parts import conv_bn_relu, initialise
@@ -82,6 +82,8 @@ def unet_small(outputs: int) -> UNet:
     return UNet(outputs, width=16, depth=3)
 
 
+# One node for a tracer: what it does depends on the sizes, which a traced network does not know.
+@fx.wrap
 def _fit(features: Tensor, like: Tensor) -> Tensor:
     """Brings back the row and column that pooling an odd size lost."""
     rows, columns = (want - have for want, have in zip(like.shape[-2:], features.shape[-2:], strict=True))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from bench.pruners.base import Pruner
+    from bench.pruners.base import Method
 
 
 class MethodEntry(NamedTuple):
@@ -43,7 +43,7 @@ def check_method(name: str) -> None:
         raise unknown_name("method", name, methods())
 
 
-def make_pruner(name: str, settings: dict[str, Any] | None = None) -> Pruner:
+def make_pruner(name: str, settings: dict[str, Any] | None = None) -> Method:
     """A method with its options set.
 
     Args:
@@ -58,7 +58,7 @@ def make_pruner(name: str, settings: dict[str, Any] | None = None) -> Pruner:
     return getattr(importlib.import_module(entry.module), entry.cls).configured(settings or {})
 
 
-def make_pruners(names: Iterable[str], settings: dict[str, Any]) -> dict[str, Pruner]:
+def make_pruners(names: Iterable[str], settings: dict[str, Any]) -> dict[str, Method]:
     """Several methods with their options set.
 
     Args:

@@ -1,10 +1,14 @@
-"""What a pruning method is: a score for every coupled channel. All that follows the score is shared."""
+"""What a pruning method is: a score for every coupled channel. All that follows the score is shared.
+
+A method that zeroes single weights instead of removing channels is a `Sparsifier`; the two have their options in
+common, and what is done with a network afterwards.
+"""
 
 from __future__ import annotations
 
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +21,7 @@ from bench.checkpoint import SavedModel
 from bench.errors import UsageError, unknown_name
 from bench.groups import ChannelGroup
 from bench.plan import Scores
+from bench.target import Goal
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData
@@ -77,19 +82,51 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class Pruner(ABC):
+class Method(ABC):
     """Base of every method; a subclass's dataclass fields are its options.
 
     Attributes:
         name: the registered name.
         paper: where the method was published.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+
+    def aim(self, goal: Goal) -> Goal:
+        """The goal in the method's own terms.
+
+        Raises:
+            UsageError: the method reaches no goal of that kind.
+        """
+        return goal
+
+    @classmethod
+    def configured(cls, settings: Mapping[str, Any]) -> Method:
+        """Builds the method from option names and values, checked against its fields."""
+        types = typing.get_type_hints(cls)
+        known = [spec.name for spec in fields(cls) if spec.init]
+        for key, value in settings.items():
+            if key not in known:
+                if not known:
+                    raise UsageError(f"{cls.name} has no options; '{key}' is not one")
+                raise unknown_name(f"option of {cls.name}", key, known)
+            if not _fits(value, types[key]):
+                raise UsageError(f"option {key} of {cls.name} must be {_named(types[key])}, not {value!r}")
+        # Frozen options are tuples, and lists in YAML.
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+
+
+@dataclass(frozen=True)
+class Pruner(Method):
+    """A method that rates coupled channels.
+
+    Attributes:
         scope: how channels are ranked by default: `global`, `local` or `isomorphic`.
         needs_data: whether `score` looks at the calibration batches.
         needs_target: whether what it does depends on the target, by way of `Calibration.budget`.
     """
 
-    name: ClassVar[str]
-    paper: ClassVar[str]
     scope: ClassVar[str]
     needs_data: ClassVar[bool] = False
     needs_target: ClassVar[bool] = False
@@ -129,20 +166,45 @@ class Pruner(ABC):
             Group name -> float [channels], larger = keep. A group the method cannot score is left out.
         """
 
-    @classmethod
-    def configured(cls, settings: Mapping[str, Any]) -> Pruner:
-        """Builds the method from option names and values, checked against its fields."""
-        types = typing.get_type_hints(cls)
-        known = [spec.name for spec in fields(cls)]
-        for key, value in settings.items():
-            if key not in known:
-                if not known:
-                    raise UsageError(f"{cls.name} has no options; '{key}' is not one")
-                raise unknown_name(f"option of {cls.name}", key, known)
-            if not _fits(value, types[key]):
-                raise UsageError(f"option {key} of {cls.name} must be {_named(types[key])}, not {value!r}")
-        # Frozen options are tuples, and lists in YAML.
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+
+@dataclass(frozen=True, eq=False)
+class Sparsity:
+    """Which weights of a network become zero.
+
+    Attributes:
+        zeroed: parameter name -> bool, shaped as the parameter, true where it becomes zero.
+        record: the same in numbers, as `pruning_info.json` says it.
+    """
+
+    zeroed: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sparsifier(Method):
+    """A method that zeroes single weights: no channel goes, and parameters, MACs and latency stay."""
+
+    def aim(self, goal: Goal) -> Goal:
+        """A share of the channels is read as the share of the weights to zero; nothing else can be reached."""
+        if goal.kind not in ("channels", "sparsity"):
+            raise UsageError(
+                f"{self.name} zeroes single weights, which leaves parameters, MACs and size as they are; ask for a "
+                "sparsity with --global-ratio or --ratios"
+            )
+        return Goal("sparsity", goal.value)
+
+    @abstractmethod
+    def choose(self, model: nn.Module, spared: Collection[str], sparsity: float) -> Sparsity:
+        """Chooses the weights to zero; the model is left as it was.
+
+        Args:
+            model: a trained network.
+            spared: names of layers to leave as they are: output layers and what the user protects.
+            sparsity: share to zero of all weights the method may touch, in [0, 1).
+
+        Raises:
+            BenchError: no weight may be touched, or that many may not go.
+        """
 
 
 def _fits(value: Any, wanted: Any) -> bool:
