@@ -331,7 +331,7 @@ class Workbench:
         if not pruner.needs_target:
             return None
         if target is None:
-            raise UsageError(f"{pruner.name} chooses widths for one target and scores no channel without; name another")
+            raise UsageError(f"{pruner.name} learns widths for a target, and there is none here; choose another method")
         return budget_for(self.groups, self.cost_table, target)
 
     def _prunable(self) -> list[ChannelGroup]:

@@ -439,7 +439,7 @@ def test_fresh_weights_follow_the_seed_and_not_the_baseline(make_bench: Callable
 
 
 def test_a_method_that_needs_a_target_says_so(make_bench: Callable[..., Workbench]) -> None:
-    with pytest.raises(UsageError, match="dmcp chooses widths for one target and scores no channel without"):
+    with pytest.raises(UsageError, match="dmcp learns widths for a target, and there is none here"):
         make_bench().scores(make_pruner("dmcp"), 0)
 
 
