@@ -125,11 +125,10 @@ class _Search:
             return None if wanted > 1 or least.is_long else (least.number, True)
         # Along a bend, interpolation creeps up from one side. The Illinois rule: each further step there halves the
         # weight of the other side.
-        sides = [point.latency > wanted for point in measured[1:] if not point.is_long]
-        steps = len(list(itertools.takewhile(lambda side: side == sides[-1], reversed(sides))))
-        weight = 0.5 ** max(0, steps - 1)
-        over = (slower.latency - wanted) * (weight if sides and not sides[-1] else 1)
-        under = (wanted - faster.latency) * (weight if sides and sides[-1] else 1)
+        sides = [point.latency > wanted for point in measured if not point.is_long]
+        weight = 0.5 ** (len(list(itertools.takewhile(lambda side: side == sides[-1], reversed(sides)))) - 1)
+        over = (slower.latency - wanted) * (1 if sides[-1] else weight)
+        under = (wanted - faster.latency) * (weight if sides[-1] else 1)
         between = self._between(slower, faster, under / (over + under))
         return None if between is None else (between, False)
 
