@@ -112,7 +112,7 @@ class _Search:
     def next(self, measured: Sequence[Measurement]) -> tuple[int, bool] | None:
         """A network to measure and whether to do it at length; None at the end."""
         known, wanted = self._known(measured), self._wanted(measured)
-        for point in known:
+        for point in (point for point in known if point.number >= 0):
             if _error(point, wanted) <= TOLERANCE:
                 return None if point.is_long else (point.number, True)
             if point.low <= wanted <= point.high and not point.is_long:
@@ -125,11 +125,10 @@ class _Search:
             return None if wanted > 1 or least.is_long else (least.number, True)
         # Along a bend, interpolation creeps up from one side. The Illinois rule: each further step there halves the
         # weight of the other side.
-        sides = [point.latency > wanted for point in measured[1:] if not point.is_long]
-        steps = len(list(itertools.takewhile(lambda side: side == sides[-1], reversed(sides))))
-        weight = 0.5 ** max(0, steps - 1)
-        over = (slower.latency - wanted) * (weight if sides and not sides[-1] else 1)
-        under = (wanted - faster.latency) * (weight if sides and sides[-1] else 1)
+        sides = [point.latency > wanted for point in measured if not point.is_long]
+        weight = 0.5 ** (len(list(itertools.takewhile(lambda side: side == sides[-1], reversed(sides)))) - 1)
+        over = (slower.latency - wanted) * (1 if sides[-1] else weight)
+        under = (wanted - faster.latency) * (weight if sides[-1] else 1)
         between = self._between(slower, faster, under / (over + under))
         return None if between is None else (between, False)
 
@@ -137,9 +136,8 @@ class _Search:
         """The network at a part of the way up from the faster one's MACs, or next to it; None where there is none."""
         aim = faster.macs + part * (slower.macs - faster.macs)
         smaller = self._first_at(aim)
-        # With rounding, many numbers are one network; a network goes by the first of its numbers.
-        larger = self._first_at(self.macs(smaller - 1)) if smaller else smaller
-        found = [n for n in (larger, smaller) if faster.macs < self.macs(n) < slower.macs]
+        # With rounding, many numbers are one network, known by its MACs.
+        found = [n for n in (max(0, smaller - 1), smaller) if faster.macs < self.macs(n) < slower.macs]
         return min(found, key=lambda n: abs(self.macs(n) - aim)) if found else None
 
     def _known(self, measured: Sequence[Measurement]) -> list[Measurement]:

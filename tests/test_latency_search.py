@@ -170,9 +170,12 @@ def test_a_latency_out_of_reach_names_the_best() -> None:
 def test_groups_with_ratios_of_their_own_may_leave_too_little() -> None:
     clock = Clock(Family(most=0.5), SMOOTH["proportional"])
     assert clock.true(search(clock, 0.4)) == pytest.approx(0.4, rel=TOLERANCE)
-    clock = Clock(Family(most=0.5), SMOOTH["proportional"])
-    with pytest.raises(BenchError, match=r"cannot keep 80\.0% of the latency: --ratio-of alone leaves 50\.0%"):
-        search(clock, 0.8)
+    for share in (0.8, 0.99, 1.0):
+        clock = Clock(Family(most=0.5), SMOOTH["proportional"])
+        with pytest.raises(
+            BenchError, match=rf"cannot keep {share:.1%} of the latency: --ratio-of alone leaves 50\.0%"
+        ):
+            search(clock, share)
     # A time is a limit that what is left keeps.
     assert search(Clock(Family(most=0.5), SMOOTH["proportional"]), 30.0, "milliseconds") == 0
 
