@@ -47,6 +47,8 @@ class Target:
         round_to: the channels a group keeps are a multiple of this, unless it keeps all or never had as many.
         ratio_of: layer-name pattern (`fnmatch`) -> the share that the groups with such a producer lose, whatever
             the goal; the first pattern that fits counts. A goal in channels is then a share of the other groups'.
+        pools: group name -> its pool, where `global` ranks only the channels of the same pool with each other; the
+            groups not named are a pool of their own. The other scopes do not look at pools.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Target:
     max_ratio: float = 1.0
     round_to: int = 1
     ratio_of: Mapping[str, float] = field(default_factory=dict)
+    pools: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def goal(self) -> Goal:

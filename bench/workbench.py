@@ -74,6 +74,20 @@ class Workbench:
             "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
         )
 
+    def target(self, pruner: Pruner, goal: Goal) -> Target:
+        """A goal within the user's limits, channels ranked as the method does unless the user says otherwise."""
+        options = self.options
+        return Target(
+            goal.kind,
+            goal.value,
+            scope=options.scope or pruner.scope,
+            min_keep=options.min_keep,
+            max_ratio=options.max_ratio,
+            round_to=options.round_to,
+            ratio_of=options.ratio_of,
+            pools={} if options.scope else pruner.pools(self.reference.saved.model, prunable(self.groups)),
+        )
+
     def prune(self, pruner: Pruner, target: Target, seed: int) -> Pruned:
         """Scores, plans, cuts and recalibrates a copy of the baseline, and scores it after each change.
 
@@ -201,16 +215,3 @@ class Workbench:
         result = work()
         self._seconds[stage] = round(time.perf_counter() - start, 4)
         return result
-
-
-def target_of(pruner: Pruner, goal: Goal, options: PruneOptions) -> Target:
-    """A goal within the user's limits, channels ranked as the method does unless the user says otherwise."""
-    return Target(
-        goal.kind,
-        goal.value,
-        scope=options.scope or pruner.scope,
-        min_keep=options.min_keep,
-        max_ratio=options.max_ratio,
-        round_to=options.round_to,
-        ratio_of=options.ratio_of,
-    )

@@ -60,6 +60,10 @@ class Pruner(ABC):
             Group name -> float [channels], larger = keep. A group the method cannot score is left out.
         """
 
+    def pools(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        """Groups that the method's global ranking keeps apart: group name -> pool; see `Target.pools`."""
+        return {}
+
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> Pruner:
         """Builds the method from option names and values, checked against its fields."""
