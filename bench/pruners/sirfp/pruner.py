@@ -22,7 +22,7 @@ from bench.models.backbone import in_backbone
 from bench.modes import batch_statistics
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
-from bench.pruners.sirfp.redundancy import MovingAverage, edge_strength, removal_scores, similarity, standings
+from bench.pruners.sirfp.redundancy import FeatureAverages, removal_scores, standings
 
 
 @dataclass(frozen=True)
@@ -73,26 +73,25 @@ class Sirfp(Pruner):
         """Layer -> float64 [width], for those of the layers that run."""
         layers = dict(model.named_modules())
         device = next(model.parameters()).device
-        similarities: dict[str, MovingAverage] = defaultdict(lambda: MovingAverage(self.ema))
-        edges: dict[str, MovingAverage] = defaultdict(lambda: MovingAverage(self.ema))
+        averages = {
+            name: FeatureAverages(
+                self.ema, edges=self.edge_weight > 0 and in_backbone(model, name), per_area=self.area_normalise
+            )
+            for name in names
+        }
 
         def measure(name: str, output: Tensor) -> None:
-            features = channels_first(layers[name], output).float()
-            mean = sum(similarity(maps.flatten(1)) for maps in features) / len(features)
-            similarities[name].add(mean * features[0, 0].numel() if self.area_normalise else mean)
-            if self.edge_weight and in_backbone(model, name) and features.dim() == 4:
-                edges[name].add(torch.stack([edge_strength(maps) for maps in features]).mean(dim=0))
+            averages[name].add(channels_first(layers[name], output).float())
 
         with outputs_seen(model, names, measure), batch_statistics(model), batchnorm_explained("--calib-batch-size"):
             for images, _ in calibration.batches:
                 model(images.to(device))
         scores = {}
-        for name, average in similarities.items():
-            bonus = self.edge_weight * edges[name].value() if name in edges else 0.0
-            # The absolute value comes after the averaging, as it does in the released code.
-            scores[name] = removal_scores(average.value().abs(), bonus)
-            if not torch.isfinite(scores[name]).all():
-                raise BenchError(f"the features of {name} are not finite; the checkpoint is not usable")
+        for name, average in averages.items():
+            if not average.is_empty:
+                scores[name] = removal_scores(average.redundancy(), self.edge_weight * average.edges())
+                if not torch.isfinite(scores[name]).all():
+                    raise BenchError(f"the features of {name} are not finite; the checkpoint is not usable")
         return scores
 
 
