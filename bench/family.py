@@ -2,9 +2,9 @@
 
 All scopes are one idea. Channels are ranked within classes of groups, and within a class of N channels the k-th to
 go has the key (k + 1/2) / N. Removing channels by ascending key takes the same share of every class at every point.
-With one class for all groups this is the global ranking, with a class for each group the local one, and with a
-class for each structure the isomorphic one (Fang et al., Isomorphic Pruning for Vision Models, ECCV 2024), where
-scores are compared only between groups whose layers are of the same types on the same sides.
+With one class for all groups, or for each pool of groups, this is the global ranking, with a class for each group the
+local one, and with a class for each structure the isomorphic one (Fang et al., Isomorphic Pruning for Vision Models,
+ECCV 2024), where scores are compared only between groups whose layers are of the same types on the same sides.
 
 What a group keeps is rounded in every network of the family, so that its cost is the cost that is searched.
 """
@@ -71,7 +71,8 @@ class Family:
             if group.name in given:
                 self._given[column] = min(math.floor(given[group.name] * group.channels + 0.5 + 1e-9), removable)
             else:
-                ranked_with = {"global": None, "local": column, "isomorphic": group.structure}[target.scope]
+                pool = target.pools.get(group.name)
+                ranked_with = {"global": pool, "local": column, "isomorphic": group.structure}[target.scope]
                 classes[ranked_with].append((column, score[ascending[:removable]]))
         self._order, self.keys, self._scores = self._merged(classes)
         self._costs: dict[int, Prediction] = {}

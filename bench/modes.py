@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+_BATCHNORM = nn.modules.batchnorm._BatchNorm
+
 
 @contextlib.contextmanager
 def flags_kept(model: nn.Module) -> Iterator[None]:
@@ -17,3 +19,23 @@ def flags_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextlib.contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Lets BatchNorm normalise by the statistics of the batch and leave its running ones alone.
+
+    All other modules are in evaluation mode in the block. Afterwards everything is as it was.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BATCHNORM)]
+    tracked = [norm.track_running_stats for norm in norms]
+    with flags_kept(model):
+        model.eval()
+        try:
+            for norm in norms:
+                norm.train()
+                norm.track_running_stats = False
+            yield
+        finally:
+            for norm, tracks in zip(norms, tracked, strict=True):
+                norm.track_running_stats = tracks

@@ -42,7 +42,7 @@ from bench.target import Goal
 from bench.train_eval import evaluate, fit
 from bench.training_state import BEST, LAST, check_same_run, run_identity
 from bench.transforms import prepare
-from bench.workbench import Workbench, target_of
+from bench.workbench import Workbench
 
 CONFIG, REPORT = "config.json", "report.json"
 PRUNED, INFO = "pruned_model.pt", "pruning_info.json"
@@ -240,7 +240,7 @@ def prune_model(workbench: Workbench, pruner: Method, goal: Goal, seed: int, fol
         What `pruning_info.json` says.
     """
     with run_folder(folder):
-        pruned = workbench.prune(pruner, target_of(pruner, goal, workbench.options), seed)
+        pruned = workbench.prune(pruner, workbench.target(pruner, goal), seed)
         save_model(folder / PRUNED, pruned.saved)
         search = pruned.info["latency_search"]
         report = workbench.reference.compare(

@@ -63,6 +63,8 @@ class Target:
         ratio_of: layer-name pattern (`fnmatch`) -> the share that the groups with such a producer lose, whatever
             the goal; the first pattern that fits counts. A goal in channels is then a share of the other groups'.
         within: the goal's.
+        pools: group name -> its pool, where `global` ranks only the channels of the same pool with each other; the
+            groups not named are a pool of their own. The other scopes do not look at pools.
     """
 
     kind: str
@@ -73,6 +75,7 @@ class Target:
     round_to: int = 1
     ratio_of: Mapping[str, float] = field(default_factory=dict)
     within: float | None = None
+    pools: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def goal(self) -> Goal:

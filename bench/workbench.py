@@ -103,6 +103,36 @@ class Workbench:
             "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
         )
 
+    def target(self, pruner: Method, goal: Goal) -> Target:
+        """A goal within the user's limits, channels ranked as the method does unless the user says otherwise.
+
+        Raises:
+            UsageError: the method reaches no goal of that kind, or one threshold is to be searched, but channels are
+                not in one ranking.
+        """
+        goal, options = pruner.aim(goal), self.options
+        if isinstance(pruner, Sparsifier):
+            return Target(goal.kind, goal.value)  # the limits are those of groups of channels
+        scope = options.scope or pruner.scope
+        pools = {} if options.scope else pruner.pools(self.reference.saved.model, prunable(self.groups))
+        if goal.within is not None and (scope != "global" or pools):
+            ranking = "in pools" if pools else f"with --scope {scope}"
+            raise UsageError(
+                f"--auto-search finds one threshold for the whole network, but {pruner.name} ranks {ranking}; "
+                "pass --scope global or leave it out"
+            )
+        return Target(
+            goal.kind,
+            goal.value,
+            scope=scope,
+            min_keep=options.min_keep,
+            max_ratio=options.max_ratio,
+            round_to=options.round_to,
+            ratio_of=options.ratio_of,
+            within=goal.within,
+            pools=pools,
+        )
+
     def prune(self, pruner: Method, target: Target, seed: int) -> Pruned:
         """Cuts (or zeroes weights of) and recalibrates a copy of the baseline, and scores it after each change.
 
@@ -359,31 +389,3 @@ class Workbench:
         result = work()
         self._seconds[stage] = round(time.perf_counter() - start, 4)
         return result
-
-
-def target_of(pruner: Method, goal: Goal, options: PruneOptions) -> Target:
-    """A goal within the user's limits, channels ranked as the method does unless the user says otherwise.
-
-    Raises:
-        UsageError: the method reaches no goal of that kind, or one threshold is to be searched, but channels are not
-            ranked over the whole network.
-    """
-    goal = pruner.aim(goal)
-    if isinstance(pruner, Sparsifier):
-        return Target(goal.kind, goal.value)  # the limits are those of groups of channels
-    scope = options.scope or pruner.scope
-    if goal.within is not None and scope != "global":
-        raise UsageError(
-            f"--auto-search finds one threshold for the whole network, but {pruner.name} ranks with --scope {scope}; "
-            "pass --scope global or leave it out"
-        )
-    return Target(
-        goal.kind,
-        goal.value,
-        scope=scope,
-        min_keep=options.min_keep,
-        max_ratio=options.max_ratio,
-        round_to=options.round_to,
-        ratio_of=options.ratio_of,
-        within=goal.within,
-    )

@@ -26,7 +26,7 @@ from bench.pruners import make_pruner
 from bench.reference import Reference
 from bench.runs import file_digest, plain
 from bench.target import Goal, Target
-from bench.workbench import Pruned, Workbench, target_of
+from bench.workbench import Pruned, Workbench
 
 IMAGES = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
@@ -157,7 +157,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
     assert info["target"] == {
         "kind": "channels", "value": 0.5, "scope": "local", "min_keep": 0.1, "max_ratio": 1.0, "round_to": 1,
-        "ratio_of": {}, "within": None,
+        "ratio_of": {}, "within": None, "pools": {},
     }  # fmt: skip
     assert info["seed"] == 4
     assert info["baseline"] == {"path": str(tiny_baseline), "sha256": file_digest(tiny_baseline)}
@@ -229,18 +229,27 @@ def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBen
     assert not bench._scores_folder.exists()
 
 
-def test_targets_of_a_method() -> None:
-    goal = Goal("channels", 0.3)
-    assert target_of(TAYLOR, goal, PruneOptions()) == Target("channels", 0.3, "global", 0.02)
-    assert target_of(L1, goal, PruneOptions(min_keep=0.1)) == Target("channels", 0.3, "local", 0.1)
-    options = PruneOptions(scope="isomorphic", max_ratio=0.8, round_to=8, ratio_of={"head*": 0.1})
+def test_targets_of_a_method(make_bench: MakeBench) -> None:
+    goal, exact = Goal("channels", 0.3), Goal("params", 0.5, within=0.01)
+    bench = make_bench()
+    assert bench.target(TAYLOR, goal) == Target("channels", 0.3, "global", 0.02)
+    assert make_bench(min_keep=0.1).target(L1, goal) == Target("channels", 0.3, "local", 0.1)
     limits = {"max_ratio": 0.8, "round_to": 8, "ratio_of": {"head*": 0.1}}
-    assert target_of(L1, Goal("size", 10**7), options) == Target("size", 10**7, "isomorphic", **limits)
-    exact = Goal("params", 0.5, within=0.01)
-    assert target_of(TAYLOR, exact, PruneOptions()) == Target("params", 0.5, "global", within=0.01)
+    narrowed = make_bench(scope="isomorphic", **limits)
+    assert narrowed.target(L1, Goal("size", 10**7)) == Target("size", 10**7, "isomorphic", **limits)
+    assert bench.target(TAYLOR, exact) == Target("params", 0.5, "global", within=0.01)
     assert Target("params", 0.5, within=0.01).goal == exact
     with pytest.raises(UsageError, match="l1 ranks with --scope local; pass --scope global or leave it out"):
-        target_of(L1, exact, PruneOptions())
+        bench.target(L1, exact)
+
+
+def test_a_method_s_pools_are_its_target_s_unless_a_scope_is_asked_for(make_bench: MakeBench) -> None:
+    sirfp, goal = make_pruner("sirfp"), Goal("params", 0.5)
+    bench = make_bench()
+    assert set(bench.target(sirfp, goal).pools.values()) == {"backbone", "rest"}
+    assert make_bench(scope="global").target(sirfp, goal).pools == {}
+    with pytest.raises(UsageError, match="sirfp ranks in pools; pass --scope global"):
+        bench.target(sirfp, replace(goal, within=0.01))
 
 
 # --- a latency, which is measured

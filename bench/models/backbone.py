@@ -1,4 +1,4 @@
-"""ImageNet weights for the backbone of a network: from a file, or downloaded where that is asked for."""
+"""The backbone of a network: which layers it is, and ImageNet weights for it, from a file or downloaded on demand."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ class HasBackbone(Protocol):
     def backbone_layers(self) -> dict[str, nn.Module]:
         """Name in torchvision's ImageNet file -> layer of this network."""
         ...
+
+
+def in_backbone(model: nn.Module, layer: str) -> bool:
+    """Whether a layer is part of the network's backbone (its encoder) rather than of what is built on it.
+
+    Args:
+        model: a network whose class says in `backbone_prefixes` how the names of those layers begin. Where it does
+            not, no layer is.
+        layer: module name.
+    """
+    return layer.startswith(getattr(model, "backbone_prefixes", ()))
 
 
 @torch.no_grad()

@@ -26,6 +26,8 @@ class ResNetSeg(nn.Module):
         architecture: torchvision's name of the backbone.
     """
 
+    backbone_prefixes = ("backbone_net.",)
+
     def __init__(self, architecture: str, outputs: int):
         super().__init__()
         self.architecture = architecture

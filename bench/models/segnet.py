@@ -30,6 +30,8 @@ class SegNet(nn.Module):
         classifier_kernel: side of the classifier's kernel, in pixels.
     """
 
+    backbone_prefixes = ("enc",)
+
     def __init__(self, outputs: int, encoder: Widths, decoder: Widths, classifier_kernel: int):
         super().__init__()
         self.stages = len(encoder)

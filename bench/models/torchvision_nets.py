@@ -23,6 +23,8 @@ class TorchvisionNet(nn.Module):
         architecture: torchvision's name of the backbone.
     """
 
+    backbone_prefixes = ("backbone.",)
+
     def __init__(self, architecture: str, net: nn.Module):
         super().__init__()
         self.architecture = architecture

@@ -36,6 +36,8 @@ class UNet(nn.Module):
         depth: how often the size is halved.
     """
 
+    backbone_prefixes = ("downs.", "bottleneck.")
+
     def __init__(self, outputs: int, width: int = 64, depth: int = 4):
         super().__init__()
         widths = [width * 2**stage for stage in range(depth + 1)]

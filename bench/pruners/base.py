@@ -166,6 +166,10 @@ class Pruner(Method):
             Group name -> float [channels], larger = keep. A group the method cannot score is left out.
         """
 
+    def pools(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        """Groups that the method's global ranking keeps apart: group name -> pool; see `Target.pools`."""
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class Sparsity:

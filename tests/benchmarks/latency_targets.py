@@ -25,7 +25,7 @@ from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions,
 from bench.pipeline import open_reference
 from bench.pruners import make_pruner
 from bench.target import Goal
-from bench.workbench import Workbench, target_of
+from bench.workbench import Workbench
 
 OUTPUTS = 12
 
@@ -49,7 +49,7 @@ def reach(workbench: Workbench, share: float) -> dict[str, Any]:
     began = time.perf_counter()
     row = {"model": workbench.reference.saved.spec.name, "asked": share, "error": None}
     try:
-        info = workbench.prune(pruner, target_of(pruner, Goal("latency", share), workbench.options), seed=0).info
+        info = workbench.prune(pruner, workbench.target(pruner, Goal("latency", share)), seed=0).info
     except BenchError as error:
         return {**row, "error": str(error), "seconds": time.perf_counter() - began}
     search = info["latency_search"]

@@ -1,0 +1,99 @@
+"""SIRFP: channels whose feature maps repeat those of others in the same places are redundant.
+
+Wu et al., Structural Pruning via Spatial-aware Information Redundancy for Semantic Segmentation, AAAI 2025,
+https://arxiv.org/abs/2412.12672
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BenchError, UsageError
+from bench.evaluation import batchnorm_explained
+from bench.groups import ChannelGroup
+from bench.hooks import channels_first, outputs_seen
+from bench.models.backbone import in_backbone
+from bench.modes import batch_statistics
+from bench.plan import Scores
+from bench.pruners.base import Calibration, Pruner
+from bench.pruners.sirfp.redundancy import FeatureAverages, removal_scores, standings
+
+
+@dataclass(frozen=True)
+class Sirfp(Pruner):
+    """Redundancy within a layer, by the released recipe; backbone and rest are ranked apart."""
+
+    edge_weight: float = 0.4
+    area_normalise: bool = False
+    ema: float = 0.999
+
+    name: ClassVar[str] = "sirfp"
+    paper: ClassVar[str] = (
+        "Wu et al., Structural Pruning via Spatial-aware Information Redundancy for Semantic Segmentation, AAAI 2025"
+    )
+    scope: ClassVar[str] = "global"
+    needs_data: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.edge_weight < 0:
+            raise UsageError(f"option edge_weight of sirfp must be at least 0, not {self.edge_weight}")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"option ema of sirfp must be in [0, 1), not {self.ema}")
+
+    def pools(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        return {group.name: _pool(model, group.name) for group in groups}
+
+    @torch.no_grad()
+    def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:
+        members = {group.name: [producer.norm or producer.layer for producer in group.producers] for group in groups}
+        names = {member.layer for found in members.values() for member in found}
+        of_layers = self._layer_scores(model, names, calibration)
+        # One entry a member of a group, sorted into the pools of their layers.
+        owners: dict[str, list[str]] = defaultdict(list)
+        scores: dict[str, list[Tensor]] = defaultdict(list)
+        for group in groups:
+            for member in members[group.name]:
+                if member.layer in of_layers:
+                    pool = _pool(model, member.layer)
+                    owners[pool].append(group.name)
+                    scores[pool].append(member.gather(of_layers[member.layer], group.channels))
+        best: Scores = {}
+        for pool, found in owners.items():
+            for name, standing in zip(found, standings(scores[pool]), strict=True):
+                best[name] = torch.maximum(best[name], standing) if name in best else standing
+        return best
+
+    def _layer_scores(self, model: nn.Module, names: set[str], calibration: Calibration) -> dict[str, Tensor]:
+        """Layer -> float64 [width], for those of the layers that run."""
+        layers = dict(model.named_modules())
+        device = next(model.parameters()).device
+        averages = {
+            name: FeatureAverages(
+                self.ema, edges=self.edge_weight > 0 and in_backbone(model, name), per_area=self.area_normalise
+            )
+            for name in names
+        }
+
+        def measure(name: str, output: Tensor) -> None:
+            averages[name].add(channels_first(layers[name], output).float())
+
+        with outputs_seen(model, names, measure), batch_statistics(model), batchnorm_explained("--calib-batch-size"):
+            for images, _ in calibration.batches:
+                model(images.to(device))
+        scores = {}
+        for name, average in averages.items():
+            if not average.is_empty:
+                scores[name] = removal_scores(average.redundancy(), self.edge_weight * average.edges())
+                if not torch.isfinite(scores[name]).all():
+                    raise BenchError(f"the features of {name} are not finite; the checkpoint is not usable")
+        return scores
+
+
+def _pool(model: nn.Module, layer: str) -> str:
+    return "backbone" if in_backbone(model, layer) else "rest"
