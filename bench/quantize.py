@@ -140,7 +140,7 @@ def measure_int8(
     batches = reference.data.calibration(options.int8_images, measure.eval_batch_size, seed)
     int8 = quantized(saved.model, batches)
     save_int8(folder / INT8, saved, int8)
-    quality = reference.score(int8, "int8")
+    quality = reference.evaluate(int8, "int8").record()
     latency = None
     if measure.latency:
         networks = {"float32": saved.model, "int8": int8}

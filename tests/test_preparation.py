@@ -111,7 +111,7 @@ def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tm
     assert 0.05 < record["largest_scale_shift"] < 0.05 * 4 * 0.05 / 0.1
     quality = pruned.info["quality"]
     assert list(quality) == ["split", "baseline", "prepared", "cut"]
-    assert quality["prepared"] == bench.reference.score(sparse.model, "again") != quality["baseline"]
+    assert quality["prepared"] == bench.reference.evaluate(sparse.model, "again").record() != quality["baseline"]
 
 
 def test_without_epochs_the_network_is_scored_as_it_is(make_bench: MakeBench, trainings: list) -> None:
