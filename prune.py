@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, refuse_flags, require_flags, run
 from bench.options import (
+    OF_EPOCHS,
     DataOptions,
+    FinetuneOptions,
+    IterativeOptions,
     MeasureOptions,
     ModelOptions,
     PruneOptions,
     RunOptions,
     SensitivityOptions,
+    TrainOptions,
     parse_bytes,
     parse_kept,
     parse_ratio,
+    require,
 )
 
 
@@ -49,6 +54,9 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("pruning", PruneOptions)
+    parser.add_options("pruning in several cuts", IterativeOptions)
+    parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
+    parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
     parser.add_options("sensitivity", SensitivityOptions)
     parser.add_options("measuring", MeasureOptions)
     parser.add_options("run", RunOptions)
@@ -72,36 +80,34 @@ def main(argv: list[str]) -> None:
     if arguments.sensitivity:
         refused = ("global_ratio", "target_macs", "target_params", "target_size", "ratio_of")
         refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
+        require(arguments.iterations == 1, "--sensitivity cuts each network once; leave --iterations out")
     else:
         (goal,) = chosen_goals(arguments, "global_ratio")
 
     from bench.console import say
+    from bench.iterative import open_workbench
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
+    from bench.report import pruning_lines
     from bench.runs import make_folder
+    from bench.schedule import schedule_of
     from bench.sensitivity import measure_sensitivity
-    from bench.workbench import Workbench
 
+    several, recipe = collect(IterativeOptions, arguments), collect(TrainOptions, arguments)
+    schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments))
     pruner = make_pruner(arguments.method, arguments.opt)
     folder = make_folder(arguments.save)
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
     reference = open_reference(arguments.ckpt, data, options, measure, model=arguments.model)
-    workbench = Workbench(reference, collect(PruneOptions, arguments), folder)
+    workbench = open_workbench(reference, collect(PruneOptions, arguments), folder, schedule)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(workbench, pruner, choice, options.seed, folder, split=arguments.split or "train")
         return
     info = prune_model(workbench, pruner, goal, options.seed, folder)
-
-    change, plan = info["cost"]["change"], info["plan"]
-    say(f"{pruner.name}: removed {plan['channel_ratio']:.1%} of the prunable channels, "
-        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %, "
-        f"size {info['cost']['after']['state_bytes'] / 1e6:.2f} MB")  # fmt: skip
-    stages = {name: score["miou"] for name, score in info["quality"].items() if isinstance(score, dict)}
-    if stages:
-        shown = ", ".join(f"{name} {miou:.2%}" for name, miou in stages.items())
-        say(f"mIoU on {info['quality']['split']}: {shown}")
+    for line in pruning_lines(info):
+        say(line)
     say(f"-> {folder / 'pruned_model.pt'}")
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from bench.errors import BenchError
+from bench.layers import sliced
 from bench.options import TrainOptions
+
+Slices = dict[str, list[tuple[int, Tensor]]]
+"""Tensor name -> (axis, positions kept on it) of every axis that loses some."""
 
 
 def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -42,6 +48,59 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Gives every parameter group the same learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+@torch.no_grad()
+def carry_over(
+    optimizer: torch.optim.Optimizer,
+    before: Mapping[str, nn.Parameter],
+    after: Mapping[str, nn.Parameter],
+    slices: Slices,
+) -> None:
+    """Makes an optimizer go on with the parameters of a network that was cut (`bench.cut.cut` calls it).
+
+    Groups, their order and their settings stay; momenta and moments are sliced like the weights they belong to.
+
+    Args:
+        optimizer: holds the parameters from before the cut, and perhaps others, which it keeps.
+        before: name -> parameter before the cut.
+        after: name -> parameter now.
+        slices: what the cut kept of each.
+
+    Raises:
+        BenchError: the optimizer keeps something of another shape than the weights, as Adafactor does; nothing of it
+            has changed then.
+    """
+    names = {id(parameter): name for name, parameter in before.items() if after[name] is not parameter}
+    state = {}
+    for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
+        if id(parameter) in names and parameter in optimizer.state:
+            name = names[id(parameter)]
+            state[parameter] = {
+                key: _sliced_like(parameter, value, slices[name], f"{key} of {name}")
+                for key, value in optimizer.state[parameter].items()
+            }
+    for parameter, values in state.items():
+        del optimizer.state[parameter]
+        optimizer.state[after[names[id(parameter)]]] = values
+    for group in optimizer.param_groups:
+        group["params"] = [
+            after[names[id(parameter)]] if id(parameter) in names else parameter for parameter in group["params"]
+        ]
+
+
+def _sliced_like(parameter: nn.Parameter, value: object, slices: list[tuple[int, Tensor]], what: str) -> object:
+    # What is no tensor or has a single value, such as the number of steps, belongs to all channels.
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    if value.shape != parameter.shape:
+        raise BenchError(
+            f"the optimizer's {what} is {list(value.shape)}, the weight {list(parameter.shape)}: it cannot be cut "
+            "along; use SGD or AdamW, or a new optimizer after the cut"
+        )
+    for axis, kept in slices:
+        value = sliced(value, axis, kept)
+    return value
 
 
 class Ema:

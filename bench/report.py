@@ -126,6 +126,20 @@ def comparison_table(baseline: Row, rows: Sequence[Row]) -> Table:
     return table
 
 
+def pruning_lines(info: Mapping[str, Any]) -> list[str]:
+    """What `pruning_info.json` says, in a line or two for the console."""
+    change, size = info["cost"]["change"], info["cost"]["after"]["state_bytes"] / 1e6
+    lines = [
+        f"{info['method']}: removed {info['plan']['channel_ratio']:.1%} of the prunable channels, "
+        f"parameters {change['parameters_percent']:+.1f} %, MACs {change['macs_percent']:+.1f} %, size {size:.2f} MB"
+    ]
+    stages = {name: score["miou"] for name, score in info["quality"].items() if isinstance(score, dict)}
+    if stages:
+        shown = ", ".join(f"{name} {miou:.2%}" for name, miou in stages.items())
+        lines.append(f"mIoU on {info['quality']['split']}: {shown}")
+    return lines
+
+
 def groups_table(groups: Sequence[ChannelGroup]) -> Table:
     """The table for the console of a network's coupled channels: each group and what else makes its channels."""
     from rich import box

@@ -167,7 +167,7 @@ def _folder_name(workbench: Workbench, pruner: Pruner, job: Job) -> str:
         {
             "job": job,
             "options": asdict(pruner),
-            "pruning": workbench.options,
+            **workbench.identity,
             "baseline": reference.digest,
             "data": [reference.data.name, reference.data.input_size, reference.split],
         }

@@ -44,6 +44,21 @@ class Pruned:
     info: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A network that is scored.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        groups: all its groups.
+        digest: names its weights.
+    """
+
+    model: nn.Module
+    groups: list[ChannelGroup]
+    digest: str
+
+
 class Workbench:
     """Prunes one baseline by any method to any target; scores once, plans many times."""
 
@@ -57,6 +72,16 @@ class Workbench:
         """
         self.reference, self.options, self._scores_folder = reference, options, scores_folder
         self._seconds: dict[str, float] = {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the prunings of this bench have in common but the baseline and its data."""
+        return {"pruning": self.options}
+
+    @property
+    def baseline(self) -> Subject:
+        """The baseline, to be scored."""
+        return Subject(self.reference.saved.model, self.groups, self.reference.digest)
 
     @cached_property
     def groups(self) -> list[ChannelGroup]:
@@ -85,7 +110,6 @@ class Workbench:
         Raises:
             BenchError: the target is out of reach, or the method cannot score this network.
         """
-        reference, options = self.reference, self.options
         self._seconds = {}
         groups, table = self.groups, self.cost_table
         # A pattern that fits nothing is found before the scoring, which may take long.
@@ -93,14 +117,26 @@ class Workbench:
         scores, scores_file = self.scores(pruner, seed)
         plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
         network, absorbed = self.smaller(plan)
+        return self._finished(pruner, target, seed, plan, network, absorbed, scores_file)
 
+    def _finished(
+        self,
+        pruner: Pruner,
+        target: Target,
+        seed: int,
+        plan: PruningPlan,
+        network: nn.Module,
+        absorbed: dict[str, Any] | None,
+        scores_file: str,
+    ) -> Pruned:
+        """Recalibrates and scores a network that was cut, and makes the record."""
+        reference, options = self.reference, self.options
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         if options.evaluate:
             quality |= {"baseline": reference.quality, "cut": reference.score(network, "after the cut")}
         if options.recalibrate and plan.removes_channels:
-            batches = self.batches(options.recalibration_images, seed)
-            self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
+            self.recalibrate(network, seed)
             if options.evaluate:
                 quality["recalibrated"] = reference.score(network, "recalibrated")
 
@@ -132,7 +168,7 @@ class Workbench:
             "input_size": reference.data.input_size,
             "pruning": [*before.meta.get("pruning", []), how],
         }
-        channels = original_channels(before.channels, groups, plan)
+        channels = original_channels(before.channels, self.groups, plan)
         return Pruned(SavedModel(network, before.spec, channels, plain(meta)), plain(info))
 
     def smaller(self, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
@@ -147,28 +183,38 @@ class Workbench:
         self._timed("cut", lambda: cut(network, self.groups, plan))
         return network, absorbed
 
-    def scores(self, pruner: Pruner, seed: int) -> tuple[Scores, str]:
+    def recalibrate(self, network: nn.Module, seed: int) -> None:
+        """Re-estimates a network's BatchNorm statistics on training images chosen by seed."""
+        batches = self.batches(self.options.recalibration_images, seed)
+        self._timed("recalibrate", lambda: recalibrate(network, batches, self.reference.device))
+
+    def scores(self, pruner: Pruner, seed: int, subject: Subject | None = None) -> tuple[Scores, str]:
         """A method's scores of all prunable channels and the file they are kept in.
 
         They come from that file if the same ones were computed before.
 
+        Args:
+            pruner: the method.
+            seed: its seed.
+            subject: what is scored; by default the baseline.
+
         Raises:
             BenchError: no channel may be removed, or the method can score none.
         """
-        groups = prunable(self.groups)
+        subject = subject or self.baseline
+        groups = prunable(subject.groups)
         if not groups:
             raise BenchError(
                 f"no channel of {self.reference.saved.spec.name} may be removed: every group is protected or ignored; "
                 "ignore fewer layers"
             )
-        identity = plain(self.score_identity(pruner, seed))
+        identity = plain(self.score_identity(pruner, seed, subject))
         path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
         images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
         calibration = Calibration(images, self.reference.data.classes.ignore_index, seed)
-        model = self.reference.saved.model
-        scores = self._timed("score", lambda: pruner.score(model, groups, calibration))
+        scores = self._timed("score", lambda: pruner.score(subject.model, groups, calibration))
         if not scores:
             raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
         scores = {name: score.detach().cpu() for name, score in scores.items()}
@@ -177,15 +223,16 @@ class Workbench:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name
 
-    def score_identity(self, pruner: Pruner, seed: int) -> dict[str, Any]:
+    def score_identity(self, pruner: Pruner, seed: int, subject: Subject | None = None) -> dict[str, Any]:
         """All that a method's scores depend on."""
+        subject = subject or self.baseline
         data, options = self.reference.data, self.options
         identity = {
             "method": pruner.name,
             "options": asdict(pruner),
             "seed": seed,
-            "baseline": self.reference.digest,
-            "groups": {group.name: group.channels for group in prunable(self.groups)},
+            "baseline": subject.digest,
+            "groups": {group.name: group.channels for group in prunable(subject.groups)},
         }
         if pruner.needs_data:
             identity["data"] = [data.name, data.dataset.root.absolute(), data.input_size]
@@ -199,7 +246,7 @@ class Workbench:
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         start = time.perf_counter()
         result = work()
-        self._seconds[stage] = round(time.perf_counter() - start, 4)
+        self._seconds[stage] = round(self._seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
         return result
 
 

@@ -19,11 +19,11 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 FLOORS = (
     "errors console vision_compat modes layers losses cost target control",
     "options runs distributed tensor_files transforms datasets models pruners",
-    "cli devices checkpoint optim latency groups cost_table family datasets.* models.*",
+    "cli devices checkpoint optim latency groups cost_table family schedule datasets.* models.*",
     "data metrics pictures plan training_state report heat_map",
     "evaluation cut absorb pruners.*",
-    "train_eval reference",
-    "workbench",
+    "train_eval training_step retraining reference",
+    "workbench iterative",
     "pipeline sensitivity",
     "sweep",
 )
