@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.groups import ChannelGroup, group_sides
 from bench.layers import axes_of, keep_channels, width
-from bench.optim import Slices, carry_over
+from bench.optim import Slices, carry_over, cut_state
 from bench.plan import PruningPlan
 
 
@@ -31,14 +31,15 @@ def cut(
         optimizer: one that trains the network: it goes on with the new parameters and the old ones' momenta.
 
     Raises:
-        BenchError: the optimizer's state cannot be sliced like the weights.
+        BenchError: the optimizer's state cannot be sliced like the weights; nothing has changed then.
     """
     kept = _kept_positions(model, groups, plan)
-    before, slices = dict(model.named_parameters()), _slices(model, kept)
+    before = dict(model.named_parameters())
+    state = cut_state(optimizer, before, _slices(model, kept)) if optimizer else {}
     for (name, side), positions in kept.items():
         keep_channels(model.get_submodule(name), side, positions)
-    if optimizer is not None:
-        carry_over(optimizer, before, dict(model.named_parameters()), slices)
+    if optimizer:
+        carry_over(optimizer, before, dict(model.named_parameters()), state)
 
 
 def _kept_positions(

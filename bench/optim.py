@@ -50,43 +50,55 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+State = dict[str, dict[str, object]]
+"""Parameter name -> what an optimizer keeps for it."""
+
+
 @torch.no_grad()
+def cut_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], slices: Slices) -> State:
+    """What an optimizer is to keep for the parameters that a cut narrows: momenta sliced like the weights.
+
+    Args:
+        optimizer: trains the network; left as it is.
+        parameters: name -> parameter of the network before the cut.
+        slices: what the cut keeps of each.
+
+    Raises:
+        BenchError: the optimizer keeps something of another shape than the weights, as Adafactor does.
+    """
+    narrowed = {name: parameter for name, parameter in parameters.items() if name in slices}
+    return {
+        name: {
+            key: _sliced_like(parameter, value, slices[name], f"{key} of {name}")
+            for key, value in optimizer.state[parameter].items()
+        }
+        for name, parameter in narrowed.items()
+        if parameter in optimizer.state
+    }
+
+
 def carry_over(
     optimizer: torch.optim.Optimizer,
     before: Mapping[str, nn.Parameter],
     after: Mapping[str, nn.Parameter],
-    slices: Slices,
+    state: State,
 ) -> None:
     """Makes an optimizer go on with the parameters of a network that was cut (`bench.cut.cut` calls it).
 
-    Groups, their order and their settings stay; momenta and moments are sliced like the weights they belong to.
+    Groups, their order and their settings stay.
 
     Args:
         optimizer: holds the parameters from before the cut, and perhaps others, which it keeps.
         before: name -> parameter before the cut.
         after: name -> parameter now.
-        slices: what the cut kept of each.
-
-    Raises:
-        BenchError: the optimizer keeps something of another shape than the weights, as Adafactor does; nothing of it
-            has changed then.
+        state: what `cut_state` gave before the cut.
     """
-    names = {id(parameter): name for name, parameter in before.items() if after[name] is not parameter}
-    state = {}
-    for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
-        if id(parameter) in names and parameter in optimizer.state:
-            name = names[id(parameter)]
-            state[parameter] = {
-                key: _sliced_like(parameter, value, slices[name], f"{key} of {name}")
-                for key, value in optimizer.state[parameter].items()
-            }
-    for parameter, values in state.items():
-        del optimizer.state[parameter]
-        optimizer.state[after[names[id(parameter)]]] = values
+    for name, values in state.items():
+        del optimizer.state[before[name]]
+        optimizer.state[after[name]] = values
+    now = {id(parameter): after[name] for name, parameter in before.items()}
     for group in optimizer.param_groups:
-        group["params"] = [
-            after[names[id(parameter)]] if id(parameter) in names else parameter for parameter in group["params"]
-        ]
+        group["params"] = [now.get(id(parameter), parameter) for parameter in group["params"]]
 
 
 def _sliced_like(parameter: nn.Parameter, value: object, slices: list[tuple[int, Tensor]], what: str) -> object:
