@@ -25,14 +25,15 @@ from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.reference import Reference
 from bench.retraining import Retraining
+from bench.runs import digest
 from bench.schedule import Schedule
 from bench.sweep import grid, run_benchmark
 from bench.target import Goal, Target
 from bench.workbench import Pruned, Workbench
 
-OPTIONS = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=4)
+OPTIONS = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
 RECIPE = TrainOptions(batch_size=2, lr=0.01)
-TRAINED, UNTRAINED = Schedule(3, "linear", 2, RECIPE), Schedule(3, "linear", 0, RECIPE)
+TRAINED, UNTRAINED = Schedule(2, "linear", 2, RECIPE), Schedule(2, "linear", 0, RECIPE)
 RAW = {"recalibrate": False, "evaluate": False}
 TAYLOR, L1 = make_pruner("taylor"), make_pruner("l1")
 MakeBench = Callable[..., Workbench]
@@ -98,24 +99,21 @@ def test_the_record_of_every_cut(make_bench: MakeBench) -> None:
 
 def test_the_same_command_gives_the_same_bytes(make_bench: MakeBench, tmp_path: Path) -> None:
     target = Target("channels", 0.4)
-    first = make_bench().prune(TAYLOR, target, seed=1)
+    first = make_bench(evaluate=False).prune(TAYLOR, target, seed=1)
     # Once with all scores computed again, once with all found.
-    others = [make_bench(scores="others").prune(TAYLOR, target, seed=1) for _ in range(2)]
+    others = [make_bench(scores="others", evaluate=False).prune(TAYLOR, target, seed=1) for _ in range(2)]
     assert "score" in others[0].info["seconds"] and "score" not in others[1].info["seconds"]
     for number, pruned in enumerate((first, *others)):
         assert without_times(pruned.info) == without_times(first.info)
         save_model(tmp_path / f"{number}.pt", pruned.saved)
     assert len({(tmp_path / f"{number}.pt").read_bytes() for number in range(3)}) == 1
-    reseeded = make_bench().prune(TAYLOR, target, seed=2)
-    assert reseeded.info["iterations"][1]["scores"] != first.info["iterations"][1]["scores"]
 
 
 def test_the_baseline_stays_as_it_was(make_bench: MakeBench) -> None:
-    bench = make_bench()
+    bench = make_bench(evaluate=False)
     model = bench.reference.saved.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = bench.prune(L1, Target("channels", 0.4), seed=0)
-    bench.prune(TAYLOR, Target("macs", 0.5), seed=0)
     again = bench.prune(L1, Target("channels", 0.4), seed=0)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     assert without_times(first.info) == without_times(again.info)
@@ -124,7 +122,7 @@ def test_the_baseline_stays_as_it_was(make_bench: MakeBench) -> None:
 
 def test_later_scores_are_those_of_what_the_earlier_cuts_left(make_bench: MakeBench, tiny_baseline: Path) -> None:
     """Without training, what a cut leaves of the dense network is known, and so is its score."""
-    bench = make_bench(Schedule(2, "linear", 0, RECIPE), **RAW)
+    bench = make_bench(UNTRAINED, **RAW)
     pruned = bench.prune(L1, Target("channels", 0.5, "local"), seed=0)
     first, second = pruned.info["iterations"]
     dense = load_model(tiny_baseline).model
@@ -157,19 +155,17 @@ def test_channels_are_those_of_the_dense_network(make_bench: MakeBench, tiny_bas
 
 def test_training_between_cuts_reaches_the_result(make_bench: MakeBench) -> None:
     target = Target("channels", 0.4, "local")
-    plain = make_bench(UNTRAINED).prune(L1, target, seed=0)
-    assert [cut["trained"] for cut in plain.info["iterations"]] == [None] * 3
+    plain = make_bench(UNTRAINED, **RAW).prune(L1, target, seed=0)
+    assert [cut["trained"] for cut in plain.info["iterations"]] == [None] * 2
     assert "train" not in plain.info["seconds"]
     assert plain.info["schedule"]["recipe"] is None
-    trained = make_bench().prune(L1, target, seed=0)
-    averaged = make_bench(replace(TRAINED, recipe=replace(RECIPE, ema=0.9, optimizer="adamw"))).prune(L1, target, 0)
-    weights = [tensors(pruned)["final_conv.bias"] for pruned in (plain, trained, averaged)]
-    assert not any(torch.equal(one, other) for one, other in itertools.combinations(weights, 2))
+    trained = make_bench(**RAW).prune(L1, target, seed=0)
+    assert not torch.equal(tensors(plain)["final_conv.bias"], tensors(trained)["final_conv.bias"])
 
 
 def test_an_average_is_scored_by_gradients_and_constants_are_absorbed(make_bench: MakeBench) -> None:
     schedule = replace(TRAINED, recipe=replace(RECIPE, ema=0.9))
-    pruned = make_bench(schedule, absorb_bias=True).prune(TAYLOR, Target("macs", 0.5), seed=0)
+    pruned = make_bench(schedule, absorb_bias=True, evaluate=False).prune(TAYLOR, Target("macs", 0.5), seed=0)
     absorbed = [cut["bias_absorption"] for cut in pruned.info["iterations"]]
     assert all(record["absorbed"] for record in absorbed)
     assert pruned.info["bias_absorption"] == absorbed[-1]
@@ -191,7 +187,7 @@ def test_a_target_out_of_reach_is_found_before_the_training(
         raise AssertionError("trained for nothing")
 
     monkeypatch.setattr(Retraining, "train", never)
-    with pytest.raises(BenchError, match="cannot keep only 0.1% of the macs"):
+    with pytest.raises(BenchError, match=r"cannot keep only 0\.1% of the macs"):
         make_bench().prune(L1, Target("macs", 0.001), seed=0)
 
 
@@ -214,28 +210,26 @@ def test_a_depthwise_layer_left_with_one_channel_is_in_no_way(
     monkeypatch.setitem(MODELS, "toy", ModelEntry("test_iterative:Depthwise", "for tests"))
     spec = ModelSpec("toy", 12)
     save_model(tmp_path / "toy.pt", SavedModel(build_model(spec), spec, meta={"input_size": [48, 64]}))
-    bench = make_bench(checkpoint=tmp_path / "toy.pt", ratio_of={"first": 0.875})
-    pruned = bench.prune(L1, Target("channels", 0.75, "local", ratio_of={"first": 0.875}), seed=0)
+    bench = make_bench(replace(TRAINED, shape="exponential", iterations=3), checkpoint=tmp_path / "toy.pt", **RAW)
+    pruned = bench.prune(L1, Target("channels", 0.875, "local", ratio_of={"first": 0.95}), seed=0)
     widths = [{name: len(kept) for name, kept in cut["kept"].items()} for cut in pruned.info["iterations"]]
-    assert widths == [{"first": 6, "second": 6}, {"first": 3, "second": 4}, {"first": 1, "second": 2}]
-    again = Schedule(2, "linear", 0, RECIPE)
-    save_model(tmp_path / "narrow.pt", pruned.saved)
-    twice = make_bench(again, checkpoint=tmp_path / "narrow.pt", **RAW).prune(L1, Target("params", 0.99), seed=0)
-    assert len(twice.info["iterations"]) == 2
+    assert widths == [{"first": 3, "second": 4}, {"first": 1, "second": 2}, {"first": 1, "second": 1}]
 
 
 def test_a_schedule_is_part_of_a_jobs_name(make_bench: MakeBench, tmp_path: Path) -> None:
     jobs = grid(["l1"], [Goal("channels", 0.3)], [0])
-    schedules = [None, UNTRAINED, TRAINED, replace(TRAINED, shape="exponential"), replace(TRAINED, iterations=2)]
-    out = tmp_path / "out"
-    for schedule in (*schedules, replace(TRAINED, recipe=replace(RECIPE, lr=0.02)), UNTRAINED):
-        rows = run_benchmark(make_bench(schedule, evaluate=False), {"l1": L1}, jobs, None, RunOptions(), out)
-        assert [row["status"] for row in rows] == ["done"]
-    # The last one was done before.
-    assert len(list(out.glob("l1_r0.3_s0_*"))) == 6
+    schedules = [None, UNTRAINED, TRAINED, replace(TRAINED, shape="exponential"), replace(TRAINED, iterations=3)]
+    schedules.append(replace(TRAINED, recipe=replace(RECIPE, lr=0.02)))
+    assert len({digest(make_bench(schedule).identity) for schedule in schedules}) == 6
     plain = make_bench(None)
     assert type(plain) is Workbench
     assert plain.identity == {"pruning": plain.options}
+
+    out = tmp_path / "out"
+    for schedule in (None, UNTRAINED, UNTRAINED):
+        rows = run_benchmark(make_bench(schedule, **RAW), {"l1": L1}, jobs, None, RunOptions(), out)
+        assert [row["status"] for row in rows] == ["done"]
+    assert len(list(out.glob("l1_r0.3_s0_*"))) == 2
 
 
 def test_the_commands(call: Callable[..., Any], tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> None:
@@ -253,11 +247,10 @@ def test_the_commands(call: Callable[..., Any], tiny_camvid: Path, tiny_baseline
     assert (recipe["lr"], recipe["batch_size"], info["schedule"]["ratio_schedule"]) == (0.02, 2, "exponential")
 
     files = ["--baseline", tiny_baseline, "--out-dir", tmp_path / "many"]
-    outcome = call("benchmark.py", *data, *files, "--methods", "l1", "--target-macs", "0.5", "--finetune-epochs", 1)
+    outcome = call("benchmark.py", *data, *files, "--methods", "l1", "--target-macs", "0.5", "--no-evaluate")
     assert outcome.code == 0, outcome.err
     (folder,) = (tmp_path / "many").glob("l1_macs0.5_s0_*")
     assert json.loads((folder / "pruning_info.json").read_text())["schedule"] == info["schedule"]
-    assert json.loads((folder / "finetuned_report.json").read_text())["finetune"]["recipe"]["lr"] == 0.02
 
     flags = ["--ckpt", tiny_baseline, "--save", tmp_path / "no", "--method", "l1", "--sensitivity"]
     outcome = call("prune.py", *data, *flags)
