@@ -20,6 +20,7 @@ from bench.options import (
     DataOptions,
     FinetuneOptions,
     GridOptions,
+    IterativeOptions,
     MeasureOptions,
     ModelOptions,
     PruneOptions,
@@ -36,6 +37,7 @@ GROUPS = (
     TrainOptions,
     ModelOptions,
     PruneOptions,
+    IterativeOptions,
     SensitivityOptions,
     GridOptions,
     FinetuneOptions,
@@ -53,7 +55,7 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, MeasureOptions, RunOptions},
-    "prune.py": {DataOptions, ModelOptions, PruneOptions, SensitivityOptions, MeasureOptions, RunOptions},
+    "prune.py": set(GROUPS) - {GridOptions},
     "eval.py": {DataOptions, ModelOptions, MeasureOptions, RunOptions},
     "benchmark.py": set(GROUPS) - {SensitivityOptions},
     "finetune_batch.py": {DataOptions, ModelOptions, FinetuneOptions, TrainOptions, MeasureOptions, RunOptions},
@@ -61,7 +63,7 @@ GROUPS_OF = {
 # Fields a script has no flag for, on purpose.
 WITHOUT_FLAG = {
     "train.py": {"latency", "latency_warmup", "latency_runs", "latency_seconds"},
-    "prune.py": {"pretrained_backbone"},
+    "prune.py": {"pretrained_backbone", "finetune_epochs", "epochs", "lr", "eval_every", "tensorboard"},
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": set(),
     "finetune_batch.py": {"pretrained_backbone", "epochs", "lr"},
