@@ -176,11 +176,11 @@ def test_a_flattering_short_measurement_is_not_chosen() -> None:
     family = Family(last=450, step=150)
 
     def measure(number: int, effort: float) -> LatencyReport:
-        # Both neighbours are 10 % off at most; what seems the closer one may as well be further off.
+        # Of two networks about 10 % off, what seems the closer one may as well be much further off.
         first = number // 150 * 150
         return timed(steps[first], spread=0.09 if first == 450 else 0.001)
 
-    assert find(family, DENSE, Goal("latency", 0.497), measure)[0] == 300
+    assert find(family, DENSE, Goal("latency", 0.497), measure)[0] // 150 == 2
 
 
 def test_groups_with_ratios_of_their_own_may_leave_too_little() -> None:
