@@ -284,6 +284,19 @@ def test_a_latency_is_searched_and_verified(
     assert same["latency_search"] is None
 
 
+def test_the_effort_is_a_share_of_a_full_measurement(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = make_bench().reference
+    reference._measure = MeasureOptions(latency_warmup=20, latency_runs=200, latency_seconds=10.0)
+    asked = []
+    monkeypatch.setattr("bench.reference.time_networks", lambda *_, options, **__: asked.append(options))
+    for effort in (1.0, 0.2):
+        reference.time(reference.saved.model, effort)
+    assert asked == [
+        reference._measure,
+        MeasureOptions(latency_warmup=4, latency_runs=40, latency_seconds=2.0),
+    ]
+
+
 def test_a_job_takes_over_the_latency_it_was_verified_with(
     make_bench: MakeBench, efforts: list[float], tmp_path: Path
 ) -> None:
