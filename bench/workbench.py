@@ -55,7 +55,7 @@ class Workbench:
             options: what is the same for all prunings.
             scores_folder: where scores are kept, to be found again by content.
         """
-        self.reference, self.options, self._scores_folder = reference, options, scores_folder
+        self.reference, self.options, self.scores_folder = reference, options, scores_folder
         self._seconds: dict[str, float] = {}
 
     @cached_property
@@ -162,7 +162,7 @@ class Workbench:
                 "ignore fewer layers"
             )
         identity = plain(self.score_identity(pruner, seed))
-        path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
+        path = self.scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
         images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
@@ -172,7 +172,7 @@ class Workbench:
         if not scores:
             raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
         scores = {name: score.detach().cpu() for name, score in scores.items()}
-        make_folder(self._scores_folder)
+        make_folder(self.scores_folder)
         with whole_file(path) as temporary:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name

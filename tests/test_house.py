@@ -17,14 +17,14 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 # The floors of the house, from the ground up. A room imports only from its own floor and those below; `X` is a
 # module or a package's __init__, `X.*` are the modules of package X. A new module takes a place here.
 FLOORS = (
-    "errors console vision_compat modes layers losses cost target",
+    "errors console vision_compat modes layers losses cost target agreement",
     "options runs distributed tensor_files transforms datasets models pruners",
-    "cli devices checkpoint optim latency groups cost_table family datasets.* models.*",
+    "cli devices checkpoint optim latency groups cost_table family replay datasets.* models.*",
     "data metrics pictures plan training_state report heat_map",
     "evaluation cut absorb pruners.*",
-    "train_eval reference",
+    "train_eval reference ablation",
     "workbench",
-    "pipeline sensitivity",
+    "pipeline sensitivity oracle",
     "sweep",
 )
 
