@@ -79,8 +79,9 @@ def spearman(scores: Tensor, truth: Tensor) -> float:
 def kendall(scores: Tensor, truth: Tensor) -> float:
     """Kendall's tau-b of two [C]; nan where either is constant."""
     agree = first = second = 0
-    for position in range(len(scores) - 1):
-        one, other = (torch.sign(values[position + 1 :] - values[position]) for values in (scores, truth))
+    # Some rows of the table of all pairs at a time: pooled channels may be tens of thousands.
+    for rows in torch.arange(len(scores)).split(256):
+        one, other = (torch.sign(values[rows, None] - values) for values in (scores.double(), truth.double()))
         agree += int((one * other).sum())
         first, second = first + int(one.abs().sum()), second + int(other.abs().sum())
     scale = math.sqrt(first * second)

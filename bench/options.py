@@ -265,6 +265,12 @@ class PruneOptions:
     recalibrate: bool = option(True, "re-estimate BatchNorm statistics on training images after the cut")
     evaluate: bool = option(True, "score the network right after the cut and after recalibration")
     recalibration_images: int = option(128, "training images for that", parse=positive)
+    reconstruction_images: int = option(
+        8, "training images on which logits before and after the cut are compared; 0 compares none", parse=whole
+    )
+    reconstruction_layers: list[str] = option(
+        [], "groups whose features are compared too: name patterns such as 'backbone.layer4*'", parse=_list_of(str)
+    )
     absorb_bias: bool = option(
         False, "add what a removed channel gives without its input to the layers that read it, where that is a constant"
     )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FORMAT = "oracle-agreement/1"
 RECORD, CSV = "oracle_agreement.json", "oracle_agreement.csv"
 # What is random in the statistics: halves of the images, resampled images, and random sets of channels.
-SPLITS, RESAMPLES, RANDOM_SETS = 10, 200, 5
+SPLITS, RESAMPLES, RANDOM_SETS = 10, 100, 10
 
 
 class Oracle:

@@ -250,7 +250,10 @@ def _convolution(run: Replay, func: Callable, base: Tensor, args: list[Any], kwa
         return None
     difference = value.changed - value.base.index_select(1, value.channels)
     weight = weight.index_select(0 if func.__name__ == "conv_transpose2d" else 1, value.channels)
-    return _Value(base, func(difference, weight, None, *args[3:], **kwargs).add_(base))
+    amount = func(difference, weight, None, *args[3:], **kwargs)
+    # A single channel has no layout to hand on.
+    layout = torch.channels_last if base.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return _Value(base, amount.contiguous(memory_format=layout).add_(base))
 
 
 def _concatenation(run: Replay, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]) -> _Value | None:

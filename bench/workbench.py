@@ -24,11 +24,15 @@ from bench.groups import ChannelGroup, find_groups, prunable
 from bench.options import PruneOptions
 from bench.plan import PruningPlan, Scores, make_plan, original_channels
 from bench.pruners.base import Calibration, Pruner
+from bench.reconstruction import Reconstruction
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, make_folder, plain, provenance, whole_file
 from bench.target import Goal, Target
 
 Result = TypeVar("Result")
+
+# Not a pruning's own: errors on the same images can be compared.
+RECONSTRUCTION_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,16 @@ class Workbench:
             "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
         )
 
+    @cached_property
+    def reconstruction(self) -> Reconstruction | None:
+        """Compares outputs with the baseline's on images that are the same for all prunings; None where unwanted."""
+        count, reference = self.options.reconstruction_images, self.reference
+        if count == 0:
+            return None
+        images = self.batches(count, RECONSTRUCTION_SEED)
+        layers = self.options.reconstruction_layers
+        return Reconstruction(reference.saved.model, self.groups, images, reference.device, layers)
+
     def prune(self, pruner: Pruner, target: Target, seed: int) -> Pruned:
         """Scores, plans, cuts and recalibrates a copy of the baseline, and scores it after each change.
 
@@ -90,17 +104,22 @@ class Workbench:
         groups, table = self.groups, self.cost_table
         # A pattern that fits nothing is found before the scoring, which may take long.
         fixed_ratios(groups, target.ratio_of)
+        reconstruction, errors = self.reconstruction, {}
         scores, scores_file = self.scores(pruner, seed)
         plan = self._timed("plan", lambda: make_plan(groups, scores, table, target))
         network, absorbed = self.smaller(plan)
 
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
+        if reconstruction:
+            errors["cut"] = self._timed("reconstruction", lambda: reconstruction.error(network, plan))
         if options.evaluate:
             quality |= {"baseline": reference.quality, "cut": reference.score(network, "after the cut")}
         if options.recalibrate and plan.removes_channels:
             batches = self.batches(options.recalibration_images, seed)
             self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
+            if reconstruction:
+                errors["recalibrated"] = reconstruction.error(network, plan)
             if options.evaluate:
                 quality["recalibrated"] = reference.score(network, "recalibrated")
 
@@ -119,6 +138,7 @@ class Workbench:
             "dataset": reference.data.name,
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
             "quality": quality,
+            "reconstruction": errors,
             "options": asdict(options),
             "scores": scores_file,
             "seconds": self._seconds,

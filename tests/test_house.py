@@ -22,7 +22,7 @@ FLOORS = (
     "cli devices checkpoint optim latency groups cost_table family replay datasets.* models.*",
     "data metrics pictures plan training_state report heat_map",
     "evaluation cut absorb pruners.*",
-    "train_eval reference ablation",
+    "train_eval reference ablation reconstruction",
     "workbench",
     "pipeline sensitivity oracle",
     "sweep",

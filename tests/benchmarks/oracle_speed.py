@@ -1,7 +1,8 @@
 """How much faster the oracle's loss without a channel is than plain loops over whole forward passes, side by side.
 
     python -m tests.benchmarks.oracle_speed [--model unet] [--input-size 180,240] [--images 2] [--units 4]
-        [--batch-size 1] [--threads 2] [--rounds 1] [--out FILE.json]
+        [--batch-size 1] [--threads 2] [--rounds 1]
+        [--count] [--out FILE.json]
 
 The same units (channels), at most `--units` a group, are removed on the same images in three ways:
 
@@ -10,9 +11,9 @@ The same units (channels), at most `--units` a group, are removed on the same im
 * `gate`: a loop over the units, each closed by hooks; whole forward passes over the images, `--batch-size` at a time.
 * `cut`: a loop over the units; each is cut out of a copy of the network, which runs over the same batches.
 
-A round times the three one after the other; of several rounds the median ratio is shown. The losses are compared, and
-multiply-adds are counted, so that what is left out and how fast the rest runs can be told apart. Random weights and
-images.
+A round times the three one after the other; of several rounds the median ratio is shown, and the losses are compared.
+`--count` counts multiply-adds instead, so that what is left out and how fast the rest runs can be told apart. Random
+weights and images.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import operator
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +47,6 @@ Groups = Sequence[ChannelGroup]
 
 
 def by_oracle(model: nn.Module, groups: Groups, removals: list[Removal], batches: list[Batch]) -> Tensor:
-    model: nn.Module, groups: Groups, removals: list[Removal], batches: list[Batch]
-) -> Tensor:
     """Losses [removals, images] by the project's own way, nothing known before."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "losses.json"
@@ -94,15 +94,19 @@ def by_cut(model: nn.Module, groups: Groups, removals: list[Removal], batches: l
 WAYS = {"oracle": by_oracle, "gate": by_gate, "cut": by_cut}
 
 
-def multiply_adds(way, *arguments) -> int:
-    """Multiply-adds of all convolutions and linear layers."""
-    with FlopCounterMode(display=False) as counter:
-        way(*arguments)
-    return counter.get_total_flops() // 2
+def cost(way: Callable[..., Tensor], count: bool, *work: Any) -> tuple[float, Tensor]:
+    """Seconds, or multiply-adds of all convolutions, and the losses."""
+    if count:
+        with FlopCounterMode(display=False) as counter:
+            losses = way(*work)
+        return counter.get_total_flops() / 2, losses
+    began = time.perf_counter()
+    losses = way(*work)
+    return time.perf_counter() - began, losses
 
 
 def main() -> None:
-    """Times the three and prints a line for each."""
+    """Times or counts the three and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="unet")
     parser.add_argument("--input-size", type=parse_size, default=(180, 240))
@@ -111,6 +115,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--count", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -127,23 +132,21 @@ def main() -> None:
     print(f"{arguments.model}, {arguments.images} images at {arguments.input_size}, {len(removals)} units of "
           f"{len(sampled)} groups, batches of {arguments.batch_size}, {arguments.threads} threads")  # fmt: skip
 
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    costs: dict[str, list[float]] = {name: [] for name in WAYS}
     losses = {}
     for _ in range(arguments.rounds):
         for name, way in WAYS.items():
-            began = time.perf_counter()
-            losses[name] = way(model, groups, removals, batches)
-            seconds[name].append(time.perf_counter() - began)
-    macs = {name: multiply_adds(way, model, groups, removals, batches) for name, way in WAYS.items()}
+            spent, losses[name] = cost(way, arguments.count, model, groups, removals, batches)
+            costs[name].append(spent)
+    scale, unit = (1e-9, "GMACs") if arguments.count else (1e3, "ms")
     for name in WAYS:
-        ratio = statistics.median(map(operator.truediv, seconds[name], seconds["oracle"]))
-        print(f"  {name:7} {1000 * statistics.median(seconds[name]) / runs:8.1f} ms and {macs[name] / runs / 1e9:6.2f} "
-              f"GMACs a unit and image: {ratio:.2f} x the time, {macs[name] / macs['oracle']:.2f} x the multiply-adds "
-              "of the oracle")  # fmt: skip
+        ratio = statistics.median(map(operator.truediv, costs[name], costs["oracle"]))
+        each = scale * statistics.median(costs[name]) / runs
+        print(f"  {name:7} {each:8.2f} {unit} a unit and image: {ratio:.2f} x the oracle's")
     difference = max(float((losses[name] / losses["gate"] - 1).abs().max()) for name in WAYS)
     print(f"  largest relative difference of a loss from that behind a gate: {difference:.1e}")
     if arguments.out:
-        record = {"seconds": seconds, "macs": macs, "units": len(removals), "difference": difference}
+        record = {unit: {name: [scale * spent for spent in costs[name]] for name in WAYS}, "difference": difference}
         arguments.out.write_text(
             json.dumps({**vars(arguments), **record}, indent=1, default=str) + "\n", encoding="utf-8"
         )
