@@ -17,6 +17,7 @@ from bench.options import (
     GridOptions,
     MeasureOptions,
     ModelOptions,
+    OracleOptions,
     PruneOptions,
     RunOptions,
     TrainOptions,
@@ -46,6 +47,7 @@ def build_parser() -> Parser:
     parser.add_options("fine-tuning", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of fine-tuning", TrainOptions)
     parser.add_options("measuring", MeasureOptions)
+    parser.add_options("oracle", OracleOptions)
     parser.add_options("run", RunOptions)
     return parser
 
@@ -60,8 +62,10 @@ def main(argv: list[str]) -> None:
     data, options = collect(DataOptions, arguments), collect(RunOptions, arguments)
     network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
     measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
+    oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
 
     from bench.console import console, say
+    from bench.oracle import agreement_table, measure_agreement
     from bench.pipeline import ensure_baseline, open_reference
     from bench.pruners import make_pruners
     from bench.report import comparison_table
@@ -79,12 +83,14 @@ def main(argv: list[str]) -> None:
         ensure_baseline(baseline, data, network, training, options, measure)
     reference = open_reference(baseline, data, options, measure, model=network.model)
     workbench = Workbench(reference, collect(PruneOptions, arguments), out / "scores")
-    jobs = grid(choice.methods, goals, choice.seeds or [options.seed])
+    jobs = grid(choice.methods, goals, seeds)
     rows = run_benchmark(
         workbench, pruners, jobs, finetune_recipe(training, collect(FinetuneOptions, arguments)), options, out
     )
     console().print(comparison_table(baseline_record(reference), rows))
     say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
+    if oracle.oracle:
+        console().print(agreement_table(measure_agreement(workbench, pruners, goals[0], seeds, oracle, out)))
     check_outcome(rows, out)
 
 

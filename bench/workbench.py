@@ -28,12 +28,16 @@ from bench.options import PruneOptions
 from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.preparation import NETWORK, Prepared, open_prepared, prepare
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
+from bench.reconstruction import Reconstruction
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, is_done, make_folder, plain, provenance, whole_file
 from bench.target import Goal, Target
 from bench.zeros import SPARSE, set_to_zero
 
 Result = TypeVar("Result")
+
+# Not a pruning's own: errors on the same images can be compared.
+RECONSTRUCTION_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class _Made:
         channels: what is left of the dense network's.
         sparse: parameters whose zeros are to stay.
         record: what is said about it.
+        plan: which channels it kept; None where none may go.
         trained: the network the method trained first and then cut, if it did.
     """
 
@@ -69,6 +74,7 @@ class _Made:
     channels: Channels
     sparse: list[str]
     record: dict[str, Any]
+    plan: PruningPlan | None = None
     trained: Prepared | None = None
 
 
@@ -83,7 +89,7 @@ class Workbench:
             options: what is the same for all prunings.
             scores_folder: where scores, and networks that methods trained, are kept, to be found again by content.
         """
-        self.reference, self.options, self._scores_folder = reference, options, scores_folder
+        self.reference, self.options, self.scores_folder = reference, options, scores_folder
         self._seconds: dict[str, float] = {}
         self._prepared_quality: dict[str, dict[str, Any]] = {}
 
@@ -102,6 +108,16 @@ class Workbench:
         return self._timed(
             "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
         )
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction | None:
+        """Compares outputs with the baseline's on images that are the same for all prunings; None where unwanted."""
+        count, reference = self.options.reconstruction_images, self.reference
+        if count == 0:
+            return None
+        images = self.batches(count, RECONSTRUCTION_SEED)
+        layers = self.options.reconstruction_layers
+        return Reconstruction(reference.saved.model, self.groups, images, reference.device, layers)
 
     def target(self, pruner: Method, goal: Goal) -> Target:
         """A goal within the user's limits, channels ranked as the method does unless the user says otherwise.
@@ -149,6 +165,7 @@ class Workbench:
         """
         reference, options = self.reference, self.options
         self._seconds = {}
+        reconstruction, errors = self.reconstruction, {}
         sparsifies = isinstance(pruner, Sparsifier)
         made = self._sparsified(pruner, target) if sparsifies else self._cut(pruner, target, seed)
         network = made.network
@@ -156,6 +173,8 @@ class Workbench:
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         evaluation = None
+        if reconstruction:
+            errors["cut"] = self._timed("reconstruction", lambda: reconstruction.error(network, made.plan))
         if options.evaluate:
             quality["baseline"] = reference.quality
             if made.trained:
@@ -165,6 +184,8 @@ class Workbench:
         if options.recalibrate and made.is_changed:
             batches = self.batches(options.recalibration_images, seed)
             self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
+            if reconstruction:
+                errors["recalibrated"] = reconstruction.error(network, made.plan)
             if options.evaluate:
                 evaluation = reference.evaluate(network, "recalibrated")
                 quality["recalibrated"] = evaluation.record()
@@ -189,6 +210,7 @@ class Workbench:
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
             "scoring": asdict(reference.scoring),
             "quality": quality,
+            "reconstruction": errors,
             "options": asdict(options),
             "seconds": self._seconds,
             "provenance": provenance(),
@@ -231,7 +253,7 @@ class Workbench:
             "preparation": prepared.record,
             "latency_search": search,
         }
-        return _Made(network, plan.removes_channels, channels, [], record, prepared if prepared.record else None)
+        return _Made(network, plan.removes_channels, channels, [], record, plan, prepared if prepared.record else None)
 
     def _sparsified(self, pruner: Sparsifier, target: Target) -> _Made:
         """Chooses single weights and zeroes them."""
@@ -291,7 +313,7 @@ class Workbench:
             return Prepared(reference.saved.model, {}, None)
         groups, budget = self._prunable(), self._budget(pruner, target)
         identity = digest(self.training_identity(pruner, seed, target))
-        folder = self._scores_folder / f"prepared_{pruner.name}_{identity}"
+        folder = self.scores_folder / f"prepared_{pruner.name}_{identity}"
         training = Training(reference.data.seeded(seed), groups, seed, reference.device, folder, budget)
         if is_done(folder, NETWORK):
             path = folder / NETWORK
@@ -317,7 +339,7 @@ class Workbench:
             raise UsageError(f"{pruner.name} zeroes single weights and ranks no channels; choose a method that does")
         groups, budget = self._prunable(), self._budget(pruner, target)
         identity = plain(self.score_identity(pruner, seed, target))
-        path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
+        path = self.scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
         prepared = self.prepared(pruner, seed, target)
@@ -328,7 +350,7 @@ class Workbench:
         if not scores:
             raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
         scores = {name: score.detach().cpu() for name, score in scores.items()}
-        make_folder(self._scores_folder)
+        make_folder(self.scores_folder)
         with whole_file(path) as temporary:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name
