@@ -11,6 +11,7 @@ from bench.options import (
     DataOptions,
     FinetuneOptions,
     GridOptions,
+    Int8Options,
     MeasureOptions,
     ModelOptions,
     PruneOptions,
@@ -38,6 +39,7 @@ GROUPS = (
     GridOptions,
     FinetuneOptions,
     MeasureOptions,
+    Int8Options,
 )
 
 
