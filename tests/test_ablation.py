@@ -62,9 +62,17 @@ def test_the_loss_change_of_a_linear_network_is_the_formula(tmp_path: Path) -> N
     assert measured.pixels.tolist() == [4]
 
 
-@pytest.mark.parametrize(
-    "make", [toys.Chain, toys.Residual, toys.Unpooled, lambda: build_model(ModelSpec("unet_small", 4))]
-)
+NETWORKS = {
+    "chain": toys.Chain,
+    "residual": toys.Residual,
+    "unpooled": toys.Unpooled,
+    "depthwise": lambda: toys.Between(nn.Conv2d(8, 8, 3, padding=1, groups=8)),
+    "prelu": lambda: toys.Between(nn.PReLU(8)),
+    "unet_small": lambda: build_model(ModelSpec("unet_small", 4)),
+}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
 def test_removed_is_what_a_cut_network_loses(make: Any, tmp_path: Path) -> None:
     model = toys.settled(make())
     data = batches()

@@ -16,6 +16,20 @@ from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.replay import Replay
 
+
+class Dense(nn.Module):
+    """A norm behind a concatenation of features with what was made of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.grown, self.norm = toys.conv(3, 8), toys.conv(8, 6), nn.BatchNorm2d(14)
+        self.head = nn.Conv2d(14, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images).relu()
+        return self.head(self.norm(torch.cat([features, self.grown(features)], dim=1)).relu())
+
+
 TOYS: dict[str, Callable[[], nn.Module]] = {
     "chain": toys.Chain,
     "no norm": lambda: toys.Chain(norm=False),
@@ -25,11 +39,12 @@ TOYS: dict[str, Callable[[], nn.Module]] = {
     "flattened": toys.Flattened,
     "auxiliary": toys.Auxiliary,
     "image again": toys.ImageAgain,
+    "dense": Dense,
     "prelu": lambda: toys.Between(nn.PReLU(8)),
     "depthwise": lambda: toys.Between(nn.Conv2d(8, 8, 3, padding=1, groups=8)),
 }
-# The others are made of the same layers.
-NETWORKS = ("unet_small", "simple_segnet", "resnet18_seg", "deeplabv3_resnet50")
+# Each with a coupling of its own: by concatenation, by unpooling, by addition.
+NETWORKS = ("unet_small", "simple_segnet", "resnet18_seg")
 
 
 def plainly_without(model: nn.Module, image: Tensor, closed: Mapping[str, Sequence[Tensor]], variant: int) -> Tensor:
