@@ -20,7 +20,7 @@ from bench.pruners import make_pruner
 from bench.reference import Reference
 from bench.runs import file_digest
 from bench.target import Goal, Target
-from bench.workbench import Pruned, Workbench, target_of
+from bench.workbench import Pruned, Workbench
 
 IMAGES = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
@@ -150,7 +150,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
     assert info["target"] == {
         "kind": "channels", "value": 0.5, "scope": "local", "min_keep": 0.1, "max_ratio": 1.0, "round_to": 1,
-        "ratio_of": {},
+        "ratio_of": {}, "pools": {},
     }  # fmt: skip
     assert info["seed"] == 4
     assert info["baseline"] == {"path": str(tiny_baseline), "sha256": file_digest(tiny_baseline)}
@@ -214,13 +214,26 @@ def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBen
     assert not bench._scores_folder.exists()
 
 
-def test_targets_of_a_method() -> None:
+def test_targets_of_a_method(make_bench: MakeBench) -> None:
     goal = Goal("channels", 0.3)
-    assert target_of(TAYLOR, goal, PruneOptions()) == Target("channels", 0.3, "global", 0.02)
-    assert target_of(L1, goal, PruneOptions(min_keep=0.1)) == Target("channels", 0.3, "local", 0.1)
-    options = PruneOptions(scope="isomorphic", max_ratio=0.8, round_to=8, ratio_of={"head*": 0.1})
+    assert make_bench().target(TAYLOR, goal) == Target("channels", 0.3, "global", 0.02)
+    assert make_bench(min_keep=0.1).target(L1, goal) == Target("channels", 0.3, "local", 0.1)
     limits = {"max_ratio": 0.8, "round_to": 8, "ratio_of": {"head*": 0.1}}
-    assert target_of(L1, Goal("size", 10**7), options) == Target("size", 10**7, "isomorphic", **limits)
+    bench = make_bench(scope="isomorphic", **limits)
+    assert bench.target(L1, Goal("size", 10**7)) == Target("size", 10**7, "isomorphic", **limits)
+
+
+def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(make_bench: MakeBench) -> None:
+    sirfp, goal = make_pruner("sirfp"), Goal("channels", 0.5)
+    bench = make_bench(recalibrate=False, evaluate=False)
+    target = bench.target(sirfp, goal)
+    assert set(target.pools.values()) == {"backbone", "rest"}
+    assert make_bench(scope="global").target(sirfp, goal) == Target("channels", 0.5)
+    info = bench.prune(sirfp, target, seed=0).info
+    assert info["target"]["pools"] == target.pools
+    whole = bench.prune(sirfp, Target("channels", 0.5), seed=0)
+    assert whole.info["scores"] == info["scores"]
+    assert whole.info["plan"]["kept"] != info["plan"]["kept"]
 
 
 # --- what comes out
