@@ -244,13 +244,19 @@ def test_targets_of_a_method(make_bench: MakeBench) -> None:
         bench.target(L1, exact)
 
 
-def test_a_method_s_pools_are_its_target_s_unless_a_scope_is_asked_for(make_bench: MakeBench) -> None:
-    sirfp, goal = make_pruner("sirfp"), Goal("params", 0.5)
-    bench = make_bench()
-    assert set(bench.target(sirfp, goal).pools.values()) == {"backbone", "rest"}
-    assert make_bench(scope="global").target(sirfp, goal).pools == {}
+def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(make_bench: MakeBench) -> None:
+    sirfp, goal = make_pruner("sirfp"), Goal("channels", 0.5)
+    bench = make_bench(recalibrate=False, evaluate=False)
+    target = bench.target(sirfp, goal)
+    assert set(target.pools.values()) == {"backbone", "rest"}
+    assert make_bench(scope="global").target(sirfp, goal) == Target("channels", 0.5)
+    info = bench.prune(sirfp, target, seed=0).info
+    assert info["target"]["pools"] == target.pools
+    whole = bench.prune(sirfp, Target("channels", 0.5), seed=0)
+    assert whole.info["scores"] == info["scores"]
+    assert whole.info["plan"]["kept"] != info["plan"]["kept"]
     with pytest.raises(UsageError, match="sirfp ranks in pools; pass --scope global"):
-        bench.target(sirfp, replace(goal, within=0.01))
+        bench.target(sirfp, Goal("params", 0.5, within=0.01))
 
 
 # --- a latency, which is measured
