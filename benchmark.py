@@ -18,6 +18,7 @@ from bench.options import (
     IterativeOptions,
     MeasureOptions,
     ModelOptions,
+    OracleOptions,
     PruneOptions,
     RunOptions,
     TrainOptions,
@@ -48,6 +49,7 @@ def build_parser() -> Parser:
     parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
     parser.add_options("measuring", MeasureOptions)
+    parser.add_options("oracle", OracleOptions)
     parser.add_options("run", RunOptions)
     return parser
 
@@ -62,9 +64,11 @@ def main(argv: list[str]) -> None:
     data, options = collect(DataOptions, arguments), collect(RunOptions, arguments)
     network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
     measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
+    oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
 
     from bench.console import console, say
     from bench.iterative import check_schedule, open_workbench
+    from bench.oracle import agreement_table, measure_agreement
     from bench.pipeline import ensure_baseline, open_reference
     from bench.pruners import make_pruners
     from bench.report import comparison_table
@@ -83,10 +87,12 @@ def main(argv: list[str]) -> None:
         ensure_baseline(baseline, data, network, training, options, measure)
     reference = open_reference(baseline, data, options, measure, model=network.model)
     workbench = open_workbench(reference, collect(PruneOptions, arguments), out / "scores", schedule)
-    jobs = grid(choice.methods, goals, choice.seeds or [options.seed])
+    jobs = grid(choice.methods, goals, seeds)
     rows = run_benchmark(workbench, pruners, jobs, finetune_recipe(training, finetune), options, out)
     console().print(comparison_table(baseline_record(reference), rows))
     say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
+    if oracle.oracle:
+        console().print(agreement_table(measure_agreement(workbench, pruners, goals[0], seeds, oracle, out)))
     check_outcome(rows, out)
 
 

@@ -101,7 +101,7 @@ class IterativeWorkbench(Workbench):
         """
         check_schedule(self.schedule, pruner, target.goal)
         self._seconds = {}
-        groups, table, schedule = self.groups, self.cost_table, self.schedule
+        reconstruction, groups, table, schedule = self.reconstruction, self.groups, self.cost_table, self.schedule
         fixed_ratios(groups, target.ratio_of)
         training = self._retraining(seed)
         kept = {group.name: list(range(group.channels)) for group in prunable(groups)}
@@ -129,8 +129,8 @@ class IterativeWorkbench(Workbench):
             "iterations": records,
         }
         channels = original_channels(self.reference.saved.channels, groups, plan)
-        made = Made(training.result, plan.removes_channels, channels, [], record)
-        pruned = self._finished(pruner, target, seed, made)
+        made = Made(training.result, plan.removes_channels, channels, [], record, plan)
+        pruned = self._finished(pruner, target, seed, made, reconstruction)
         pruned.saved.meta["pruning"][-1] |= plain(how)
         return pruned
 

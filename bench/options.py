@@ -186,6 +186,13 @@ def parse_settings(text: str) -> dict[str, object]:
     return settings
 
 
+def _share_of_channels(text: str) -> float:
+    ratio = parse_ratio(text)
+    if not ratio:
+        raise ValueError("0 is no channel; write a ratio in (0, 1) such as 0.3")
+    return ratio
+
+
 whole = _count(0)
 positive = _count(1)
 share = _number(0.0)
@@ -291,6 +298,12 @@ class PruneOptions:
     recalibrate: bool = option(True, "re-estimate BatchNorm statistics on training images after the cut")
     evaluate: bool = option(True, "score the network right after the cut and after recalibration")
     recalibration_images: int = option(128, "training images for that", parse=positive)
+    reconstruction_images: int = option(
+        8, "training images on which logits before and after the cut are compared; 0 compares none", parse=whole
+    )
+    reconstruction_layers: list[str] = option(
+        [], "groups whose features are compared too: name patterns such as 'backbone.layer4*'", parse=_list_of(str)
+    )
     absorb_bias: bool = option(
         False, "add what a removed channel gives without its input to the layers that read it, where that is a constant"
     )
@@ -328,6 +341,19 @@ class SensitivityOptions:
     sensitivity_drop: float = option(
         1.0, "mIoU points a group's ratio may cost to be written to sensitivity_ratios.yaml", parse=share
     )
+
+
+@dataclass
+class OracleOptions:
+    """How methods' scores are compared with what single channels are really worth."""
+
+    oracle: bool = option(False, "also remove channels one at a time and see how well each method's scores tell it")
+    oracle_images: int = option(16, "training images the loss is measured on", parse=positive)
+    oracle_units: int = option(32, "the most channels that are removed of a group", parse=positive)
+    oracle_ratios: list[float] = option(
+        [0.1, 0.3, 0.5], "shares of the least important channels that are compared", parse=_list_of(_share_of_channels)
+    )
+    oracle_seed: int = option(1000, "seed of those images and channels, the same for every --seeds", parse=whole)
 
 
 @dataclass

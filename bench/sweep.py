@@ -226,6 +226,7 @@ def row_of(folder: Path) -> Row:
         "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
         "miou_finetuned": None,
         **_latency_of(report),
+        **_reconstruction_of(info),
     }
     if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
         row["miou_finetuned"] = read_json(folder / FINETUNED_REPORT)["candidate"]["quality"]["miou"]
@@ -241,6 +242,14 @@ def _latency_of(report: dict[str, Any]) -> Row:
         "speedup": timed.get("speedup"),
         "speedup_low": timed.get("speedup_low"),
         "speedup_high": timed.get("speedup_high"),
+    }
+
+
+def _reconstruction_of(info: dict[str, Any]) -> Row:
+    return {
+        f"logits_{key}_{stage}": found[key]
+        for stage, found in info.get("reconstruction", {}).items()
+        for key in ("mse", "relative", "kl")
     }
 
 

@@ -28,6 +28,7 @@ from bench.options import PruneOptions
 from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.preparation import NETWORK, Prepared, open_prepared, prepare
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
+from bench.reconstruction import Reconstruction
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, is_done, make_folder, plain, provenance, whole_file
 from bench.target import Goal, Target
@@ -35,6 +36,9 @@ from bench.workpiece import Made, Pruned, Subject
 from bench.zeros import SPARSE, set_to_zero
 
 Result = TypeVar("Result")
+
+# Not a pruning's own: errors on the same images can be compared.
+RECONSTRUCTION_SEED = 0
 
 
 class Workbench:
@@ -48,7 +52,7 @@ class Workbench:
             options: what is the same for all prunings.
             scores_folder: where scores, and networks that methods trained, are kept, to be found again by content.
         """
-        self.reference, self.options, self._scores_folder = reference, options, scores_folder
+        self.reference, self.options, self.scores_folder = reference, options, scores_folder
         self._seconds: dict[str, float] = {}
         self._prepared_quality: dict[str, dict[str, Any]] = {}
 
@@ -77,6 +81,16 @@ class Workbench:
         return self._timed(
             "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
         )
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction | None:
+        """Compares outputs with the baseline's on images that are the same for all prunings; None where unwanted."""
+        count, reference = self.options.reconstruction_images, self.reference
+        if count == 0:
+            return None
+        images = self.batches(count, RECONSTRUCTION_SEED)
+        layers = self.options.reconstruction_layers
+        return Reconstruction(reference.saved.model, self.groups, images, reference.device, layers)
 
     def target(self, pruner: Method, goal: Goal) -> Target:
         """A goal within the user's limits, channels ranked as the method does unless the user says otherwise.
@@ -123,16 +137,22 @@ class Workbench:
             BenchError: the target is out of reach, or the method cannot score this network.
         """
         self._seconds = {}
+        # At once: patterns of layers that fit nothing are found before the scoring, which may take long.
+        reconstruction = self.reconstruction
         if isinstance(pruner, Sparsifier):
-            return self._finished(pruner, target.goal, seed, self._sparsified(pruner, target))
-        return self._finished(pruner, target, seed, self._cut(pruner, target, seed))
+            return self._finished(pruner, target.goal, seed, self._sparsified(pruner, target), reconstruction)
+        return self._finished(pruner, target, seed, self._cut(pruner, target, seed), reconstruction)
 
-    def _finished(self, pruner: Method, target: Target | Goal, seed: int, made: Made) -> Pruned:
+    def _finished(
+        self, pruner: Method, target: Target | Goal, seed: int, made: Made, reconstruction: Reconstruction | None
+    ) -> Pruned:
         """Recalibrates and scores what a method made, and completes the record."""
-        reference, options, network = self.reference, self.options, made.network
+        reference, options, network, errors = self.reference, self.options, made.network, {}
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         evaluation = None
+        if reconstruction:
+            errors["cut"] = self._timed("reconstruction", lambda: reconstruction.error(network, made.plan))
         if options.evaluate:
             quality["baseline"] = reference.quality
             if made.trained:
@@ -141,6 +161,8 @@ class Workbench:
             quality["cut"] = evaluation.record()
         if options.recalibrate and made.is_changed:
             self.recalibrate(network, seed)
+            if reconstruction:
+                errors["recalibrated"] = reconstruction.error(network, made.plan)
             if options.evaluate:
                 evaluation = reference.evaluate(network, "recalibrated")
                 quality["recalibrated"] = evaluation.record()
@@ -165,6 +187,7 @@ class Workbench:
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
             "scoring": asdict(reference.scoring),
             "quality": quality,
+            "reconstruction": errors,
             "options": asdict(options),
             "seconds": self._seconds,
             "provenance": provenance(),
@@ -207,7 +230,7 @@ class Workbench:
             "preparation": prepared.record,
             "latency_search": search,
         }
-        return Made(network, plan.removes_channels, channels, [], record, prepared if prepared.record else None)
+        return Made(network, plan.removes_channels, channels, [], record, plan, prepared if prepared.record else None)
 
     def _sparsified(self, pruner: Sparsifier, target: Target) -> Made:
         """Chooses single weights and zeroes them."""
@@ -272,7 +295,7 @@ class Workbench:
             return Prepared(reference.saved.model, {}, None)
         groups, budget = self._prunable(), self._budget(pruner, target)
         identity = digest(self.training_identity(pruner, seed, target))
-        folder = self._scores_folder / f"prepared_{pruner.name}_{identity}"
+        folder = self.scores_folder / f"prepared_{pruner.name}_{identity}"
         training = Training(reference.data.seeded(seed), groups, seed, reference.device, folder, budget)
         if is_done(folder, NETWORK):
             path = folder / NETWORK
@@ -301,7 +324,7 @@ class Workbench:
             raise UsageError(f"{pruner.name} zeroes single weights and ranks no channels; choose a method that does")
         groups, budget = self._prunable(subject), self._budget(pruner, target)
         identity = plain(self.score_identity(pruner, seed, target, subject))
-        path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
+        path = self.scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
         prepared = Prepared(subject.model, {}, None) if subject else self.prepared(pruner, seed, target)
@@ -312,7 +335,7 @@ class Workbench:
         if not scores:
             raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
         scores = {name: score.detach().cpu() for name, score in scores.items()}
-        make_folder(self._scores_folder)
+        make_folder(self.scores_folder)
         with whole_file(path) as temporary:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name

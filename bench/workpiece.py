@@ -10,6 +10,7 @@ from torch import nn
 from bench.checkpoint import Channels, SavedModel
 from bench.evaluation import Evaluation
 from bench.groups import ChannelGroup
+from bench.plan import PruningPlan
 from bench.preparation import Prepared
 
 
@@ -38,6 +39,7 @@ class Made:
         channels: what is left of the dense network's.
         sparse: parameters whose zeros are to stay.
         record: what is said about it.
+        plan: which channels it kept; None where none may go.
         trained: the network the method trained first and then cut, if it did.
     """
 
@@ -46,6 +48,7 @@ class Made:
     channels: Channels
     sparse: list[str]
     record: dict[str, Any]
+    plan: PruningPlan | None = None
     trained: Prepared | None = None
 
 

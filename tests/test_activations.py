@@ -143,10 +143,11 @@ class ResidualInPlace(toys.Residual):
 
     def forward(self, images: Tensor) -> Tensor:
         trunk = F.relu_(self.stem(images))
-        trunk = F.relu_(self.outer1(F.relu_(self.inner1(trunk))) + trunk)
-        branch = self.outer2(F.relu_(self.inner2(trunk)))
+        branch = self.outer1(F.relu_(self.inner1(trunk)))
         branch += trunk
         trunk = F.relu_(branch)
+        trunk += self.outer2(F.relu_(self.inner2(trunk)))
+        F.relu_(trunk)
         side = F.relu_(self.side(trunk))
         return self.head(F.relu_(self.fuse(torch.cat([side, trunk], dim=1))))
 

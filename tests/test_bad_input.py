@@ -97,7 +97,7 @@ def test_unknown_model_without_a_checkpoint(commands):
 
 @pytest.mark.parametrize(("script", "flag"), [("prune.py", "--method"), ("benchmark.py", "--methods")])
 def test_unknown_method(commands, script, flag):
-    commands.refused(script, flag, "tailor", code=USAGE, says="unknown method 'tailor'; did you mean taylor?")
+    commands.refused(script, flag, "tailor", code=USAGE, says="unknown method 'tailor'; did you mean taylor")
 
 
 @pytest.mark.parametrize(("script", "flag"), [("prune.py", "--global-ratio"), ("benchmark.py", "--ratios")])

@@ -20,6 +20,7 @@ from bench.options import (
     DataOptions,
     FinetuneOptions,
     GridOptions,
+    Int8Options,
     IterativeOptions,
     MeasureOptions,
     ModelOptions,
@@ -42,6 +43,7 @@ GROUPS = (
     GridOptions,
     FinetuneOptions,
     MeasureOptions,
+    Int8Options,
 )
 SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py")
 
@@ -55,9 +57,9 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, MeasureOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions},
-    "eval.py": {DataOptions, ModelOptions, MeasureOptions, RunOptions},
-    "benchmark.py": set(GROUPS) - {SensitivityOptions},
+    "prune.py": set(GROUPS) - {GridOptions, Int8Options},
+    "eval.py": {DataOptions, ModelOptions, MeasureOptions, Int8Options, RunOptions},
+    "benchmark.py": set(GROUPS) - {SensitivityOptions, Int8Options},
     "finetune_batch.py": {DataOptions, ModelOptions, FinetuneOptions, TrainOptions, MeasureOptions, RunOptions},
 }
 # Fields a script has no flag for, on purpose.

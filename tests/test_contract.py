@@ -112,27 +112,24 @@ def test_a_pruned_network_runs_trains_and_is_saved(
 
 
 @pytest.mark.parametrize("method", SPARSE)
-def test_a_sparse_network_has_the_zeros_asked_for_and_all_its_channels(
-    baseline: Baseline, method: str, tmp_path: Path
-) -> None:
+def test_a_sparse_network_has_exactly_the_zeros_asked_for(baseline: Baseline, method: str) -> None:
     spared = layers_to_spare(baseline.groups)
     sparsity = make_pruner(method).choose(baseline.model, spared, 0.3)
-    model = copy.deepcopy(baseline.model)
-    set_to_zero(model, sparsity.zeroed)
-
-    touched = sum(zeros.numel() for zeros in sparsity.zeroed.values())
-    assert sum(int(zeros.sum()) for zeros in sparsity.zeroed.values()) == int(0.3 * touched + 0.5)
-    before, after = measure_cost(baseline.model, SIZE), measure_cost(model, SIZE)
-    assert (after.parameters, after.macs, after.state_bytes) == (before.parameters, before.macs, before.state_bytes)
-    assert before.nonzero_parameters - after.nonzero_parameters == int(0.3 * touched + 0.5)
-    # No norm, no bias, no head.
+    asked = int(0.3 * sum(zeros.numel() for zeros in sparsity.zeroed.values()) + 0.5)
+    assert sum(int(zeros.sum()) for zeros in sparsity.zeroed.values()) == sparsity.record["zeroed"] == asked
+    # No norm, no bias, no head; of any layer something stays.
     assert spared
     assert {name.rpartition(".")[0] for name in sparsity.zeroed}.isdisjoint(spared)
     assert all(baseline.model.get_parameter(name).dim() > 1 for name in sparsity.zeroed)
+    assert not any(zeros.all() for zeros in sparsity.zeroed.values())
 
-    save_model(tmp_path / "sparse.pt", SavedModel(model, baseline.spec))
-    opened = load_model(tmp_path / "sparse.pt", name=baseline.spec.name, outputs=OUTPUTS)
-    assert torch.equal(logits_of(opened.model, (45, 71)), logits_of(model, (45, 71)))
+    model = copy.deepcopy(baseline.model)
+    set_to_zero(model, sparsity.zeroed)
+    assert torch.isfinite(logits_of(model, (45, 71))).all()
+    before = baseline.model.state_dict()
+    for name, tensor in model.state_dict().items():
+        zeros = sparsity.zeroed.get(name)
+        assert torch.equal(tensor, before[name] if zeros is None else before[name].masked_fill(zeros, 0.0))
 
 
 def test_a_pruned_file_opens_in_a_new_process(project_root: Path, tmp_path: Path) -> None:

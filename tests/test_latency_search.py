@@ -167,6 +167,22 @@ def test_a_latency_out_of_reach_names_the_best() -> None:
         search(Clock(Family(), lambda macs: 0.5 + 0.5 * macs), 6.0, "milliseconds")
 
 
+def test_the_smallest_network_will_do_where_it_is_nearly_fast_enough() -> None:
+    assert search(Clock(Family(), lambda macs: 0.5 + 0.5 * macs), 0.48) == 1000
+
+
+def test_a_flattering_short_measurement_is_not_chosen() -> None:
+    steps = {0: 1.0, 150: 0.8, 300: 0.55, 450: 0.45}
+    family = Family(last=450, step=150)
+
+    def measure(number: int, effort: float) -> LatencyReport:
+        # Of two networks about 10 % off, what seems the closer one may as well be much further off.
+        first = number // 150 * 150
+        return timed(steps[first], spread=0.09 if first == 450 else 0.001)
+
+    assert find(family, DENSE, Goal("latency", 0.497), measure)[0] // 150 == 2
+
+
 def test_groups_with_ratios_of_their_own_may_leave_too_little() -> None:
     clock = Clock(Family(most=0.5), SMOOTH["proportional"])
     assert clock.true(search(clock, 0.4)) == pytest.approx(0.4, rel=TOLERANCE)

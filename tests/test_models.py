@@ -17,7 +17,7 @@ import torchvision
 
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS, ModelSpec, build_model
-from bench.models.backbone import load_backbone
+from bench.models.backbone import HasBackbone, in_backbone, load_backbone
 from bench.models.segnet import SegNet
 
 OUTPUTS = 12
@@ -233,6 +233,24 @@ def test_same_seed_same_weights() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'resnet50seg'; did you mean resnet50_seg"):
         build_model(ModelSpec("resnet50seg", OUTPUTS))
+
+
+# --- which layers are the backbone
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_backbone_is_a_part_of_the_network(name: str) -> None:
+    model = on_meta(name)
+    inside = {layer for layer, _ in model.named_modules() if in_backbone(model, layer)}
+    outside = {layer for layer, module in model.named_modules() if not (layer in inside or list(module.children()))}
+    assert {layer.split(".")[0].rstrip("12345") for layer in inside} in (
+        {"backbone"}, {"backbone_net"}, {"downs", "bottleneck"}, {"enc"},
+    )  # fmt: skip
+    assert any(layer.startswith(("classifier", "final_conv")) for layer in outside)
+    if isinstance(model, HasBackbone):
+        names = {module: layer for layer, module in model.named_modules()}
+        assert {names[module] for module in model.backbone_layers().values()} <= inside
+    assert not in_backbone(nn.Sequential(nn.Conv2d(3, 4, 1)), "0")
 
 
 # --- backbone weights

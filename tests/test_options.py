@@ -11,6 +11,7 @@ from bench.options import (
     DataOptions,
     FinetuneOptions,
     GridOptions,
+    Int8Options,
     IterativeOptions,
     MeasureOptions,
     ModelOptions,
@@ -40,6 +41,7 @@ GROUPS = (
     GridOptions,
     FinetuneOptions,
     MeasureOptions,
+    Int8Options,
 )
 
 

@@ -251,6 +251,36 @@ def test_without_another_of_its_structure_a_group_is_ranked_alone() -> None:
     assert trunk == sorted(scores["stem.0"].argsort()[4:].tolist())
 
 
+def test_each_pool_of_a_global_ranking_loses_the_same_share() -> None:
+    bare = Bare(4, 6, 4, 5)
+    # The scores of the second and the third group are of another size.
+    scores = [[1, 4, 2, 3], [70, 10, 60, 20, 50, 40], [15, 30, 80, 25], [5, 9, 6, 7, 8]]
+    pools = {"0": "a", "1": "b", "2": "b"}
+    assert bare.kept(scores, 0.4, pools=pools) == [[1, 2, 3], [0, 2, 4, 5], [1, 2], [1, 3, 4]]
+    assert bare.kept(scores, 0.4, pools=pools | {"3": "a"}) == [[1], [0, 2, 4, 5], [1, 2], [0, 1, 2, 3, 4]]
+    assert bare.kept(scores, 0.4) == [[1], list(range(6)), list(range(4)), [1]]
+    for scope in ("local", "isomorphic"):
+        assert bare.kept(scores, 0.4, scope=scope, pools=pools) == bare.kept(scores, 0.4, scope=scope)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("channels", 0.35), ("macs", 0.6), ("params", 0.4), ("size", 10**6)])
+def test_pools_hold_for_every_kind_of_target(networks: dict[str, nn.Module], kind: str, value: float) -> None:
+    groups = find_groups(networks["unet_small"])
+    scores = toys.random_scores(groups)
+    pools = {group.name: group.name.split(".")[0] for group in prunable(groups)}
+    for name in scores:
+        scores[name] *= {"downs": 1, "bottleneck": 100, "ups": 1e-6}[pools[name]]
+    plan = make_plan(groups, scores, CostTable(networks["unet_small"], groups, SIZE), Target(kind, value, pools=pools))
+    lost = {}
+    for pool in ("downs", "bottleneck", "ups"):
+        members = [group for group in prunable(groups) if pools[group.name] == pool]
+        width = sum(group.channels for group in members)
+        lost[pool] = (1 - sum(len(plan.kept[group.name]) for group in members) / width, 1 / width)
+    assert all(share > 0.1 for share, _ in lost.values())
+    for share, step in lost.values():
+        assert share == pytest.approx(lost["ups"][0], abs=step + lost["ups"][1])
+
+
 # --- limits of a group
 
 

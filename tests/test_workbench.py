@@ -58,7 +58,7 @@ def without_times(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def score_files(bench: Workbench) -> set[str]:
-    return {path.name for path in bench._scores_folder.iterdir()}
+    return {path.name for path in bench.scores_folder.iterdir()}
 
 
 # --- repeating
@@ -93,7 +93,7 @@ def test_another_seed_sees_other_images(make_bench: MakeBench) -> None:
     bench = make_bench()
     one, other = (bench.prune(TAYLOR, HALF, seed) for seed in (1, 2))
     assert one.info["scores"] != other.info["scores"]
-    scores = [torch.load(bench._scores_folder / p.info["scores"], weights_only=True)["scores"] for p in (one, other)]
+    scores = [torch.load(bench.scores_folder / p.info["scores"], weights_only=True)["scores"] for p in (one, other)]
     assert not any(torch.equal(scores[0][name], scores[1][name]) for name in scores[0])
     assert one.info["plan"]["kept"] != other.info["plan"]["kept"]
     # Weights alone do not depend on the seed; the statistics re-estimated on other images do.
@@ -109,9 +109,10 @@ def test_another_seed_sees_other_images(make_bench: MakeBench) -> None:
 def test_scores_are_computed_once_for_all_targets(make_bench: MakeBench) -> None:
     bench = make_bench()
     first = bench.prune(TAYLOR, Target("channels", 0.2), seed=0)
-    assert {"groups", "cost_table", "score", "plan", "cut", "recalibrate"} == first.info["seconds"].keys()
+    again = {"plan", "cut", "reconstruction", "recalibrate"}
+    assert first.info["seconds"].keys() == {"groups", "cost_table", "score"} | again
     second = bench.prune(TAYLOR, Target("macs", 0.5), seed=0)
-    assert {"plan", "cut", "recalibrate"} == second.info["seconds"].keys()
+    assert second.info["seconds"].keys() == again
     assert second.info["scores"] == first.info["scores"]
     # A bench of another process finds them too.
     third = make_bench().prune(TAYLOR, Target("channels", 0.2), seed=0)
@@ -150,7 +151,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert json.loads(json.dumps(info)) == info
     assert list(info) == [
         "format", "method", "method_options", "target", "seed", "baseline", "paper", "model", "dataset", "cost",
-        "scoring", "quality", "options", "seconds", "provenance",
+        "scoring", "quality", "reconstruction", "options", "seconds", "provenance",
         "scores", "plan", "sparsity", "bias_absorption", "preparation", "latency_search",
     ]  # fmt: skip
     assert info["format"] == "pruning-info/1"
@@ -226,7 +227,7 @@ def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBen
     bench = make_bench()
     with pytest.raises(UsageError, match=r"--ratio-of pattern 'layer9\*' fits no group"):
         bench.prune(TAYLOR, Target("channels", 0.3, ratio_of={"layer9*": 0.5}), seed=0)
-    assert not bench._scores_folder.exists()
+    assert not bench.scores_folder.exists()
 
 
 def test_targets_of_a_method(make_bench: MakeBench) -> None:
@@ -243,13 +244,19 @@ def test_targets_of_a_method(make_bench: MakeBench) -> None:
         bench.target(L1, exact)
 
 
-def test_a_method_s_pools_are_its_target_s_unless_a_scope_is_asked_for(make_bench: MakeBench) -> None:
-    sirfp, goal = make_pruner("sirfp"), Goal("params", 0.5)
-    bench = make_bench()
-    assert set(bench.target(sirfp, goal).pools.values()) == {"backbone", "rest"}
-    assert make_bench(scope="global").target(sirfp, goal).pools == {}
+def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(make_bench: MakeBench) -> None:
+    sirfp, goal = make_pruner("sirfp"), Goal("channels", 0.5)
+    bench = make_bench(recalibrate=False, evaluate=False)
+    target = bench.target(sirfp, goal)
+    assert set(target.pools.values()) == {"backbone", "rest"}
+    assert make_bench(scope="global").target(sirfp, goal) == Target("channels", 0.5)
+    info = bench.prune(sirfp, target, seed=0).info
+    assert info["target"]["pools"] == target.pools
+    whole = bench.prune(sirfp, Target("channels", 0.5), seed=0)
+    assert whole.info["scores"] == info["scores"]
+    assert whole.info["plan"]["kept"] != info["plan"]["kept"]
     with pytest.raises(UsageError, match="sirfp ranks in pools; pass --scope global"):
-        bench.target(sirfp, replace(goal, within=0.01))
+        bench.target(sirfp, Goal("params", 0.5, within=0.01))
 
 
 # --- a latency, which is measured
@@ -282,6 +289,19 @@ def test_a_latency_is_searched_and_verified(
     same = bench.prune(L1, Target("macs", macs, **limits), seed=0).info
     assert same["plan"]["kept"] == info["plan"]["kept"]
     assert same["latency_search"] is None
+
+
+def test_the_effort_is_a_share_of_a_full_measurement(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = make_bench().reference
+    reference._measure = MeasureOptions(latency_warmup=20, latency_runs=200, latency_seconds=10.0)
+    asked = []
+    monkeypatch.setattr("bench.reference.time_networks", lambda *_, options, **__: asked.append(options))
+    for effort in (1.0, 0.2):
+        reference.time(reference.saved.model, effort)
+    assert asked == [
+        reference._measure,
+        MeasureOptions(latency_warmup=4, latency_runs=40, latency_seconds=2.0),
+    ]
 
 
 def test_a_job_takes_over_the_latency_it_was_verified_with(

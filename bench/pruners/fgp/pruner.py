@@ -122,7 +122,8 @@ class Fgp(Pruner):
                     support[name] = support[name] + total if name in support else total
         if not support:
             raise BenchError(
-                f"no class has {self.min_pixels} pixels in any calibration image; lower min_pixels or see more images"
+                f"no calibration image has a class of at least {self.min_pixels} pixels; "
+                "see more images or lower min_pixels"
             )
         return support
 

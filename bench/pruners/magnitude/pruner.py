@@ -29,8 +29,12 @@ def magnitude_importance(weights: Tensor) -> Tensor:
 
 def least_important(importance: Tensor, count: int) -> Tensor:
     """bool [N], true for exactly `count` weights, the least important ones; among equals those that come first."""
-    chosen = torch.zeros(len(importance), dtype=torch.bool, device=importance.device)
-    chosen[torch.argsort(importance, stable=True)[:count]] = True
+    if count == 0:
+        return torch.zeros(len(importance), dtype=torch.bool, device=importance.device)
+    last = importance.kthvalue(count).values
+    chosen = importance < last
+    equals = (importance == last).nonzero().flatten()
+    chosen[equals[: count - int(chosen.sum())]] = True
     return chosen
 
 

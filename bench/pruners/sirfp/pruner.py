@@ -7,7 +7,7 @@ https://arxiv.org/abs/2412.12672
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from bench.models.backbone import in_backbone
 from bench.modes import batch_statistics
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
-from bench.pruners.sirfp.redundancy import FeatureAverages, removal_scores, standings
+from bench.pruners.sirfp.redundancy import FeatureAverages, matched, removal_scores
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,20 @@ class Sirfp(Pruner):
     @torch.no_grad()
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:
         members = {group.name: [producer.norm or producer.layer for producer in group.producers] for group in groups}
-        names = {member.layer for found in members.values() for member in found}
+        names = dict.fromkeys(member.layer for found in members.values() for member in found)
         of_layers = self._layer_scores(model, names, calibration)
-        # One entry a member of a group, sorted into the pools of their layers.
-        owners: dict[str, list[str]] = defaultdict(list)
-        scores: dict[str, list[Tensor]] = defaultdict(list)
+        pools: dict[str, list[Tensor]] = defaultdict(list)
+        parts: dict[str, list[tuple[str, Tensor]]] = defaultdict(list)
         for group in groups:
             for member in members[group.name]:
                 if member.layer in of_layers:
-                    pool = _pool(model, member.layer)
-                    owners[pool].append(group.name)
-                    scores[pool].append(member.gather(of_layers[member.layer], group.channels))
-        best: Scores = {}
-        for pool, found in owners.items():
-            for name, standing in zip(found, standings(scores[pool]), strict=True):
-                best[name] = torch.maximum(best[name], standing) if name in best else standing
-        return best
+                    pool, score = _pool(model, member.layer), member.gather(of_layers[member.layer], group.channels)
+                    pools[pool].append(score)
+                    parts[group.name].append((pool, score))
+        among = {pool: torch.cat(scores) for pool, scores in pools.items()}
+        return {name: _merged(found, among) for name, found in parts.items()}
 
-    def _layer_scores(self, model: nn.Module, names: set[str], calibration: Calibration) -> dict[str, Tensor]:
+    def _layer_scores(self, model: nn.Module, names: Iterable[str], calibration: Calibration) -> dict[str, Tensor]:
         """Layer -> float64 [width], for those of the layers that run."""
         layers = dict(model.named_modules())
         device = next(model.parameters()).device
@@ -93,6 +89,21 @@ class Sirfp(Pruner):
                 if not torch.isfinite(scores[name]).all():
                     raise BenchError(f"the features of {name} are not finite; the checkpoint is not usable")
         return scores
+
+
+def _merged(members: Sequence[tuple[str, Tensor]], pools: Mapping[str, Tensor]) -> Tensor:
+    """The largest of the scores that the members of a group give a channel, at the scale of the first one's pool.
+
+    So a channel stays where any member's own pool would keep it.
+
+    Args:
+        members: pool and scores [C] of each.
+        pools: pool -> the scores of all members in it.
+    """
+    own = members[0][0]
+    return torch.stack(
+        [score if pool == own else matched(score, pools[pool], pools[own]) for pool, score in members]
+    ).amax(dim=0)  # fmt: skip
 
 
 def _pool(model: nn.Module, layer: str) -> str:

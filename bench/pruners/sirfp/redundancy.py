@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -151,7 +149,17 @@ def removal_scores(redundancy: Tensor, bonus: Tensor) -> Tensor:
     return torch.from_numpy(scores)
 
 
-def standings(members: Sequence[Tensor]) -> list[Tensor]:
-    """For each score the share of all the scores that are at most as large: several [C] -> as many float64 [C]."""
-    ascending = torch.cat(list(members)).sort().values
-    return [torch.searchsorted(ascending, scores, right=True).double() / len(ascending) for scores in members]
+def matched(scores: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    """The scores of other channels with the same standing: of as many, in proportion, that score at most as much.
+
+    Args:
+        scores: [C], some of `own`.
+        own: [N], the scores they stand among.
+        other: [M], the scores to choose from.
+
+    Returns:
+        [C], each one of `other`.
+    """
+    at_most = torch.searchsorted(own.sort().values, scores, right=True)
+    place = (at_most * len(other) + len(own) - 1) // len(own)
+    return other.sort().values[place - 1]

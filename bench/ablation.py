@@ -1,0 +1,174 @@
+"""The loss of a network without single channels or sets of them, measured once and kept in a file.
+
+A removed channel is one whose norms give zero, scale and shift both, wherever it is made or passes; that is what
+cutting it leaves for all that reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.console import progress
+from bench.errors import BenchError
+from bench.evaluation import Batch
+from bench.groups import ChannelGroup
+from bench.replay import Replay
+from bench.runs import make_folder, read_json, write_json
+
+FORMAT = "ablation-losses/1"
+# Images of this many pixels in all run at once. More is not faster on a CPU, whose convolutions are busy with one.
+PIXELS_AT_ONCE = 100_000
+
+Removal = tuple[ChannelGroup, tuple[int, ...]]
+"""A group and the channels of it that are removed together."""
+
+
+class Ablation:
+    """Measures a network without some of its channels on fixed images.
+
+    Attributes:
+        whole: float64 [images], loss of the whole network, summed over an image's pixels that count.
+        pixels: int64 [images], how many those are.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        *,
+        ignore_index: int,
+        device: torch.device,
+        path: Path,
+        identity: Any,
+    ):
+        """Takes over what an earlier run measured.
+
+        Args:
+            model: the trained network, on the device.
+            batches: images [N, 3, H, W] and labels int64 [N, H, W] of the same size.
+            ignore_index: label id that does not count.
+            device: where to run.
+            path: the file that keeps the losses; named by what they depend on.
+            identity: what that is, for the record.
+        """
+        self._model, self._device, self._path, self._identity = model, device, path, identity
+        self._images = [pair for images, labels in batches for pair in zip(images.split(1), labels, strict=True)]
+        self._ignore_index = ignore_index
+        self.pixels = torch.tensor([int((label != ignore_index).sum()) for _, label in self._images])
+        if path.is_file():
+            self._known: list[dict[str, float]] = read_json(path)["images"]
+        else:
+            self._known = [{} for _ in self._images]
+
+    @property
+    def whole(self) -> Tensor:
+        """Loss of the whole network; known once something was measured."""
+        return torch.tensor([known[""] for known in self._known], dtype=torch.float64)
+
+    def losses(self, removals: Sequence[Removal]) -> Tensor:
+        """Losses of the network without the channels of each removal.
+
+        What is not known yet is measured, image by image; each finished image is kept in the file.
+
+        Returns:
+            float64 [removals, images], summed over an image's pixels that count.
+
+        Raises:
+            BenchError: the whole network's loss is not finite, or the network cannot be run again from a record.
+        """
+        names = [_name(removal) for removal in removals]
+        distinct = dict(zip(names, removals, strict=True))
+        make_folder(self._path.parent)
+        for number, known in enumerate(progress(self._known, "oracle")):
+            missing = {name: removal for name, removal in distinct.items() if name not in known}
+            if missing or "" not in known:
+                known |= self._measured(number, missing)
+                write_json(self._path, {"format": FORMAT, "identity": self._identity, "images": self._known})
+        return torch.tensor([[known[name] for known in self._known] for name in names], dtype=torch.float64)
+
+    def _measured(self, number: int, removals: Mapping[str, Removal]) -> dict[str, float]:
+        image, label = self._images[number]
+        image, label = image.to(self._device), label.to(self._device)
+        with full_precision():
+            replay = Replay(self._model, image)
+            if number == 0:
+                replay.check()
+            found = {"": float(loss_sums(replay.logits, label, self._ignore_index))}
+            if not torch.isfinite(torch.tensor(found[""])):
+                raise BenchError("the loss on the oracle's images is not finite; the checkpoint is not usable")
+            at_once = max(1, PIXELS_AT_ONCE // label.numel())
+            for names, group, sets in _chunks(removals, at_once):
+                logits = replay.logits_without(switched_off(group, sets), len(sets))
+                sums = loss_sums(logits, label, self._ignore_index)
+                found |= dict(zip(names, sums.tolist(), strict=True))
+        return found
+
+
+def switched_off(group: ChannelGroup, sets: Sequence[Sequence[int]]) -> dict[str, list[Tensor]]:
+    """Layer name -> positions of its output that belong to each of some sets of a group's channels.
+
+    The layers are the group's norms and depthwise convolutions, and the producers without a norm right behind.
+    """
+    bare = [producer.layer for producer in group.producers if producer.norm is None]
+    members = {member.layer: member for member in (*bare, *group.norms, *group.depthwise)}
+    chosen = [torch.tensor(channels) for channels in sets]
+    return {
+        name: [member.positions[torch.isin(member.channels, channels)] for channels in chosen]
+        for name, member in members.items()
+    }
+
+
+def loss_sums(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+    """Cross-entropy summed over the pixels that count, in double precision.
+
+    Args:
+        logits: [variants, C, H, W].
+        label: int64 [H, W], the same for all.
+        ignore_index: label id that does not count.
+
+    Returns:
+        float64 [variants]
+    """
+    counted = label != ignore_index
+    target = label.where(counted, 0).expand(len(logits), 1, *label.shape)
+    # Not torch's cross-entropy: it has no deterministic CUDA kernel, and it sums in single precision.
+    losses = logits.float().log_softmax(1).gather(1, target).neg()[:, 0]
+    return (losses * counted).flatten(1).sum(1, dtype=torch.float64)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Switches TF32 off: the loss of one channel may be in the fifth digit."""
+    kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = False
+        yield
+    finally:
+        for kind, allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = allowed
+
+
+def _name(removal: Removal) -> str:
+    group, channels = removal
+    return f"{group.name}:{','.join(map(str, sorted(channels)))}"
+
+
+def _chunks(
+    removals: Mapping[str, Removal], at_once: int
+) -> Iterator[tuple[list[str], ChannelGroup, list[tuple[int, ...]]]]:
+    """Removals of the same group, a few at a time, with their names."""
+    by_group: dict[ChannelGroup, list[str]] = {}
+    for name, (group, _) in removals.items():
+        by_group.setdefault(group, []).append(name)
+    for group, names in by_group.items():
+        for start in range(0, len(names), at_once):
+            part = names[start : start + at_once]
+            yield part, group, [removals[name][1] for name in part]

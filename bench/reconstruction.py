@@ -1,0 +1,139 @@
+"""How far a pruned network's output is from the baseline's on the same images, before any fine-tuning."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UsageError
+from bench.evaluation import Batch
+from bench.groups import ChannelGroup, Member, prunable
+from bench.modes import flags_kept
+from bench.plan import PruningPlan
+
+
+def squared_error(values: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Sums over all elements of the squared difference and of the squared reference, in double precision."""
+    reference = reference.double()
+    return float((values.double() - reference).square().sum()), float(reference.square().sum())
+
+
+def divergence(logits: Tensor, reference: Tensor) -> float:
+    """Kullback-Leibler divergence of the class probabilities from the reference's, in nats, summed over pixels.
+
+    Args:
+        logits: [N, C, H, W].
+        reference: the same shape.
+    """
+    log, log_reference = (side.double().log_softmax(1) for side in (logits, reference))
+    return float((log_reference.exp() * (log_reference - log)).sum())
+
+
+class Reconstruction:
+    """Compares pruned networks with their baseline on fixed images."""
+
+    def __init__(
+        self,
+        baseline: nn.Module,
+        groups: Sequence[ChannelGroup],
+        batches: Sequence[Batch],
+        device: torch.device,
+        layers: Sequence[str] = (),
+    ):
+        """Runs nothing yet.
+
+        Args:
+            baseline: the network before the cut, on the device.
+            groups: its groups of coupled channels.
+            batches: images [N, 3, H, W] and labels (not used).
+            device: where to run.
+            layers: patterns (`fnmatch`) of groups whose features are compared too, on the channels that stay.
+
+        Raises:
+            UsageError: a pattern fits no group that may be pruned.
+        """
+        self._baseline, self._batches, self._device = baseline, batches, device
+        self._groups: list[ChannelGroup] = []
+        for pattern in layers:
+            fitting = [group for group in prunable(groups) if fnmatch.fnmatch(group.name, pattern)]
+            if not fitting:
+                raise UsageError(
+                    f"--reconstruction-layers pattern '{pattern}' fits no group that may be pruned; "
+                    "prune.py --list-groups names them"
+                )
+            self._groups += [group for group in fitting if group not in self._groups]
+
+    @torch.inference_mode()
+    def error(self, network: nn.Module, plan: PruningPlan | None) -> dict[str, Any]:
+        """Compares one network.
+
+        Args:
+            network: the baseline after the cut, on the device or not; left as it was but for that.
+            plan: what it kept; None for every channel.
+
+        Returns:
+            `mse`: mean squared difference of the logits; `relative`: that over the mean square of the baseline's;
+            `kl`: mean over the pixels of the divergence, in nats; `features`: group name -> `mse` and `relative` of
+            its norm's output, or the layer's own where it has none, over the channels that stay.
+        """
+        totals = {name: [0.0, 0.0, 0] for name in ("", *(group.name for group in self._groups))}
+        kl, pixels = 0.0, 0
+        kept = {group.name: _places(group, plan).to(self._device) for group in self._groups}
+        network.to(self._device)
+        for images, _ in self._batches:
+            before, seen_before = self._run(self._baseline, images)
+            after, seen_after = self._run(network, images)
+            kl += divergence(after, before)
+            pixels += before.shape[0] * before[0, 0].numel()
+            pairs = {"": (after, before)}
+            pairs |= {name: (seen_after[name], seen_before[name].index_select(1, kept[name])) for name in kept}
+            for name, pair in pairs.items():
+                sums = (*squared_error(*pair), pair[0].numel())
+                totals[name] = [total + part for total, part in zip(totals[name], sums, strict=True)]
+        found = {
+            name: {"mse": error / count, "relative": error / square if square else None}
+            for name, (error, square, count) in totals.items()
+        }
+        return {**found.pop(""), "kl": kl / pixels, "features": found}
+
+    def _run(self, network: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A network's logits and its features by group."""
+        seen: dict[str, Tensor] = {}
+        with flags_kept(network), self._watched(network, seen):
+            logits = network.eval()(images.to(self._device))
+        return logits.float(), seen
+
+    @contextlib.contextmanager
+    def _watched(self, network: nn.Module, seen: dict[str, Tensor]) -> Iterator[None]:
+        layers = dict(network.named_modules())
+
+        def note(name: str) -> Any:
+            # A copy: an activation behind may work in place.
+            return lambda layer, inputs, output: seen.update({name: output.clone()})
+
+        hooks = []
+        for group in self._groups:
+            hooks.append(layers[_shown(group).layer].register_forward_hook(note(group.name)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _shown(group: ChannelGroup) -> Member:
+    """The layer whose output is compared: the first producer's norm, or the producer itself."""
+    return group.producers[0].norm or group.producers[0].layer
+
+
+def _places(group: ChannelGroup, plan: PruningPlan | None) -> Tensor:
+    """Positions of that layer's output that stay, ascending."""
+    member = _shown(group)
+    if plan is None:
+        return member.positions.sort().values
+    return member.positions[torch.isin(member.channels, torch.tensor(plan.kept[group.name]))].sort().values
