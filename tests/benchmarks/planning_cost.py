@@ -102,6 +102,8 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=50, help=f"at least {ROUND}")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.plans < ROUND:
+        parser.error(f"--plans {arguments.plans} is less than a round of {ROUND}")
     torch.set_num_threads(arguments.threads)
     result = measure(arguments.model, arguments.input_size, arguments.plans)
     print(f"{arguments.model} at {arguments.input_size}, {arguments.threads} threads")
