@@ -15,6 +15,7 @@ from bench.options import (
     DataOptions,
     FinetuneOptions,
     GridOptions,
+    IterativeOptions,
     MeasureOptions,
     ModelOptions,
     OracleOptions,
@@ -44,8 +45,9 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions)
     parser.add_options("pruning", PruneOptions)
-    parser.add_options("fine-tuning", FinetuneOptions)
-    parser.add_options("training, of a missing baseline and, but for length and rate, of fine-tuning", TrainOptions)
+    parser.add_options("pruning in several cuts", IterativeOptions)
+    parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
+    parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
     parser.add_options("measuring", MeasureOptions)
     parser.add_options("oracle", OracleOptions)
     parser.add_options("run", RunOptions)
@@ -65,28 +67,28 @@ def main(argv: list[str]) -> None:
     oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
 
     from bench.console import console, say
+    from bench.iterative import check_schedule, open_workbench
     from bench.oracle import agreement_table, measure_agreement
     from bench.pipeline import ensure_baseline, open_reference
     from bench.pruners import make_pruners
     from bench.report import comparison_table
     from bench.runs import make_folder
+    from bench.schedule import schedule_of
     from bench.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
-    from bench.workbench import Workbench
 
     # Everything that can be wrong with the request is found before the first minute of work.
-    pruners = make_pruners(choice.methods, arguments.opt)
+    pruners, finetune = make_pruners(choice.methods, arguments.opt), collect(FinetuneOptions, arguments)
+    schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune)
     for goal in goals:
         for pruner in pruners.values():
-            pruner.aim(goal)
+            check_schedule(schedule, pruner, pruner.aim(goal))
     out, baseline = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
         ensure_baseline(baseline, data, network, training, options, measure)
     reference = open_reference(baseline, data, options, measure, model=network.model)
-    workbench = Workbench(reference, collect(PruneOptions, arguments), out / "scores")
+    workbench = open_workbench(reference, collect(PruneOptions, arguments), out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
-    rows = run_benchmark(
-        workbench, pruners, jobs, finetune_recipe(training, collect(FinetuneOptions, arguments)), options, out
-    )
+    rows = run_benchmark(workbench, pruners, jobs, finetune_recipe(training, finetune), options, out)
     console().print(comparison_table(baseline_record(reference), rows))
     say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
     if oracle.oracle:

@@ -18,7 +18,19 @@ from bench.cli import (
     run,
 )
 from bench.flags import add_method, add_target, goal_of, method_settings
-from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, SensitivityOptions
+from bench.options import (
+    OF_EPOCHS,
+    DataOptions,
+    FinetuneOptions,
+    IterativeOptions,
+    MeasureOptions,
+    ModelOptions,
+    PruneOptions,
+    RunOptions,
+    SensitivityOptions,
+    TrainOptions,
+    require,
+)
 
 
 def build_parser() -> Parser:
@@ -39,6 +51,9 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("pruning", PruneOptions)
+    parser.add_options("pruning in several cuts", IterativeOptions)
+    parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
+    parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
     parser.add_options("sensitivity", SensitivityOptions)
     parser.add_options("measuring", MeasureOptions)
     parser.add_options("run", RunOptions)
@@ -63,28 +78,33 @@ def main(argv: list[str]) -> None:
         refused = ("global_ratio", "target_macs", "target_params", "target_size", "target_latency", "ratio_of")
         refused += ("auto_search",)
         refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
+        require(arguments.iterations == 1, "--sensitivity cuts each network once; leave --iterations out")
     else:
         goal = goal_of(arguments)
 
     from bench.console import say
+    from bench.iterative import check_schedule, open_workbench
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
     from bench.pruners.base import Sparsifier
     from bench.report import pruning_lines
     from bench.runs import make_folder
+    from bench.schedule import schedule_of
     from bench.sensitivity import measure_sensitivity
-    from bench.workbench import Workbench
 
+    several, recipe = collect(IterativeOptions, arguments), collect(TrainOptions, arguments)
+    schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments))
     pruner = make_pruner(arguments.method, method_settings(arguments))
     if isinstance(pruner, Sparsifier):
         refuse_channel_limits(arguments, pruner.name)
     if not arguments.sensitivity:
         goal = pruner.aim(goal)
+        check_schedule(schedule, pruner, goal)
     folder = make_folder(arguments.save)
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
     reference = open_reference(arguments.ckpt, data, options, measure, model=arguments.model)
-    workbench = Workbench(reference, collect(PruneOptions, arguments), folder)
+    workbench = open_workbench(reference, collect(PruneOptions, arguments), folder, schedule)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(workbench, pruner, choice, options.seed, folder, split=arguments.split or "train")

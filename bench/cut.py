@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.groups import ChannelGroup, find_groups, group_sides
-from bench.layers import keep_channels, width
+from bench.layers import axes_of, keep_channels, width
 from bench.models import ModelSpec, build_model
+from bench.optim import Slices, carry_over, cut_state
 from bench.plan import PruningPlan
 
 
@@ -28,20 +29,42 @@ def fresh_network(spec: ModelSpec, plan: PruningPlan, seed: int) -> nn.Module:
     return model.eval()
 
 
-def cut(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> None:
+def cut(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    plan: PruningPlan,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
     """Cuts a network in place; each side of each layer is sliced once.
 
-    The groups describe the network before the cut and do not fit it afterwards.
+    The groups describe the network before the cut and do not fit it afterwards. What was narrowed has new parameters,
+    without gradients. A moving average of the weights (`bench.optim.Ema`) is a network and is cut by the same plan.
 
     Args:
         model: the network the groups were found in.
         groups: all its groups.
         plan: what to keep.
+        optimizer: one that trains the network: it goes on with the new parameters and the old ones' momenta.
+
+    Raises:
+        BenchError: the optimizer's state cannot be sliced like the weights; nothing has changed then.
     """
-    layers = dict(model.named_modules())
+    kept = _kept_positions(model, groups, plan)
+    before = dict(model.named_parameters())
+    state = cut_state(optimizer, before, _slices(model, kept)) if optimizer else {}
+    for (name, side), positions in kept.items():
+        keep_channels(model.get_submodule(name), side, positions)
+    if optimizer:
+        carry_over(optimizer, before, dict(model.named_parameters()), state)
+
+
+def _kept_positions(
+    model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan
+) -> dict[tuple[str, str], Tensor]:
+    """(layer, side) -> the positions that stay, for every side that loses some."""
+    layers, kept_positions = dict(model.named_modules()), {}
     for (name, side), parts in group_sides(groups).items():
-        layer = layers[name]
-        stays = torch.ones(width(layer, side), dtype=torch.bool)
+        stays = torch.ones(width(layers[name], side), dtype=torch.bool)
         for group, member in parts:
             kept = plan.kept.get(group.name)
             if kept is None or len(kept) == group.channels:
@@ -50,4 +73,15 @@ def cut(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> 
             lost[kept] = False
             stays[member.positions[lost[member.channels]]] = False
         if not stays.all():
-            keep_channels(layer, side, stays.nonzero().flatten())
+            kept_positions[name, side] = stays.nonzero().flatten()
+    return kept_positions
+
+
+def _slices(model: nn.Module, kept: Mapping[tuple[str, str], Tensor]) -> Slices:
+    """What a cut takes of each parameter; axes are read off the layers as they are before it."""
+    slices: Slices = {}
+    for (name, side), positions in kept.items():
+        for tensor_name, sides in axes_of(model.get_submodule(name)).items():
+            if side in sides:
+                slices.setdefault(f"{name}.{tensor_name}".lstrip("."), []).append((sides.index(side), positions))
+    return slices

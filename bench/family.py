@@ -7,6 +7,9 @@ local one, and with a class for each structure the isomorphic one (Fang et al., 
 ECCV 2024), where scores are compared only between groups whose layers are of the same types on the same sides.
 
 What a group keeps is rounded in every network of the family, so that its cost is the cost that is searched.
+
+A family may begin with a network that has lost channels before: they count towards the limits and the shares, and a
+class that has lost more than its share waits for the others.
 """
 
 from __future__ import annotations
@@ -37,14 +40,22 @@ class Family:
         most_of_a_group: the largest share of a group that the target's limits let go.
     """
 
-    def __init__(self, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], table: CostTable, target: Target):
+    def __init__(
+        self,
+        groups: Sequence[ChannelGroup],
+        scores: Mapping[str, Tensor],
+        table: CostTable,
+        target: Target,
+        kept: Mapping[str, Sequence[int]] | None = None,
+    ):
         """Ranks the channels.
 
         Args:
             groups: all groups of the network, in the table's order.
-            scores: float [channels] for groups of which channels may go.
+            scores: for groups of which channels may go, float [channels], or [those still there] in their order.
             table: predicts costs.
             target: scope and limits; what is to be reached does not matter here.
+            kept: group name -> the channels that are still there, ascending; a group not named is whole.
 
         Raises:
             UsageError: a pattern of the target's fits no group.
@@ -59,21 +70,29 @@ class Family:
         self._floor = np.maximum(1, np.ceil((1 - self.most_of_a_group) * self._width - 1e-9).astype(np.int64))
         self._open = np.array([group.protected is None and group.name not in given for group in groups])
         self.channels = int(self._width[self._open].sum())
+        # Gone before or given: what network 0 lacks.
         self._given = np.zeros(len(groups), dtype=np.int64)
         self._ascending = [np.arange(group.channels) for group in groups]
         classes: dict[Hashable, list[tuple[int, np.ndarray]]] = defaultdict(list)
         for column, group in enumerate(groups):
-            if group.protected is not None or group.name not in scores:
+            there = np.array((kept or {}).get(group.name, self._ascending[column]), dtype=np.int64)
+            gone = np.setdiff1d(self._ascending[column], there)
+            self._given[column] = len(gone)
+            score, ranks = np.empty(0), np.arange(len(there))
+            if group.protected is None and group.name in scores:
+                score = scores[group.name].detach().double().cpu().numpy()
+                ranks = np.argsort(score, kind="stable")
+            self._ascending[column] = np.concatenate([gone, there[ranks]])
+            if not len(score):
                 continue
-            score = scores[group.name].detach().double().cpu().numpy()
-            ascending = self._ascending[column] = np.argsort(score, kind="stable")
             removable = group.channels - self._floor[column]
             if group.name in given:
-                self._given[column] = min(math.floor(given[group.name] * group.channels + 0.5 + 1e-9), removable)
+                wanted = min(math.floor(given[group.name] * group.channels + 0.5 + 1e-9), removable)
+                self._given[column] = max(wanted, len(gone))
             else:
                 pool = target.pools.get(group.name)
                 ranked_with = {"global": pool, "local": column, "isomorphic": group.structure}[target.scope]
-                classes[ranked_with].append((column, score[ascending[:removable]]))
+                classes[ranked_with].append((column, score[ranks[: removable - len(gone)]]))
         self._order, self.keys, self._scores = self._merged(classes)
         self._costs: dict[int, Prediction] = {}
 
@@ -85,9 +104,9 @@ class Family:
             owner = np.repeat(members_of, [len(score) for score in scores])
             # Stable: among equal scores the order is the network's, so the same scores always give the same plan.
             score = np.concatenate(scores)
-            ascending = np.argsort(score, kind="stable")
+            ascending, of = np.argsort(score, kind="stable"), list(members_of)
             columns.append(owner[ascending])
-            keys.append((np.arange(len(owner)) + 0.5) / self._width[list(members_of)].sum())
+            keys.append((self._given[of].sum() + np.arange(len(owner)) + 0.5) / self._width[of].sum())
             values.append(score[ascending])
         key = np.concatenate(keys)
         first = np.argsort(key, kind="stable")

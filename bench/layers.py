@@ -89,12 +89,23 @@ def keep_channels(layer: nn.Module, side: str, kept: Tensor) -> None:
         tensor = getattr(layer, name, None)
         if tensor is None or side not in sides:
             continue
-        smaller = tensor.detach().index_select(sides.index(side), kept.to(tensor.device))
-        # index_select gives a plain contiguous tensor; keep the layer's memory format.
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-            smaller = smaller.contiguous(memory_format=torch.channels_last)
-        _replace(layer, name, smaller)
+        _replace(layer, name, sliced(tensor.detach(), sides.index(side), kept))
     _refresh_attributes(layer)
+
+
+def sliced(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
+    """The given positions of one axis of a tensor, in the tensor's memory format.
+
+    Args:
+        tensor: any.
+        axis: one of its axes.
+        kept: int64 [K], positions on that axis.
+    """
+    smaller = tensor.index_select(axis, kept.to(tensor.device))
+    # index_select gives a plain contiguous tensor.
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        smaller = smaller.contiguous(memory_format=torch.channels_last)
+    return smaller
 
 
 def adopt_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

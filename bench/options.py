@@ -314,6 +314,23 @@ CHANNEL_LIMITS = ("scope", "min_keep", "max_ratio", "round_to", "ratio_of", "abs
 
 
 @dataclass
+class IterativeOptions:
+    """Pruning in several cuts, with new scores before each."""
+
+    iterations: int = option(1, "cuts on the way to the target, each after new scores", parse=positive)
+    ratio_schedule: str = option(
+        "linear",
+        "goals of the cuts: equal shares of the dense network, or of what the cut before left",
+        choices=("linear", "exponential"),
+    )
+    finetune_between: int = option(0, "training steps between two cuts", parse=whole)
+
+
+OF_EPOCHS = ("epochs", "eval_every", "tensorboard")
+"""Fields of `TrainOptions` that training for a number of steps has no use for."""
+
+
+@dataclass
 class SensitivityOptions:
     """How each group's sensitivity to pruning is measured."""
 

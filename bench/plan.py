@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,33 +71,50 @@ class PruningPlan:
         }
 
 
-def make_plan(groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, target: Target) -> PruningPlan:
+def make_plan(
+    groups: Sequence[ChannelGroup],
+    scores: Scores,
+    table: CostTable,
+    target: Target,
+    kept: Mapping[str, Sequence[int]] | None = None,
+) -> PruningPlan:
     """Chooses the channels to remove.
 
     Args:
         groups: all groups of the network, in the table's order.
-        scores: a score for every channel of the prunable groups; a group without one stays whole.
+        scores: a score for every channel of the prunable groups, of those still there if some are gone; a group
+            without one stays as it is.
         table: predicts the cost of a choice.
         target: what to reach, unless it is a latency (`bench.latency_search`). A share of the channels is never
             exceeded, but by `local`, which takes the same share of every group, to the nearest number that it may
             keep. Of the two choices on either side of a share of MACs or parameters the closer one is taken, and must
             be as close as is asked; a size is never exceeded.
+        kept: for one of several cuts of the network, what the earlier ones left of each group. Target, limits and
+            the plan itself count from the whole network all the same, and none of the channels that are gone comes
+            back. Cuts that have gone further than the target already are no error; the plan takes nothing then.
 
     Raises:
         UsageError: a pattern of the target's fits no group.
         BenchError: scores that do not fit the groups, or a target out of reach (saying the best that is not).
     """
-    family = family_of(groups, scores, table, target)
-    number = (
-        _reaching_share(family, target) if target.kind == "channels" else _reaching_cost(family, table.dense(), target)
-    )
+    family = family_of(groups, scores, table, target, kept)
+    if target.kind == "channels":
+        number = _reaching_share(family, target)
+    else:
+        number = _reaching_cost(family, table.dense(), target, may_be_behind=kept is not None)
     return plan_of(groups, scores, table, family, number)
 
 
-def family_of(groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, target: Target) -> Family:
+def family_of(
+    groups: Sequence[ChannelGroup],
+    scores: Scores,
+    table: CostTable,
+    target: Target,
+    kept: Mapping[str, Sequence[int]] | None = None,
+) -> Family:
     """The networks among which a target names one; arguments and errors are those of `make_plan`."""
-    _check_scores(groups, scores)
-    return Family(groups, scores, table, target)
+    _check_scores(groups, scores, kept or {})
+    return Family(groups, scores, table, target, kept)
 
 
 def plan_of(
@@ -125,7 +142,8 @@ def _reaching_share(family: Family, target: Target) -> int:
         out_of_reach = target.value > family.most_of_a_group + 1e-12
     else:
         allowed = math.floor(target.value * family.channels + 1e-9)
-        number = family.first(lambda member: family.removed(member) > allowed) - 1
+        # At least 0: cuts before this one may have gone further.
+        number = max(0, family.first(lambda member: family.removed(member) > allowed) - 1)
         out_of_reach = allowed > most
     if out_of_reach:
         best = math.floor(1000 * most / max(1, family.channels)) / 1000
@@ -136,8 +154,8 @@ def _reaching_share(family: Family, target: Target) -> int:
     return number
 
 
-def _reaching_cost(family: Family, dense: Prediction, target: Target) -> int:
-    """The network of the family that costs what is wanted."""
+def _reaching_cost(family: Family, dense: Prediction, target: Target, *, may_be_behind: bool) -> int:
+    """The network of the family that costs what is wanted, or its first if that may cost less already."""
     name = {"macs": "macs", "params": "parameters", "size": "bytes"}[target.kind]
 
     def cost(number: int) -> int:
@@ -157,7 +175,7 @@ def _reaching_cost(family: Family, dense: Prediction, target: Target) -> int:
             f"cannot keep only {target.value:.1%} of the {target.kind}: at least {best:.1%} stay with "
             f"{family.limits()}; ask for more or loosen that"
         )
-    if cost(0) < wanted and not is_size:
+    if cost(0) < wanted and not is_size and not may_be_behind:
         raise BenchError(
             f"cannot keep {target.value:.1%} of the {target.kind}: --ratio-of alone leaves "
             f"{cost(0) / getattr(dense, name):.1%}; ask for less of either"
@@ -176,14 +194,15 @@ def _reaching_cost(family: Family, dense: Prediction, target: Target) -> int:
     return number
 
 
-def _check_scores(groups: Sequence[ChannelGroup], scores: Scores) -> None:
+def _check_scores(groups: Sequence[ChannelGroup], scores: Scores, kept: Mapping[str, Sequence[int]]) -> None:
     known = {group.name: group for group in groups}
     for name, score in scores.items():
         if name not in known:
             raise BenchError(f"scores name a group the network does not have: {name}; score this network again")
-        if tuple(score.shape) != (known[name].channels,):
+        channels = len(kept.get(name, range(known[name].channels)))
+        if tuple(score.shape) != (channels,):
             raise BenchError(
-                f"scores of {name} have shape {list(score.shape)}, the group has {known[name].channels} channels; "
+                f"scores of {name} have shape {list(score.shape)}, the group has {channels} channels; "
                 "score this network again"
             )
         if not torch.isfinite(score).all():
@@ -206,3 +225,14 @@ def original_channels(
             numbers = before.get(group.name, range(group.channels))
             kept[group.name] = [numbers[channel] for channel in plan.kept[group.name]]
     return kept
+
+
+def renumbered(plan: PruningPlan, kept: Mapping[str, Sequence[int]]) -> PruningPlan:
+    """A plan in the channel numbers of the network that earlier cuts left.
+
+    Args:
+        plan: one of several cuts, in the channel numbers of the whole network.
+        kept: what it was made with (see `make_plan`).
+    """
+    numbers = {name: {channel: number for number, channel in enumerate(there)} for name, there in kept.items()}
+    return replace(plan, kept={name: [numbers[name][channel] for channel in left] for name, left in plan.kept.items()})

@@ -172,7 +172,7 @@ def _folder_name(workbench: Workbench, pruner: Method, job: Job) -> str:
             **where,
             "job": job,
             "options": asdict(pruner),
-            "pruning": workbench.options,
+            **workbench.identity,
             "baseline": reference.digest,
             "data": [reference.data.name, reference.data.input_size, reference.split],
             "scoring": reference.scoring,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import struct
 from collections.abc import Mapping
@@ -102,3 +103,13 @@ def fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: st
         if key not in expected:
             raise BenchError(f"{where}: the network has no tensor {key}")
     return fitted
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sixty-four hexadecimal digits (SHA-256) that name tensors by their names, types, shapes and values."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        # As bytes, because numpy does not know every type; flat, because a single value has no bytes to look at.
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()

@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import distributed
 from bench.checkpoint import SavedModel
@@ -26,13 +25,11 @@ from bench.console import progress, say
 from bench.datasets.base import Classes
 from bench.devices import seed_everything
 from bench.errors import BenchError
-from bench.evaluation import autocast, batchnorm_explained, evaluate, moved, recalibrate, to_device
-from bench.losses import segmentation_loss
-from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
-from bench.options import RunOptions, TrainOptions, require
+from bench.evaluation import evaluate, moved, recalibrate, to_device
+from bench.options import RunOptions, TrainOptions
 from bench.runs import make_folder, provenance
-from bench.training_state import BEST, Row, TrainingState, run_identity
-from bench.zeros import SPARSE, FixedZeros
+from bench.training_state import BEST, Row, run_identity
+from bench.training_step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData
@@ -96,9 +93,7 @@ def fit(
         BenchError: the loss is no longer finite; resuming with other options or without `last.pt`.
         KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
     """
-    require(
-        options.amp != "fp16" or device.type == "cuda", "--amp fp16 needs a CUDA device; use --amp bf16 or --amp none"
-    )
+    check_precision(options, device)
     trainer = _Trainer(saved, data, options, run, make_folder(folder), device, eval_batch_size, label)
     with _sigterm_as_interrupt():
         trainer.start(resume)
@@ -130,18 +125,11 @@ class _Trainer:
         self.train_loader = data.train_loader(options.batch_size, crop_size=options.crop_size, **shard)
         self.val_loader = data.eval_loader("val", eval_batch_size, **shard)
         self.steps_per_epoch = math.ceil(len(self.train_loader) / options.accumulate)
-        self.class_weights = data.class_weights().float().to(device) if options.compute_class_weights else None
+        self.loss = TrainingLoss(data, options, device)
 
         to_device(saved.model, device, options.channels_last)
         self.wrapped = distributed.wrapped(saved.model, device)
-        self.zeros = FixedZeros(saved.model, saved.meta.get(SPARSE, ()))
-        self.state = TrainingState(
-            saved,
-            build_optimizer(saved.model, options),
-            torch.amp.GradScaler(device.type, enabled=options.amp == "fp16"),
-            Ema(saved.model, options.ema) if options.ema else None,
-            run_identity(saved, data, options, run, self.world.size),
-        )
+        self.state = new_state(saved, options, device, run_identity(saved, data, options, run, self.world.size))
         self.meta = {
             "dataset": data.name,
             "classes": list(data.classes.names),
@@ -197,7 +185,7 @@ class _Trainer:
         for number, (images, labels) in enumerate(bar):
             if number == 0:
                 # Not earlier: what the loader draws when it starts depends on whether its workers exist already.
-                seed_everything(_mixed_seed(self.run.seed, epoch, self.world.rank))
+                seed_everything(mixed_seed(self.run.seed, epoch, self.world.rank))
             group_start = number - number % accumulate
             is_step = number + 1 == min(group_start + accumulate, batches)
             group_size = min(accumulate, batches - group_start)
@@ -205,38 +193,16 @@ class _Trainer:
             # The processes exchange gradients only where a step follows.
             waits = model is not self.wrapped and not is_step
             with self.wrapped.no_sync() if waits else contextlib.nullcontext():
-                loss = self._loss(images, labels)
+                loss = self.loss(self.wrapped, images, labels)
                 self.state.scaler.scale(loss / group_size).backward()
             total += loss.detach()
             images_seen += len(images)
             if is_step:
-                self._step(epoch * self.steps_per_epoch + number // accumulate)
+                step = epoch * self.steps_per_epoch + number // accumulate
+                take_step(self.state, self.options, step, self.options.epochs * self.steps_per_epoch)
             if (number + 1) % _CHECK_EVERY == 0:
                 bar.set_postfix(loss=f"{self._checked_mean(total, number + 1):.3f}", refresh=False)
         return self._checked_mean(total, batches), images_seen
-
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        with autocast(self.device, self.options.amp), batchnorm_explained("--batch-size"):
-            output = self.wrapped(images)
-        return segmentation_loss(
-            output, labels, self.classes.ignore_index, weight=self.class_weights, aux_weight=self.options.aux_weight
-        )
-
-    def _step(self, step: int) -> None:
-        optimizer, scaler, model = self.state.optimizer, self.state.scaler, self.state.saved.model
-        set_learning_rate(optimizer, learning_rate(self.options, step, self.options.epochs * self.steps_per_epoch))
-        if self.options.grad_clip or self.options.sparsity_lambda:
-            scaler.unscale_(optimizer)
-        if self.options.grad_clip:
-            nn.utils.clip_grad_norm_(model.parameters(), self.options.grad_clip)
-        if self.options.sparsity_lambda:
-            penalise_scales(model, self.options.sparsity_lambda)
-        scaler.step(optimizer)
-        scaler.update()
-        self.zeros.restore()
-        optimizer.zero_grad(set_to_none=True)
-        if self.state.ema:
-            self.state.ema.update(model, step)
 
     def _checked_mean(self, total: Tensor, batches: int) -> float:
         # A copy, because the running total of this process must not take in the others'.
@@ -302,10 +268,6 @@ class _Trainer:
         if self.board:
             self.board.close()
         distributed.barrier()
-
-
-def _mixed_seed(seed: int, epoch: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
 
 
 def _tensorboard(folder: Path) -> Any:

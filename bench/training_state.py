@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.optim import Ema
 from bench.options import RunOptions, TrainOptions
 from bench.runs import plain, write_text
+from bench.zeros import SPARSE, FixedZeros
 
 BEST, LAST, METRICS = "best.pt", "last.pt", "metrics.csv"
 
@@ -90,6 +91,7 @@ class TrainingState:
         best_miou: highest validation mIoU so far.
         best_epoch: the epoch it was reached in, from 1; 0 before the first validation.
         history: one row an epoch.
+        zeros: those of the network's sparse tensors, which stay.
     """
 
     saved: SavedModel
@@ -101,6 +103,14 @@ class TrainingState:
     best_miou: float = 0.0
     best_epoch: int = 0
     history: list[Row] = field(default_factory=list)
+    zeros: FixedZeros = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.note_zeros()
+
+    def note_zeros(self) -> None:
+        """Notes where the network's sparse tensors are zero; to be called again when it was cut."""
+        self.zeros = FixedZeros(self.saved.model, self.saved.meta.get(SPARSE, ()))
 
     @property
     def scored(self) -> nn.Module:

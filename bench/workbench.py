@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +15,11 @@ from torch import nn
 
 from bench.absorb import absorb_bias
 from bench.budget import Budget, budget_for, flat_scores
-from bench.checkpoint import Channels, SavedModel
+from bench.checkpoint import SavedModel
 from bench.cost_table import CostTable
 from bench.cut import cut, fresh_network
 from bench.errors import BenchError, UsageError
-from bench.evaluation import Batch, Evaluation, recalibrate
+from bench.evaluation import Batch, recalibrate
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.latency import LatencyReport
@@ -32,50 +32,13 @@ from bench.reconstruction import Reconstruction
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, is_done, make_folder, plain, provenance, whole_file
 from bench.target import Goal, Target
+from bench.workpiece import Made, Pruned, Subject
 from bench.zeros import SPARSE, set_to_zero
 
 Result = TypeVar("Result")
 
 # Not a pruning's own: errors on the same images can be compared.
 RECONSTRUCTION_SEED = 0
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned network and the record of how it was made.
-
-    Attributes:
-        saved: the network.
-        info: what `pruning_info.json` holds.
-        evaluation: how it scores as it is; None where that was not wanted.
-    """
-
-    saved: SavedModel
-    info: dict[str, Any]
-    evaluation: Evaluation | None
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A network as a method left it.
-
-    Attributes:
-        network: what came of the baseline.
-        is_changed: whether anything is gone.
-        channels: what is left of the dense network's.
-        sparse: parameters whose zeros are to stay.
-        record: what is said about it.
-        plan: which channels it kept; None where none may go.
-        trained: the network the method trained first and then cut, if it did.
-    """
-
-    network: nn.Module
-    is_changed: bool
-    channels: Channels
-    sparse: list[str]
-    record: dict[str, Any]
-    plan: PruningPlan | None = None
-    trained: Prepared | None = None
 
 
 class Workbench:
@@ -92,6 +55,16 @@ class Workbench:
         self.reference, self.options, self.scores_folder = reference, options, scores_folder
         self._seconds: dict[str, float] = {}
         self._prepared_quality: dict[str, dict[str, Any]] = {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the prunings of this bench have in common but the baseline and its data."""
+        return {"pruning": self.options}
+
+    @property
+    def baseline(self) -> Subject:
+        """The baseline, to be scored."""
+        return Subject(self.reference.saved.model, self.groups, self.reference.digest)
 
     @cached_property
     def groups(self) -> list[ChannelGroup]:
@@ -163,13 +136,18 @@ class Workbench:
         Raises:
             BenchError: the target is out of reach, or the method cannot score this network.
         """
-        reference, options = self.reference, self.options
         self._seconds = {}
-        reconstruction, errors = self.reconstruction, {}
-        sparsifies = isinstance(pruner, Sparsifier)
-        made = self._sparsified(pruner, target) if sparsifies else self._cut(pruner, target, seed)
-        network = made.network
+        # At once: patterns of layers that fit nothing are found before the scoring, which may take long.
+        reconstruction = self.reconstruction
+        if isinstance(pruner, Sparsifier):
+            return self._finished(pruner, target.goal, seed, self._sparsified(pruner, target), reconstruction)
+        return self._finished(pruner, target, seed, self._cut(pruner, target, seed), reconstruction)
 
+    def _finished(
+        self, pruner: Method, target: Target | Goal, seed: int, made: Made, reconstruction: Reconstruction | None
+    ) -> Pruned:
+        """Recalibrates and scores what a method made, and completes the record."""
+        reference, options, network, errors = self.reference, self.options, made.network, {}
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         evaluation = None
@@ -182,8 +160,7 @@ class Workbench:
             evaluation = reference.evaluate(network, "after the cut")
             quality["cut"] = evaluation.record()
         if options.recalibrate and made.is_changed:
-            batches = self.batches(options.recalibration_images, seed)
-            self._timed("recalibrate", lambda: recalibrate(network, batches, reference.device))
+            self.recalibrate(network, seed)
             if reconstruction:
                 errors["recalibrated"] = reconstruction.error(network, made.plan)
             if options.evaluate:
@@ -193,7 +170,7 @@ class Workbench:
         how = {
             "method": pruner.name,
             "method_options": asdict(pruner),
-            "target": asdict(target.goal if sparsifies else target),
+            "target": asdict(target),
             "seed": seed,
             "baseline": {"path": reference.checkpoint, "sha256": reference.digest},
         }
@@ -226,7 +203,7 @@ class Workbench:
             meta[SPARSE] = made.sparse
         return Pruned(SavedModel(network, before.spec, made.channels, plain(meta)), plain(info), evaluation)
 
-    def _cut(self, pruner: Pruner, target: Target, seed: int) -> _Made:
+    def _cut(self, pruner: Pruner, target: Target, seed: int) -> Made:
         """Scores, plans and cuts."""
         reference, groups, table = self.reference, self.groups, self.cost_table
         before = reference.saved
@@ -253,9 +230,9 @@ class Workbench:
             "preparation": prepared.record,
             "latency_search": search,
         }
-        return _Made(network, plan.removes_channels, channels, [], record, plan, prepared if prepared.record else None)
+        return Made(network, plan.removes_channels, channels, [], record, plan, prepared if prepared.record else None)
 
-    def _sparsified(self, pruner: Sparsifier, target: Target) -> _Made:
+    def _sparsified(self, pruner: Sparsifier, target: Target) -> Made:
         """Chooses single weights and zeroes them."""
         before = self.reference.saved
         spared = layers_to_spare(self.groups)
@@ -266,7 +243,7 @@ class Workbench:
         sparse = list(dict.fromkeys([*before.meta.get(SPARSE, []), *changed]))
         unused = dict.fromkeys(("scores", "plan", "bias_absorption", "preparation", "latency_search"))
         record = {**unused, "sparsity": sparsity.record}
-        return _Made(network, bool(changed), before.channels, sparse, record)
+        return Made(network, bool(changed), before.channels, sparse, record)
 
     def _plan(self, scores: Scores, whole: nn.Module, target: Target) -> tuple[PruningPlan, list[Measurement] | None]:
         """The plan for a target and, where the target is a latency, what was measured to find it."""
@@ -298,6 +275,11 @@ class Workbench:
         self._timed("cut", lambda: cut(network, self.groups, plan))
         return network, absorbed
 
+    def recalibrate(self, network: nn.Module, seed: int) -> None:
+        """Re-estimates a network's BatchNorm statistics on training images chosen by seed."""
+        batches = self.batches(self.options.recalibration_images, seed)
+        self._timed("recalibrate", lambda: recalibrate(network, batches, self.reference.device))
+
     def prepared(self, pruner: Pruner, seed: int, target: Target | None = None) -> Prepared:
         """The network a method scores: the baseline, or what its own training made of that.
 
@@ -321,7 +303,9 @@ class Workbench:
             path = self._timed("prepare", lambda: prepare(pruner, reference.saved, training))
         return open_prepared(path, training)
 
-    def scores(self, pruner: Method, seed: int, target: Target | None = None) -> tuple[Scores, str]:
+    def scores(
+        self, pruner: Method, seed: int, target: Target | None = None, subject: Subject | None = None
+    ) -> tuple[Scores, str]:
         """A method's scores of all prunable channels and the file they are kept in.
 
         They come from that file if the same ones were computed before.
@@ -330,6 +314,7 @@ class Workbench:
             pruner: the method.
             seed: its seed.
             target: what to reach, for methods that need to know.
+            subject: what is scored; by default the baseline, or what the method's own training made of that.
 
         Raises:
             UsageError: the method ranks no channels, or needs a target and there is none.
@@ -337,12 +322,12 @@ class Workbench:
         """
         if not isinstance(pruner, Pruner):
             raise UsageError(f"{pruner.name} zeroes single weights and ranks no channels; choose a method that does")
-        groups, budget = self._prunable(), self._budget(pruner, target)
-        identity = plain(self.score_identity(pruner, seed, target))
+        groups, budget = self._prunable(subject), self._budget(pruner, target)
+        identity = plain(self.score_identity(pruner, seed, target, subject))
         path = self.scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
-        prepared = self.prepared(pruner, seed, target)
+        prepared = Prepared(subject.model, {}, None) if subject else self.prepared(pruner, seed, target)
         images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
         void = self.reference.data.classes.ignore_index
         calibration = Calibration(images, void, seed, budget, prepared.learnt)
@@ -355,14 +340,17 @@ class Workbench:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name
 
-    def score_identity(self, pruner: Pruner, seed: int, target: Target | None = None) -> dict[str, Any]:
+    def score_identity(
+        self, pruner: Pruner, seed: int, target: Target | None = None, subject: Subject | None = None
+    ) -> dict[str, Any]:
         """All that a method's scores depend on."""
+        subject = subject or self.baseline
         identity = {
             "method": pruner.name,
             "options": asdict(pruner),
             "seed": seed,
-            "baseline": self.reference.digest,
-            "groups": {group.name: group.channels for group in prunable(self.groups)},
+            "baseline": subject.digest,
+            "groups": {group.name: group.channels for group in prunable(subject.groups)},
         }
         data, options = self.reference.data, self.options
         if pruner.needs_data or pruner.trains_first:
@@ -386,8 +374,8 @@ class Workbench:
             raise UsageError(f"{pruner.name} learns widths for a target, and there is none here; choose another method")
         return budget_for(self.groups, self.cost_table, target)
 
-    def _prunable(self) -> list[ChannelGroup]:
-        groups = prunable(self.groups)
+    def _prunable(self, subject: Subject | None = None) -> list[ChannelGroup]:
+        groups = prunable((subject or self.baseline).groups)
         if not groups:
             raise BenchError(
                 f"no channel of {self.reference.saved.spec.name} may be removed: every group is protected or ignored; "
@@ -409,5 +397,5 @@ class Workbench:
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         start = time.perf_counter()
         result = work()
-        self._seconds[stage] = round(time.perf_counter() - start, 4)
+        self._seconds[stage] = round(self._seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
         return result

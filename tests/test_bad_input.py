@@ -168,6 +168,19 @@ def test_wrong_config(commands, script, tmp_path):
         ("prune.py", ["--ratio-of", "layer4*=0.5"], "--ratio-of pattern 'layer4*' fits no group that may be pruned"),
         ("prune.py", ["--sensitivity"], "--sensitivity has ratios of its own; leave --global-ratio out"),
         ("prune.py", ["--sensitivity-ratios", "0.5,1"], "argument --sensitivity-ratios: 1 is not in [0, 1)"),
+        ("prune.py", ["--iterations", 0], "argument --iterations: 0 is too small; at least 1"),
+        ("prune.py", ["--finetune-between", 5], "--finetune-between trains between cuts; pass --iterations 2 or more"),
+        ("benchmark.py", ["--finetune-between", 5], "--finetune-between trains between cuts; pass --iterations 2"),
+        (
+            "prune.py",
+            ["--iterations", 2, "--method", "slimming"],
+            "slimming trains the network before it scores it; leave --iterations out",
+        ),
+        (
+            "benchmark.py",
+            ["--iterations", 2, "--methods", "l1,magnitude"],
+            "magnitude zeroes single weights and cuts nothing; leave --iterations out",
+        ),
         ("prune.py", ["--ratio", "0.1"], "unrecognized arguments: --ratio 0.1"),
     ],
 )

@@ -21,6 +21,7 @@ from bench.options import (
     FinetuneOptions,
     GridOptions,
     Int8Options,
+    IterativeOptions,
     MeasureOptions,
     ModelOptions,
     PruneOptions,
@@ -37,6 +38,7 @@ GROUPS = (
     TrainOptions,
     ModelOptions,
     PruneOptions,
+    IterativeOptions,
     SensitivityOptions,
     GridOptions,
     FinetuneOptions,
@@ -55,7 +57,7 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, MeasureOptions, RunOptions},
-    "prune.py": {DataOptions, ModelOptions, PruneOptions, SensitivityOptions, MeasureOptions, RunOptions},
+    "prune.py": set(GROUPS) - {GridOptions, Int8Options},
     "eval.py": {DataOptions, ModelOptions, MeasureOptions, Int8Options, RunOptions},
     "benchmark.py": set(GROUPS) - {SensitivityOptions, Int8Options},
     "finetune_batch.py": {DataOptions, ModelOptions, FinetuneOptions, TrainOptions, MeasureOptions, RunOptions},
@@ -63,7 +65,7 @@ GROUPS_OF = {
 # Fields a script has no flag for, on purpose.
 WITHOUT_FLAG = {
     "train.py": {"latency", "latency_warmup", "latency_runs", "latency_seconds"},
-    "prune.py": {"pretrained_backbone"},
+    "prune.py": {"pretrained_backbone", "finetune_epochs", "epochs", "lr", "eval_every", "tensorboard"},
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": set(),
     "finetune_batch.py": {"pretrained_backbone", "epochs", "lr"},

@@ -9,8 +9,11 @@ import torch
 import toy_networks as toys
 from torch import Tensor, nn
 
+from bench.cut import cut
+from bench.errors import BenchError
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
+from bench.optim import Ema
 from bench.plan import PruningPlan
 
 
@@ -202,3 +205,162 @@ def test_what_is_cut_trains() -> None:
         assert parameter.grad.shape == parameter.shape, name
         assert torch.isfinite(parameter.grad).all(), name
     assert smaller.aux[0][0].in_channels == 4
+
+
+# --- the optimizer goes along
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.01, amsgrad=True),
+    "plain": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+}
+COUPLINGS = {
+    "residual": toys.Residual,
+    "transposed": toys.Transposed,
+    "flat": toys.Flattened,
+    "depthwise": lambda: toys.Between(nn.Conv2d(8, 8, 3, padding=1, groups=8)),
+    "slopes": lambda: toys.Between(nn.PReLU(8)),
+}
+
+
+def with_gradients(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Gives every parameter a random gradient, without a forward pass; returns them by name."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def as_network(like: nn.Module, values: dict[str, Tensor]) -> nn.Module:
+    """A copy of a network whose parameters are the given values: cutting it cuts them."""
+    carrier = copy.deepcopy(like)
+    for name, parameter in carrier.named_parameters():
+        parameter.data.copy_(values[name])
+    return carrier
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_a_step_after_the_cut_is_the_dense_step_on_what_is_kept(coupling: str, optimizer: str) -> None:
+    dense = toys.settled(COUPLINGS[coupling]())
+    groups = find_groups(dense)
+    plan = halved(groups, 3)
+    optimizers = {"dense": OPTIMIZERS[optimizer](dense.parameters())}
+    for seed in range(2):
+        with_gradients(dense, seed)
+        optimizers["dense"].step()
+    small = copy.deepcopy(dense)
+    optimizers["small"] = OPTIMIZERS[optimizer](small.parameters())
+    # A copy, because loading does not copy the tensors.
+    optimizers["small"].load_state_dict(copy.deepcopy(optimizers["dense"].state_dict()))
+
+    cut(small, groups, plan, optimizers["small"])
+    gradients = with_gradients(dense, 7)
+    smaller_gradients = dict(toys.cut_copy(as_network(dense, gradients), groups, plan).named_parameters())
+    assert all(parameter.grad is None or parameter.grad.shape == parameter.shape for parameter in small.parameters())
+    for name, parameter in small.named_parameters():
+        parameter.grad = smaller_gradients[name].detach().clone()
+    for each in optimizers.values():
+        each.step()
+    expected = dict(toys.cut_copy(dense, groups, plan).named_parameters())
+    for name, parameter in small.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_every_kept_momentum_is_the_one_it_was(optimizer: str) -> None:
+    model = toys.settled(toys.Residual()).to(memory_format=torch.channels_last)
+    groups = find_groups(model)
+    trained = OPTIMIZERS[optimizer](model.parameters())
+    with_gradients(model, 0)
+    trained.step()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    states = {}
+    for parameter, state in trained.state.items():
+        for key, value in state.items():
+            states.setdefault(key, {})[names[parameter]] = torch.as_tensor(value).clone()
+    dense = copy.deepcopy(model)
+    plan = toys.plan_keeping(groups, {"stem.0": [0, 3, 4, 7], "side.0": [1, 2], "inner1.0": [5]})
+    cut(model, groups, plan, trained)
+
+    kinds = {"sgd": {"momentum_buffer"}, "adamw": {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}}[optimizer]
+    for key in kinds:
+        values = states[key]
+        carried = {name: trained.state[parameter][key] for name, parameter in model.named_parameters()}
+        if key == "step":
+            assert {int(value) for value in carried.values()} == {1}
+            continue
+        expected = dict(toys.cut_copy(as_network(dense, values), groups, plan).named_parameters())
+        for name, value in carried.items():
+            assert torch.equal(value, expected[name]), (key, name)
+            assert value.dim() < 4 or value.is_contiguous(memory_format=torch.channels_last)
+    # By hand, for one of them.
+    main = "momentum_buffer" if optimizer == "sgd" else "exp_avg"
+    kept = trained.state[model.inner1[0].weight][main]
+    assert torch.equal(kept, states[main]["inner1.0.weight"][[5]][:, [0, 3, 4, 7]])
+
+
+def test_groups_of_parameters_keep_their_order_and_settings() -> None:
+    model, other = toys.settled(toys.Chain()), nn.Linear(2, 2)
+    groups = find_groups(model)
+    layers = [model.second, other, model.first, model.head]
+    optimizer = torch.optim.SGD(
+        [{"params": list(layer.parameters()), "lr": rate} for rate, layer in enumerate(layers, 1)], momentum=0.9
+    )
+    stale = set(map(id, model.parameters()))
+    foreign = list(other.parameters())
+    with_gradients(model, 0)
+    with_gradients(other, 1)
+    optimizer.step()
+    rates = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    cut(model, groups, halved(groups), optimizer)
+    assert [group["params"] for group in optimizer.param_groups] == [list(layer.parameters()) for layer in layers]
+    assert [group["lr"] for group in optimizer.param_groups] == [1, 2, 3, 4]
+    assert all(now is then for now, then in zip(optimizer.param_groups[1]["params"], foreign, strict=True))
+    # The output's bias alone has lost nothing.
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert held & stale == {id(model.head.bias)}
+    assert {id(parameter) for parameter in optimizer.state} == held
+    # A schedule made before the cut still sets the rates, and the state can be saved and read back.
+    with_gradients(model, 2)
+    optimizer.step()
+    rates.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    again = torch.optim.SGD([{"params": list(layer.parameters())} for layer in layers], lr=1.0, momentum=0.9)
+    again.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_goes_on_after_a_cut_with_its_average(optimizer: str) -> None:
+    model = toys.settled(toys.Auxiliary()).train()
+    trained, ema = OPTIMIZERS[optimizer](model.parameters()), Ema(model, 0.5)
+    for step in range(4):
+        if step == 2:
+            groups = find_groups(model)
+            cut(model, groups, halved(groups), trained)
+            cut(ema.model, groups, halved(groups))
+            carried = ema.model.first[0].weight.clone()
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        output = model(toys.IMAGES)
+        trained.zero_grad()
+        (output["out"].square().mean() + output["aux"].square().mean()).backward()
+        trained.step()
+        ema.update(model, step)
+        for parameter, old in zip(model.parameters(), before, strict=True):
+            assert not torch.equal(parameter, old)
+    decay = min(0.5, 4 / 13)
+    assert ema.model.first[0].weight.shape == model.first[0].weight.shape == (4, 3, 3, 3)
+    assert not torch.equal(ema.model.first[0].weight, carried)
+    assert decay < 0.5
+
+
+def test_a_state_of_another_shape_is_refused_before_anything_changes() -> None:
+    model = toys.settled(toys.Chain())
+    groups = find_groups(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    # A factored second moment, as Adafactor keeps.
+    optimizer.state[model.second[0].weight]["row_var"] = torch.zeros(6, 1)
+    with pytest.raises(BenchError, match=r"row_var of second.0.weight is \[6, 1\], the weight \[6, 8, 3, 3\]"):
+        cut(model, groups, halved(groups), optimizer)
+    assert model.first[0].out_channels == 8
+    assert len(optimizer.param_groups[0]["params"]) == len(list(model.parameters()))

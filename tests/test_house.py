@@ -19,13 +19,13 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 FLOORS = (
     "errors console vision_compat modes hooks layers losses cost target control agreement",
     "options runs distributed tensor_files transforms datasets models pruners zeros",
-    "cli flags devices checkpoint optim latency groups cost_table family replay datasets.* models.*",
+    "cli flags devices checkpoint optim latency groups cost_table family schedule replay datasets.* models.*",
     "data metrics boundary inference pictures plan training_state report heat_map",
     "evaluation activations cut absorb budget",
-    "train_eval reference ablation reconstruction",
+    "train_eval training_step retraining reference ablation reconstruction",
     "pruners.* latency_search",
-    "preparation",
-    "workbench",
+    "preparation workpiece",
+    "workbench iterative",
     "pipeline sensitivity quantize oracle",
     "sweep",
 )

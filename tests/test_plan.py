@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from bench.errors import BenchError, UsageError
 from bench.family import fixed_ratios, nearest_allowed
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
-from bench.plan import PruningPlan, make_plan, original_channels
+from bench.plan import PruningPlan, make_plan, original_channels, renumbered
 from bench.target import Target
 
 # The table of these is read off and checked in a second.
@@ -582,3 +583,126 @@ def test_groups_an_earlier_cut_left_whole_count_as_whole() -> None:
     assert plan.kept == {"0": [0, 2], "1": [1, 2]}
     kept = original_channels({"0": [1, 3, 5, 7], "gone": [0]}, bare.groups, plan)
     assert kept == {"0": [1, 5], "1": [1, 2], "gone": [0]}
+
+
+# --- several cuts of one network
+
+
+def in_several_cuts(bare: Bare, kind: str, values: Sequence[float], seed: int, **target: object) -> list[PruningPlan]:
+    """Plans one after the other, each by new random scores of what the one before left."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = {group.name: list(range(group.channels)) for group in prunable(bare.groups)}
+    plans = []
+    for value in values:
+        scores = {name: torch.rand(len(there), generator=generator) for name, there in kept.items()}
+        plans.append(make_plan(bare.groups, scores, bare.table, Target(kind, value, **target), kept))
+        kept = plans[-1].kept
+    return plans
+
+
+def counts(plan: PruningPlan) -> list[int]:
+    return [len(kept) for kept in plan.kept.values()]
+
+
+def test_a_second_cut_by_hand() -> None:
+    bare = Bare(4, 4)
+    kept = {"0": [0, 2, 3], "1": [1, 2, 3]}
+    scores = {"0": torch.tensor([0.9, 0.1, 0.8]), "1": torch.tensor([0.2, 0.7, 0.6])}
+    # Half of the eight: two are gone, channel 2 of the one and channel 1 of the other follow.
+    plan = make_plan(bare.groups, scores, bare.table, Target("channels", 0.5), kept)
+    assert plan.kept == {"0": [0, 3], "1": [2, 3]}
+    assert plan.channels == (4, 8)
+    assert renumbered(plan, kept).kept == {"0": [0, 2], "1": [1, 2]}
+    # The cost is that of the network both cuts leave: 3 -> 2 -> 2 -> 2 channels.
+    assert plan.predicted.parameters == (3 * 2 + 2) + (2 * 2 + 2) + (2 * 2 + 2)
+
+
+@pytest.mark.parametrize("round_to", [1, 4])
+@pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("channels", (0.2, 0.45, 0.6)), ("macs", (0.7, 0.5, 0.3)), ("params", (0.9, 0.899, 0.3)), ("size", (2200, 900))],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_channel_comes_back_and_every_goal_counts_from_the_whole_network(
+    kind: str, values: tuple[float, ...], scope: str, round_to: int, seed: int
+) -> None:
+    bare = Bare(16, 24, 9, 12)
+    plans = in_several_cuts(bare, kind, values, seed, scope=scope, round_to=round_to, min_keep=0.2)
+    names = plans[0].kept
+    for earlier, later in itertools.pairwise(plans):
+        assert all(set(later.kept[name]) <= set(earlier.kept[name]) for name in names)
+    for plan, value in zip(plans, values, strict=True):
+        kept = np.array([*counts(plan), bare.groups[-1].channels])
+        assert plan.predicted == bare.table.predict(kept)
+        assert all(
+            left >= 0.2 * group.channels and (left % round_to == 0 or left == group.channels)
+            for left, group in zip(counts(plan), bare.groups, strict=False)
+        )
+        if kind == "channels" and scope != "local":
+            assert plan.channel_ratio <= value
+        if kind == "size":
+            assert plan.predicted.bytes <= value
+    if kind in ("macs", "params") and round_to == 1 and scope != "isomorphic":
+        name = {"macs": "macs", "params": "parameters"}[kind]
+        share = getattr(plans[-1].predicted, name) / getattr(plans[-1].dense, name)
+        assert share == pytest.approx(values[-1], abs=0.03)
+
+
+def test_limits_and_named_shares_do_not_compound() -> None:
+    bare = Bare(20, 20, 20)
+    limits = {"scope": "local", "max_ratio": 0.5, "ratio_of": {"1": 0.2}}
+    plans = in_several_cuts(bare, "channels", (0.25, 0.5), 0, **limits)
+    # The named share is reached at once and stays.
+    assert [counts(plan) for plan in plans] == [[15, 16, 15], [10, 16, 10]]
+    with pytest.raises(BenchError, match=r"at most 50.0% can go with --min-keep 0.02 and --max-ratio 0.5"):
+        in_several_cuts(bare, "channels", (0.25, 0.6), 0, **limits)
+
+
+def test_a_class_ahead_of_its_share_waits_for_the_others() -> None:
+    bare = Bare(10, 10)
+    kept = {"0": [0, 1, 2, 3], "1": list(range(10))}
+    scores = {"0": torch.zeros(4), "1": torch.ones(10)}
+    plan = make_plan(bare.groups, scores, bare.table, Target("channels", 0.5, "local"), kept)
+    assert plan.kept == {"0": [0, 1, 2, 3], "1": [5, 6, 7, 8, 9]}
+
+
+def test_a_goal_that_was_passed_takes_nothing() -> None:
+    bare = Bare(8, 8)
+    first = in_several_cuts(bare, "macs", (0.4,), 0)[0]
+    scores = {name: torch.rand(len(there)) for name, there in first.kept.items()}
+    again = make_plan(bare.groups, scores, bare.table, Target("macs", 0.9), first.kept)
+    assert again.kept == first.kept
+    again = make_plan(bare.groups, scores, bare.table, Target("channels", 0.01), first.kept)
+    assert again.kept == first.kept
+    with pytest.raises(BenchError, match="--ratio-of alone leaves"):
+        bare.plan([[1.0] * 8, [1.0] * 8], "macs", 0.9, ratio_of={"*": 0.8})
+
+
+def test_pools_and_thresholds_of_a_second_cut() -> None:
+    bare = Bare(10, 10, 10)
+    kept = {"0": list(range(10)), "1": list(range(4, 10)), "2": list(range(10))}
+    scores = {"0": torch.arange(0.0, 10.0), "1": torch.arange(50.0, 56.0), "2": torch.arange(20.0, 30.0)}
+    pools = {"0": "a", "1": "a"}
+    # Ten of the twenty of pool a go, four of which are gone already; in a pool by itself, half of the last group.
+    plan = make_plan(bare.groups, scores, bare.table, Target("channels", 0.5, pools=pools), kept)
+    assert plan.kept == {"0": [6, 7, 8, 9], "1": [4, 5, 6, 7, 8, 9], "2": [5, 6, 7, 8, 9]}
+    # In one ranking, 11 more of the 30: all of the first group that may go, and then some of the last.
+    plan = make_plan(bare.groups, scores, bare.table, Target("channels", 0.5), kept)
+    assert plan.kept == {"0": [9], "1": [4, 5, 6, 7, 8, 9], "2": [2, 3, 4, 5, 6, 7, 8, 9]}
+    assert plan.threshold == 21.0
+
+
+def test_what_was_skipped_stays_as_an_earlier_cut_left_it() -> None:
+    bare = Bare(4, 4)
+    kept = {"0": [1, 3], "1": [0, 1, 2, 3]}
+    plan = make_plan(bare.groups, {"1": torch.rand(4)}, bare.table, Target("channels", 0.5), kept)
+    assert plan.kept["0"] == [1, 3]
+    assert len(plan.kept["1"]) == 2
+    assert plan.skipped == ["0"]
+
+
+def test_scores_of_the_whole_network_do_not_fit_a_cut_one() -> None:
+    bare = Bare(4, 4)
+    with pytest.raises(BenchError, match=r"scores of 0 have shape \[4\], the group has 2 channels"):
+        make_plan(bare.groups, {"0": torch.rand(4)}, bare.table, Target("channels", 0.5), {"0": [1, 3]})

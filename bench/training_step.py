@@ -1,0 +1,96 @@
+"""What a training step is, whoever asks for it: the loss of a batch, and what an optimizer step changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.checkpoint import SavedModel
+from bench.evaluation import autocast, batchnorm_explained
+from bench.losses import segmentation_loss
+from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
+from bench.options import TrainOptions, require
+from bench.training_state import TrainingState
+
+if TYPE_CHECKING:
+    from bench.data import SegmentationData
+
+
+def check_precision(options: TrainOptions, device: torch.device) -> None:
+    """Raises UsageError for fp16 on CPU."""
+    require(
+        options.amp != "fp16" or device.type == "cuda", "--amp fp16 needs a CUDA device; use --amp bf16 or --amp none"
+    )
+
+
+def new_state(
+    saved: SavedModel, options: TrainOptions, device: torch.device, identity: dict[str, Any]
+) -> TrainingState:
+    """What a run begins with.
+
+    Args:
+        saved: the network, on the device.
+        options: the recipe.
+        device: where it is trained.
+        identity: see `bench.training_state.run_identity`.
+    """
+    return TrainingState(
+        saved,
+        build_optimizer(saved.model, options),
+        torch.amp.GradScaler(device.type, enabled=options.amp == "fp16"),
+        Ema(saved.model, options.ema) if options.ema else None,
+        identity,
+    )
+
+
+class TrainingLoss:
+    """The loss that a recipe trains with."""
+
+    def __init__(self, data: SegmentationData, options: TrainOptions, device: torch.device):
+        self._options, self._device, self._void = options, device, data.classes.ignore_index
+        self._class_weights = data.class_weights().float().to(device) if options.compute_class_weights else None
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch on the device, [], in the recipe's precision.
+
+        Raises:
+            BenchError: a BatchNorm sees a single value a channel.
+        """
+        with autocast(self._device, self._options.amp), batchnorm_explained("--batch-size"):
+            output = network(images)
+        return segmentation_loss(
+            output, labels, self._void, weight=self._class_weights, aux_weight=self._options.aux_weight
+        )
+
+
+def take_step(state: TrainingState, options: TrainOptions, step: int, steps: int) -> None:
+    """An optimizer step by the gradients that are there, at the rate of its place in the run.
+
+    Args:
+        state: the run.
+        options: its recipe.
+        step: number of the step, from 0.
+        steps: steps of the whole run.
+    """
+    optimizer, scaler, model = state.optimizer, state.scaler, state.saved.model
+    set_learning_rate(optimizer, learning_rate(options, step, steps))
+    if options.grad_clip or options.sparsity_lambda:
+        scaler.unscale_(optimizer)
+    if options.grad_clip:
+        nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
+    if options.sparsity_lambda:
+        penalise_scales(model, options.sparsity_lambda)
+    scaler.step(optimizer)
+    scaler.update()
+    state.zeros.restore()
+    optimizer.zero_grad(set_to_none=True)
+    if state.ema:
+        state.ema.update(model, step)
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed from several numbers, such as a run's seed and the number of an epoch."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,0 +1,129 @@
+"""Seconds and memory of everything between loading a network and having it cut.
+
+    python -m tests.benchmarks.planning_cost [--model deeplabv3_resnet50] [--input-size 360,480] [--threads 2]
+        [--plans 50] [--out FILE.json]
+
+Each stage is timed once, the first time the process does it; a cut includes the copy of the network that is cut. Then
+more plans are made and cut from the same scores, for ten targets of all kinds and scopes over and over. The ten differ
+in what they take, so the peak of the process's memory after one round of them is what the further rounds may raise by
+at most 50 MB. Random weights and scores. The exit status is 1 where a limit is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from bench.cost_table import CostTable
+from bench.cut import cut
+from bench.groups import find_groups, prunable
+from bench.models import ModelSpec, build_model
+from bench.options import parse_size
+from bench.plan import Scores, make_plan
+from bench.target import Target
+
+Result = TypeVar("Result")
+OUTPUTS = 12
+ROUND = 10
+MOST_SECONDS, MOST_SECONDS_MORE, MOST_MEGABYTES = 2.0, 0.3, 50.0
+
+
+def timed(row: dict[str, float], stage: str, work: Callable[[], Result]) -> Result:
+    """Does some work and notes its seconds."""
+    began = time.perf_counter()
+    result = work()
+    row[stage] = time.perf_counter() - began
+    return result
+
+
+def peak_megabytes() -> float:
+    """The most memory this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def other_targets(dense_bytes: int) -> list[Target]:
+    """A round of targets of all kinds and scopes."""
+    targets = []
+    for number in range(ROUND):
+        share = 0.9 - 0.6 * number / ROUND
+        kind = ("channels", "macs", "params", "size")[number % 4]
+        value = {"channels": 1 - share, "size": int(share * dense_bytes)}.get(kind, share)
+        targets.append(Target(kind, value, ("global", "local", "isomorphic")[number % 3]))
+    return targets
+
+
+def measure(model_name: str, input_size: tuple[int, int], plans: int) -> dict[str, Any]:
+    """Seconds of each stage, and how some plans raise the peak of the memory."""
+    torch.manual_seed(0)
+    model = build_model(ModelSpec(model_name, OUTPUTS)).eval()
+    seconds: dict[str, float] = {}
+    groups = timed(seconds, "groups", lambda: find_groups(model))
+    table = timed(seconds, "cost table", lambda: CostTable(model, groups, input_size))
+    scores: Scores = {group.name: torch.rand(group.channels) for group in prunable(groups)}
+
+    def smaller(stages: dict[str, float], target: Target) -> None:
+        plan = timed(stages, "plan", lambda: make_plan(groups, scores, table, target))
+        timed(stages, "cut", lambda: cut(copy.deepcopy(model), groups, plan))
+
+    smaller(seconds, Target("macs", 0.5))
+    more: dict[str, float] = {}
+    smaller(more, Target("params", 0.3))
+    targets = other_targets(table.dense().bytes)
+    peaks = [peak_megabytes()]
+    for number in range(plans):
+        smaller({}, targets[number % ROUND])
+        peaks.append(peak_megabytes())
+    return {
+        "model": model_name,
+        "input_size": input_size,
+        "threads": torch.get_num_threads(),
+        "seconds": {**seconds, "all": sum(seconds.values())},
+        "one_more_target": {**more, "all": sum(more.values())},
+        "plans": plans,
+        "peak_growth_mb": {"first round": peaks[ROUND] - peaks[0], "further rounds": peaks[-1] - peaks[ROUND]},
+    }
+
+
+def main() -> None:
+    """Measures, prints a table and says which limits are kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="deeplabv3_resnet50")
+    parser.add_argument("--input-size", type=parse_size, default=(360, 480))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plans", type=int, default=50, help=f"at least {ROUND}")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if arguments.plans < ROUND:
+        parser.error(f"--plans {arguments.plans} is less than a round of {ROUND}")
+    torch.set_num_threads(arguments.threads)
+    result = measure(arguments.model, arguments.input_size, arguments.plans)
+    print(f"{arguments.model} at {arguments.input_size}, {arguments.threads} threads")
+    for title, stages in (("first target", "seconds"), ("one more target", "one_more_target")):
+        print(f"  {title:16}" + ", ".join(f"{stage} {spent:.3f} s" for stage, spent in result[stages].items()))
+    growth = result["peak_growth_mb"]
+    print(f"  {arguments.plans} more plans and cuts raise the peak of the memory by {growth['first round']:.1f} MB "
+          f"in the first {ROUND}, by {growth['further rounds']:.1f} MB after that")  # fmt: skip
+    limits = {
+        f"groups, cost table, plan and cut in {MOST_SECONDS:g} s": result["seconds"]["all"] <= MOST_SECONDS,
+        f"one more target in {MOST_SECONDS_MORE:g} s": result["one_more_target"]["all"] <= MOST_SECONDS_MORE,
+        f"memory flat within {MOST_MEGABYTES:g} MB": growth["further rounds"] <= MOST_MEGABYTES,
+    }
+    for limit, is_kept in limits.items():
+        print(f"  {'kept' if is_kept else 'NOT KEPT'}: {limit}")
+    if arguments.out:
+        arguments.out.write_text(json.dumps({**result, "limits": limits}, indent=1) + "\n", encoding="utf-8")
+    if not all(limits.values()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
