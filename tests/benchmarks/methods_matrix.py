@@ -28,7 +28,7 @@ from bench.models import MODELS, ModelSpec, build_model
 from bench.pruners import methods
 
 SIZE = (64, 64)
-SHORT: dict[str, str] = {}
+SHORT = {"dmcp": "steps=2", "slimming": "sparse_epochs=1"}
 """Options that make a method's own training short."""
 
 

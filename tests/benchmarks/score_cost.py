@@ -6,34 +6,40 @@
 Plain passes are what no method of its kind can do without: a forward pass of every image (`forward`), and a backward
 pass to the weights (`backward`), or one to the inputs of the layers for each class of every batch (`classes`). Every
 measurement runs in a process of its own, so that its peak memory is its own; `extra MB` is the peak above
-what the process held when the network and the images were loaded. Random weights, drawn street scenes.
+what the process held when the network and the images were loaded. Random weights, drawn street scenes; of dmcp one pass
+over the images is measured, of which its search makes several; slimming is measured without its training.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from bench.budget import budget_for
+from bench.cost_table import CostTable
 from bench.data import SegmentationData
 from bench.datasets.synthetic import draw_dataset
-from bench.groups import find_groups, prunable
+from bench.groups import find_groups, layers_to_spare, prunable
 from bench.losses import segmentation_loss
 from bench.models import ModelSpec, build_model
 from bench.options import DataOptions, parse_size
 from bench.pruners import make_pruner, methods
-from bench.pruners.base import Calibration
+from bench.pruners.base import Calibration, Sparsifier
+from bench.target import Target
 
 OUTPUTS, VOID = 12, 11
-PASSES = {"forward": ("sirfp", "apoz", "papm"), "backward": ("taylor",), "classes": ("fgp",)}
+PASSES = {"forward": ("sirfp", "apoz", "papm"), "backward": ("taylor", "dmcp"), "classes": ("fgp",)}
 
 
 def forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
@@ -64,6 +70,21 @@ def classes(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
 PLAIN = {"forward": forward, "backward": backward, "classes": classes}
 
 
+def work_on(model: nn.Module, work: str, batches: list[tuple[Tensor, Tensor]], size: tuple[int, int]) -> Callable:
+    """What is to be measured: plain passes, or a method's score."""
+    if work in PLAIN:
+        return functools.partial(PLAIN[work], model, batches)
+    # A step of dmcp's search sees a batch; as many as there are make one pass.
+    method = make_pruner(work, {"steps": len(batches)} if work == "dmcp" else {})
+    groups = find_groups(model)
+    if isinstance(method, Sparsifier):
+        return functools.partial(method.choose, model, layers_to_spare(groups), 0.5)
+    budget = None
+    if method.needs_target:
+        budget = budget_for(groups, CostTable(model, groups, size), Target("macs", 0.5))
+    return functools.partial(method.score, model, prunable(groups), Calibration(batches, VOID, seed=0, budget=budget))
+
+
 def measure(model_name: str, work: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds and extra peak MB of one score, or of plain passes, in this process."""
     torch.set_num_threads(arguments.threads)
@@ -71,14 +92,11 @@ def measure(model_name: str, work: str, arguments: argparse.Namespace) -> dict[s
     model = build_model(ModelSpec(model_name, OUTPUTS)).eval()
     options = DataOptions("camvid", arguments.data_root, arguments.input_size, num_workers=0)
     batches = list(SegmentationData(options, seed=0).calibration(arguments.images, arguments.batch_size, seed=0))
-    groups = [] if work in PLAIN else prunable(find_groups(model))
+    run = work_on(model, work, batches, arguments.input_size)
     forward(model, batches[:1])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    if work in PLAIN:
-        PLAIN[work](model, batches)
-    else:
-        make_pruner(work).score(model, groups, Calibration(batches, VOID, seed=0))
+    run()
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "extra_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
 
