@@ -118,7 +118,8 @@ def main() -> None:
     """Measures everything and prints a line each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="deeplabv3_resnet50,unet")
-    parser.add_argument("--methods", default=",".join(methods()))
+    scoring = [name for name in methods() if isinstance(make_pruner(name), Pruner)]
+    parser.add_argument("--methods", default=",".join(scoring))
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--input-size", type=parse_size, default=(360, 480))

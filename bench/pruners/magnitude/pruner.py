@@ -80,7 +80,7 @@ class Magnitude(Sparsifier):
     table: tuple[Rule, ...] = field(init=False)
 
     name: ClassVar[str] = "magnitude"
-    paper: ClassVar[str] = "TokenC3-LSNet recipe (module-aware magnitude sparsity); unpublished as a paper of its own"
+    paper: ClassVar[str] = "the TokenC3-LSNet recipe (module-aware magnitude sparsity)"
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
