@@ -59,7 +59,7 @@ class Workbench:
             options: what is the same for all prunings.
             scores_folder: where scores are kept, to be found again by content.
         """
-        self.reference, self.options, self.scores_folder = reference, options, scores_folder
+        self.reference, self.options, self._scores_folder = reference, options, scores_folder
         self._seconds: dict[str, float] = {}
 
     @cached_property
@@ -112,7 +112,7 @@ class Workbench:
         cost = reference.cost_of(network)
         quality: dict[str, Any] = {"split": reference.split}
         if reconstruction:
-            errors["cut"] = self._timed("reconstruction", lambda: reconstruction.error(network, plan))
+            errors["cut"] = reconstruction.error(network, plan)
         if options.evaluate:
             quality |= {"baseline": reference.quality, "cut": reference.score(network, "after the cut")}
         if options.recalibrate and plan.removes_channels:
@@ -138,13 +138,13 @@ class Workbench:
             "dataset": reference.data.name,
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
             "quality": quality,
-            "reconstruction": errors,
             "options": asdict(options),
             "scores": scores_file,
             "seconds": self._seconds,
             "provenance": provenance(),
             "plan": plan.as_record(),
             "bias_absorption": absorbed,
+            "reconstruction": errors,
         }
         before = reference.saved
         meta = {
@@ -182,7 +182,7 @@ class Workbench:
                 "ignore fewer layers"
             )
         identity = plain(self.score_identity(pruner, seed))
-        path = self.scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
+        path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
         images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
@@ -192,7 +192,7 @@ class Workbench:
         if not scores:
             raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
         scores = {name: score.detach().cpu() for name, score in scores.items()}
-        make_folder(self.scores_folder)
+        make_folder(self._scores_folder)
         with whole_file(path) as temporary:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name

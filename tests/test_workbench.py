@@ -145,6 +145,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert list(info) == [
         "format", "method", "method_options", "target", "seed", "baseline", "paper", "model", "dataset", "cost",
         "quality", "options", "scores", "seconds", "provenance", "plan", "bias_absorption",
+        "reconstruction",
     ]  # fmt: skip
     assert info["format"] == "pruning-info/1"
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
