@@ -97,8 +97,8 @@ def measure_agreement(
 ) -> dict[str, Any]:
     """Compares methods' scores with the oracle.
 
-    The folder receives `oracle_agreement.json` and `.csv`; the losses are kept beside the scores and found again by
-    content, whatever the methods.
+    The folder receives `oracle_agreement.json` and `.csv`, and the losses, which are found again by content, whatever
+    the methods.
 
     Args:
         workbench: the baseline, whose scores are judged.
@@ -115,7 +115,7 @@ def measure_agreement(
         UsageError: fewer than two images.
         BenchError: the network cannot be measured.
     """
-    oracle = _measured(workbench, options)
+    oracle = _measured(workbench, options, folder)
     groups = {group.name: group for group in oracle.sampled}
     rows = []
     for (name, pruner), seed in itertools.product(pruners.items(), dict.fromkeys(seeds)):
@@ -151,7 +151,7 @@ def measure_agreement(
 _KINDS = {"absolute": Oracle.magnitudes, "signed": Oracle.changes}
 
 
-def _measured(workbench: Workbench, options: OracleOptions) -> Oracle:
+def _measured(workbench: Workbench, options: OracleOptions, folder: Path) -> Oracle:
     if options.oracle_images < 2:
         raise UsageError("--oracle-images must be at least 2, because two halves of them are compared")
     reference, groups = workbench.reference, prunable(workbench.groups)
@@ -170,7 +170,7 @@ def _measured(workbench: Workbench, options: OracleOptions) -> Oracle:
         batches,
         ignore_index=data.classes.ignore_index,
         device=reference.device,
-        path=workbench.scores_folder / f"oracle_{digest(identity)}.json",
+        path=folder / f"oracle_losses_{digest(identity)}.json",
         identity=identity,
     )
     return Oracle(groups, ablation, options.oracle_units, options.oracle_seed)

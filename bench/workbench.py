@@ -52,7 +52,7 @@ class Workbench:
             options: what is the same for all prunings.
             scores_folder: where scores, and networks that methods trained, are kept, to be found again by content.
         """
-        self.reference, self.options, self.scores_folder = reference, options, scores_folder
+        self.reference, self.options, self._scores_folder = reference, options, scores_folder
         self._seconds: dict[str, float] = {}
         self._prepared_quality: dict[str, dict[str, Any]] = {}
 
@@ -152,7 +152,7 @@ class Workbench:
         quality: dict[str, Any] = {"split": reference.split}
         evaluation = None
         if reconstruction:
-            errors["cut"] = self._timed("reconstruction", lambda: reconstruction.error(network, made.plan))
+            errors["cut"] = reconstruction.error(network, made.plan)
         if options.evaluate:
             quality["baseline"] = reference.quality
             if made.trained:
@@ -187,11 +187,11 @@ class Workbench:
             "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
             "scoring": asdict(reference.scoring),
             "quality": quality,
-            "reconstruction": errors,
             "options": asdict(options),
             "seconds": self._seconds,
             "provenance": provenance(),
             **made.record,
+            "reconstruction": errors,
         }
         before = reference.saved
         meta = {
@@ -295,7 +295,7 @@ class Workbench:
             return Prepared(reference.saved.model, {}, None)
         groups, budget = self._prunable(), self._budget(pruner, target)
         identity = digest(self.training_identity(pruner, seed, target))
-        folder = self.scores_folder / f"prepared_{pruner.name}_{identity}"
+        folder = self._scores_folder / f"prepared_{pruner.name}_{identity}"
         training = Training(reference.data.seeded(seed), groups, seed, reference.device, folder, budget)
         if is_done(folder, NETWORK):
             path = folder / NETWORK
@@ -324,7 +324,7 @@ class Workbench:
             raise UsageError(f"{pruner.name} zeroes single weights and ranks no channels; choose a method that does")
         groups, budget = self._prunable(subject), self._budget(pruner, target)
         identity = plain(self.score_identity(pruner, seed, target, subject))
-        path = self.scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
+        path = self._scores_folder / f"scores_{pruner.name}_{digest(identity)}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)["scores"], path.name
         prepared = Prepared(subject.model, {}, None) if subject else self.prepared(pruner, seed, target)
@@ -335,7 +335,7 @@ class Workbench:
         if not scores:
             raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
         scores = {name: score.detach().cpu() for name, score in scores.items()}
-        make_folder(self.scores_folder)
+        make_folder(self._scores_folder)
         with whole_file(path) as temporary:
             torch.save({"identity": identity, "scores": scores}, temporary)
         return scores, path.name

@@ -131,7 +131,7 @@ def test_later_scores_are_those_of_what_the_earlier_cuts_left(make_bench: MakeBe
     kept = {**{group.name: list(range(group.channels)) for group in prunable(groups)}, **first["kept"]}
     small = toys.cut_copy(dense, groups, toys.plan_keeping(groups, kept))
     expected = L1.score(small.eval(), prunable(find_groups(small)), Calibration([], 11, 0))
-    found = torch.load(bench.scores_folder / second["scores"], weights_only=True)["scores"]
+    found = torch.load(bench._scores_folder / second["scores"], weights_only=True)["scores"]
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     # The filters read fewer channels now, so this is not what ranking the dense network once gives.
@@ -222,7 +222,7 @@ def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench)
         0.5, abs=0.01
     )
     assert pruned.info["plan"]["search"] == last["search"]
-    scores = torch.load(bench.scores_folder / last["scores"], weights_only=True)["scores"]
+    scores = torch.load(bench._scores_folder / last["scores"], weights_only=True)["scores"]
     assert any((score == last["search"]["threshold"]).any() for score in scores.values())
 
 

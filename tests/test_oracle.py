@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_the_record_holds_a_row_for_each_method_and_seed(
 
 def test_the_scores_judged_are_the_methods_own(record: dict[str, Any], bench: Workbench) -> None:
     for row in record["rows"]:
-        saved = torch.load(bench.scores_folder / row["scores"], weights_only=True)["scores"]
+        saved = torch.load(bench._scores_folder / row["scores"], weights_only=True)["scores"]
         groups = record["oracle"]["groups"]
         scores = {name: saved[name][group["channels"]] for name, group in groups.items()}
         signed = {name: torch.tensor(group["loss_change"], dtype=torch.float64) for name, group in groups.items()}
@@ -176,7 +177,7 @@ def test_the_scores_judged_are_the_methods_own(record: dict[str, Any], bench: Wo
 def test_the_set_test_removes_whole_sets(record: dict[str, Any], bench: Workbench, tmp_path: Path) -> None:
     """What it reports for a method is the mean loss of networks that were really cut."""
     row = next(row for row in record["rows"] if row["method"] == "l1")
-    scores = torch.load(bench.scores_folder / row["scores"], weights_only=True)["scores"]
+    scores = torch.load(bench._scores_folder / row["scores"], weights_only=True)["scores"]
     model, total = bench.reference.saved.model, 0.0
     batches = bench.batches(OPTIONS.oracle_images, OPTIONS.oracle_seed)
     for name, group in record["oracle"]["groups"].items():
@@ -204,24 +205,32 @@ def test_the_table_as_a_file(record: dict[str, Any], folder: Path) -> None:
     assert float(lines[0]["signed.spearman"]) == record["ceiling"]["signed"]["spearman"]
 
 
+@pytest.fixture
+def known(record: dict[str, Any], folder: Path, tmp_path: Path) -> Path:
+    """Another folder, with the losses that were measured for the record."""
+    (losses,) = folder.glob("oracle_losses_*.json")
+    shutil.copy(losses, tmp_path)
+    return tmp_path
+
+
 def test_losses_are_measured_once_for_all_methods(
-    record: dict[str, Any], bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    record: dict[str, Any], bench: Workbench, known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(ablation, "Replay", refuse)
-    again = measure_agreement(bench, make_pruners(["l1", "taylor"], {}), GOAL, [1], OPTIONS, tmp_path)
+    again = measure_agreement(bench, make_pruners(["l1", "taylor"], {}), GOAL, [1], OPTIONS, known)
     rows = {row["method"]: row for row in record["rows"] if row["seed"] == 1}
     assert again["rows"] == [rows["l1"], rows["taylor"]]
 
 
 def test_a_method_that_cannot_score_is_a_failed_row(
-    bench: Workbench, record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slimming = make_pruner("slimming")
     monkeypatch.setattr(type(slimming), "score", lambda *_: {})
-    found = measure_agreement(bench, {"slimming": slimming, "l1": make_pruner("l1")}, GOAL, [0], OPTIONS, tmp_path)
+    found = measure_agreement(bench, {"slimming": slimming, "l1": make_pruner("l1")}, GOAL, [0], OPTIONS, known)
     assert [row["status"] for row in found["rows"]] == ["failed", "done"]
     assert "can score no channel" in found["rows"][0]["error"]
 

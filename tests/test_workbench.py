@@ -58,7 +58,7 @@ def without_times(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def score_files(bench: Workbench) -> set[str]:
-    return {path.name for path in bench.scores_folder.iterdir()}
+    return {path.name for path in bench._scores_folder.iterdir()}
 
 
 # --- repeating
@@ -93,7 +93,7 @@ def test_another_seed_sees_other_images(make_bench: MakeBench) -> None:
     bench = make_bench()
     one, other = (bench.prune(TAYLOR, HALF, seed) for seed in (1, 2))
     assert one.info["scores"] != other.info["scores"]
-    scores = [torch.load(bench.scores_folder / p.info["scores"], weights_only=True)["scores"] for p in (one, other)]
+    scores = [torch.load(bench._scores_folder / p.info["scores"], weights_only=True)["scores"] for p in (one, other)]
     assert not any(torch.equal(scores[0][name], scores[1][name]) for name in scores[0])
     assert one.info["plan"]["kept"] != other.info["plan"]["kept"]
     # Weights alone do not depend on the seed; the statistics re-estimated on other images do.
@@ -109,7 +109,7 @@ def test_another_seed_sees_other_images(make_bench: MakeBench) -> None:
 def test_scores_are_computed_once_for_all_targets(make_bench: MakeBench) -> None:
     bench = make_bench()
     first = bench.prune(TAYLOR, Target("channels", 0.2), seed=0)
-    again = {"plan", "cut", "reconstruction", "recalibrate"}
+    again = {"plan", "cut", "recalibrate"}
     assert first.info["seconds"].keys() == {"groups", "cost_table", "score"} | again
     second = bench.prune(TAYLOR, Target("macs", 0.5), seed=0)
     assert second.info["seconds"].keys() == again
@@ -151,8 +151,8 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert json.loads(json.dumps(info)) == info
     assert list(info) == [
         "format", "method", "method_options", "target", "seed", "baseline", "paper", "model", "dataset", "cost",
-        "scoring", "quality", "reconstruction", "options", "seconds", "provenance",
-        "scores", "plan", "sparsity", "bias_absorption", "preparation", "latency_search",
+        "scoring", "quality", "options", "seconds", "provenance",
+        "scores", "plan", "sparsity", "bias_absorption", "preparation", "latency_search", "reconstruction",
     ]  # fmt: skip
     assert info["format"] == "pruning-info/1"
     assert (info["method"], info["method_options"]) == ("taylor", {"term": "gamma"})
@@ -227,7 +227,7 @@ def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBen
     bench = make_bench()
     with pytest.raises(UsageError, match=r"--ratio-of pattern 'layer9\*' fits no group"):
         bench.prune(TAYLOR, Target("channels", 0.3, ratio_of={"layer9*": 0.5}), seed=0)
-    assert not bench.scores_folder.exists()
+    assert not bench._scores_folder.exists()
 
 
 def test_targets_of_a_method(make_bench: MakeBench) -> None:

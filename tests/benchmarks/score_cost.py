@@ -35,7 +35,7 @@ from bench.losses import segmentation_loss
 from bench.models import ModelSpec, build_model
 from bench.options import DataOptions, parse_size
 from bench.pruners import make_pruner, methods
-from bench.pruners.base import Calibration, Sparsifier
+from bench.pruners.base import Calibration, Pruner, Sparsifier
 from bench.target import Target
 
 OUTPUTS, VOID = 12, 11
