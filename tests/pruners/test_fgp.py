@@ -315,6 +315,11 @@ def test_batches_do_not_matter_and_absent_classes_are_left_out(chain: nn.Module)
     assert not torch.allclose(five["first.0"], six["first.0"], rtol=0.01)
     labels[:, 0, :5] = VOID
     assert_close(six, ratios_of(chain, [(images, labels)], target="gt"))
+    # What one image has too little of counts in another.
+    labels[0, 0, :5], labels[1, 0, :9] = 1, 1
+    six = ratios_of(chain, [(images, labels)], target="gt", min_pixels=6)
+    labels[0, 0, :5] = VOID
+    assert_close(six, ratios_of(chain, [(images, labels)], target="gt"))
 
 
 def test_images_matter_and_labels_only_where_they_are_the_target(chain: nn.Module) -> None:
