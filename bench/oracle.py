@@ -238,7 +238,7 @@ def _sets(oracle: Oracle, choice: Importances, ratio: float) -> list[Removal]:
 def _describe(oracle: Oracle, workbench: Workbench, options: OracleOptions) -> dict[str, Any]:
     data, ablation = workbench.reference.data, oracle.ablation
     return {
-        "dataset": [data.name, data.dataset.root.absolute()],
+        "dataset": [data.name, data.dataset.root],
         "input_size": data.input_size,
         "images": len(ablation.pixels),
         "pixels": int(ablation.pixels.sum()),
