@@ -15,6 +15,7 @@ from bench.options import (
     IterativeOptions,
     MeasureOptions,
     ModelOptions,
+    OracleOptions,
     PruneOptions,
     RunOptions,
     SensitivityOptions,
@@ -41,6 +42,7 @@ GROUPS = (
     GridOptions,
     FinetuneOptions,
     MeasureOptions,
+    OracleOptions,
     Int8Options,
 )
 
