@@ -53,8 +53,13 @@ def overlap(scores: Tensor, truth: Tensor, ratio: float) -> Tensor:
         float64 [...]
     """
     count = count_of(ratio, scores.shape[-1])
-    shared = [(bottom(scores, count, seed) & bottom(truth, count, seed)).sum(-1) for seed in range(TIE_BREAKS)]
+    orders = range(TIE_BREAKS if _has_ties(scores) or _has_ties(truth) else 1)
+    shared = [(bottom(scores, count, seed) & bottom(truth, count, seed)).sum(-1) for seed in orders]
     return torch.stack(shared).double().mean(0) / count
+
+
+def _has_ties(values: Tensor) -> bool:
+    return bool((values.sort(dim=-1).values.diff(dim=-1) == 0).any())
 
 
 def above_chance(found: float, chance: float) -> float:
