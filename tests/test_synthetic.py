@@ -76,7 +76,7 @@ def test_a_drawn_folder_is_used_as_it_is(drawn, monkeypatch):
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(synthetic, "draw_dataset", never)
-    assert len(Synthetic(drawn[0].root).pairs("test")) == synthetic.IMAGES["test"]
+    assert len(Synthetic(drawn.root).pairs("test")) == synthetic.IMAGES["test"]
 
 
 def test_an_empty_folder_is_filled(tmp_path, monkeypatch):
