@@ -11,11 +11,11 @@ from html import escape
 
 import numpy as np
 
-WIDTH = 760
+WIDTH = 680
 """Of every chart, in pixels where it is shown at its full size."""
 
 _RIGHT, _TOP, _AXIS = 64, 8, 30
-_BAR, _GAP = 9, 9
+_BAR, _GAP = 11, 8
 # DejaVu Sans and its like at 12 pixels, the widest a browser may fall back to.
 _LETTER, _LONGEST = 7.3, 34
 _ROW = 74
@@ -53,12 +53,12 @@ def bar_chart(
                     f'<rect class="series{number}" x="{left}" y="{_short(y)}" width="{_short(value * scale)}" '
                     f'height="{_BAR - 1}"><title>{hint}</title></rect>'
                 )
-            parts.append(_text(left + (value or 0) * scale + 4, y + _BAR - 1, shown, "value"))
+            parts.append(_text(left + (value or 0) * scale + 4, y + _BAR - 2, shown, "value"))
     return _svg(title, bottom + _AXIS, parts)
 
 
 def strip_chart(title: str, series: Mapping[str, Sequence[float]], *, unit: str) -> str:
-    """One strip a series: a dot for each value, the first on top, the median as a line, 10th to 90th percentile as a box.
+    """One strip a series: a dot for each value, the first on top; a line at the median, a box around the middle 80 %.
 
     The axis leaves out single values far off the others; a strip says how many of its own.
 

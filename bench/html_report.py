@@ -1,4 +1,4 @@
-"""A `report.json` as one HTML page that needs nothing else: style, charts and pictures are inside, there is no script."""
+"""A `report.json` as one HTML page that needs nothing else: style, charts and pictures are inside, scripts are none."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ def html_page(report: Report, panels: Sequence[Panel] | None, classes: Classes) 
     header, numbers = pair_lines(report)
     sides = {name: report[name] for name in ("baseline", "candidate") if report[name]}
     parts = [_tiles(report, sides), *_pruning(sides)]
-    parts += ["<h2>Quality</h2>", _table(header, numbers["quality"]), *_iou_chart(sides)]
-    parts += ["<h2>Cost</h2>", _table(header, numbers["cost"]), *_width_chart(sides)]
+    parts += ["<h2>Quality</h2>", *_beside(_table(header, numbers["quality"]), _iou_chart(sides))]
+    parts += ["<h2>Cost</h2>", *_beside(_table(header, numbers["cost"]), _width_chart(sides))]
     if report["latency"]:
-        parts += ["<h2>Latency</h2>", _table(header, numbers["latency"]), *_latency(report["latency"])]
+        table = _table(header, numbers["latency"]) + _latency_conditions(report["latency"])
+        parts += ["<h2>Latency</h2>", *_beside(table, _latency_chart(report["latency"]["networks"]))]
     if panels is not None:
         parts += _panels(panels, classes, is_pair=len(sides) == 2)
     parts += _origin(report, sides)
@@ -68,7 +69,7 @@ def _tiles(report: Report, sides: Mapping[str, Report]) -> str:
 
     note = ""
     if change:
-        note = f"{change['miou_points']:+.2f} points: {change_text(change['miou_points_interval'])}"
+        note = f"{change['miou_points']:+.2f} points; 95 % interval: {change_text(change['miou_points_interval'])}"
     tiles = [tile("mIoU", [_percent(side["quality"]["miou"]) for side in sides.values()], "%", note)]
     tiles += [cost("parameters", "parameters", 1e6, "M"), cost("MACs", "macs", 1e9, "G")]
     if report["latency"]:
@@ -80,18 +81,23 @@ def _tiles(report: Report, sides: Mapping[str, Report]) -> str:
 
 
 def _pruning(sides: Mapping[str, Report]) -> list[str]:
-    """How the networks were pruned, where their files say so."""
-    lines = []
-    for name, side in sides.items():
-        for how in side["pruning"]:
-            goal = Goal(how["target"]["kind"], how["target"]["value"])
-            options = ", ".join(f"{key}={value}" for key, value in how["method_options"].items()) or "-"
-            cuts = how.get("schedule", {}).get("iterations", 1)
-            lines.append([name, how["method"], options, how["target"].get("scope", "-"), str(goal), cuts, how["seed"]])
-    if not lines:
+    """How the networks were pruned, where their files say so: a column each time."""
+    found = [(name, how) for name, side in sides.items() for how in side["pruning"]]
+    if not found:
         return []
-    header = ["", "method", "options", "ranked", "target", "cuts", "seed"]
-    return ["<h2>Pruning</h2>", _table(header, lines, kind="words")]
+    columns = [
+        {
+            "method": how["method"],
+            "options": ", ".join(f"{key}={value}" for key, value in how["method_options"].items()) or "-",
+            "target": str(Goal(how["target"]["kind"], how["target"]["value"])),
+            "ranked": how["target"].get("scope", "-"),
+            "cuts": how.get("schedule", {"iterations": 1})["iterations"],
+            "seed": how["seed"],
+        }
+        for _, how in found
+    ]
+    lines = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return ["<h2>Pruning</h2>", _table(["", *(name for name, _ in found)], lines, kind="words")]
 
 
 def _iou_chart(sides: Mapping[str, Report]) -> list[str]:
@@ -111,23 +117,25 @@ def _width_chart(sides: Mapping[str, Report]) -> list[str]:
     return _figure(title, chart, sides, f"{narrower} of {len(names)} layers are narrower in the candidate.")
 
 
-def _latency(latency: Report) -> list[str]:
-    networks = latency["networks"]
-    how = {key: value for key, value in latency.items() if key != "networks"}
-    how |= {key: next(iter(networks.values()))[key] for key in ("precision", "memory_format")}
-    title = "Time of each pass, in the order of the rounds from top to bottom"
+def _latency_chart(networks: Mapping[str, Report]) -> list[str]:
+    title = "Time of each pass, the first round on top"
     times = {name: network["times_ms"] for name, network in networks.items()}
-    note = "The line is the median, the box reaches from the 10th to the 90th percentile. "
-    note += "Speed-ups are medians of the ratios within the rounds, with their 95 % interval."
-    chart = strip_chart(title, times, unit="ms")
-    return [*_figure(title, chart, networks, note), _table([], _described(how), kind="words")]
+    note = "The line is the median, the box reaches from the 10th to the 90th percentile; passes that took far longer "
+    note += "are beyond the axis. The speed-up is the median of the ratios within the rounds, with its 95 % interval."
+    return _figure(title, strip_chart(title, times, unit="ms"), networks, note)
+
+
+def _latency_conditions(latency: Report) -> str:
+    first = next(iter(latency["networks"].values()))
+    how = {key: value for key, value in latency.items() if key != "networks"}
+    return _table([], _described(how | {key: first[key] for key in ("precision", "memory_format")}), kind="words")
 
 
 def _panels(panels: Sequence[Panel], classes: Classes, *, is_pair: bool) -> list[str]:
     parts = [f"<h2>{'Where the two disagree most' if is_pair else 'Where it is wrong most'}</h2>"]
     if not panels:
-        nowhere = "The two networks agree on every labelled pixel." if is_pair else "It is right on every labelled pixel."
-        return [*parts, f"<p>{nowhere}</p>"]
+        said = "The two agree on every labelled pixel." if is_pair else "It is right on every labelled pixel."
+        return [*parts, f"<p>{said}</p>"]
     colours = dict(zip(classes.names, classes.palette, strict=True)) | {"not scored": NOT_SCORED}
     parts += [_swatches(colours), _swatches(PAIR if is_pair else ALONE)]
     for panel in panels:
@@ -159,7 +167,7 @@ def _origin(report: Report, sides: Mapping[str, Report]) -> list[str]:
     lines = []
     for name, side in sides.items():
         lines += [[name, side["path"]], [f"{name}, SHA-256", side["sha256"]]]
-    scoring = ", ".join(f"{name} {value}" for name, value, in _described(report["scoring"]))
+    scoring = ", ".join(f"{name} {value}" for name, value in _described(report["scoring"]))
     lines += [["scoring", scoring], *_described(report["provenance"]), ["format", report["format"]]]
     return ["<h2>Provenance</h2>", _table([], lines, kind="words")]
 
@@ -185,6 +193,10 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[object]], kind: str =
     return f'<div class="scroll"><table class="{kind}">{head}<tbody>\n' + "\n".join(rows) + "\n</tbody></table></div>"
 
 
+def _beside(table: str, figure: Sequence[str]) -> list[str]:
+    return ['<div class="beside">', f"<div>{table}</div>", *figure, "</div>"]
+
+
 def _figure(title: str, chart: str, series: Mapping[str, Any], note: str = "") -> list[str]:
     keys = "".join(f'<li><i class="series{number}"></i>{escape(name)}</li>' for number, name in enumerate(series))
     caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
@@ -196,9 +208,7 @@ def _figure(title: str, chart: str, series: Mapping[str, Any], note: str = "") -
 
 
 def _swatches(colours: Mapping[str, tuple[int, int, int]]) -> str:
-    entries = [
-        f'<li><i style="background:rgb{colour}"></i>{escape(name)}</li>' for name, colour in colours.items()
-    ]
+    entries = [f'<li><i style="background:rgb{colour}"></i>{escape(name)}</li>' for name, colour in colours.items()]
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
