@@ -16,6 +16,7 @@ from bench.options import (
     MeasureOptions,
     ModelOptions,
     OracleOptions,
+    PageOptions,
     PruneOptions,
     RunOptions,
     SensitivityOptions,
@@ -43,6 +44,7 @@ GROUPS = (
     FinetuneOptions,
     MeasureOptions,
     OracleOptions,
+    PageOptions,
     Int8Options,
 )
 
