@@ -100,7 +100,7 @@ def strip_chart(title: str, series: Mapping[str, Sequence[float]], *, unit: str)
 def _svg(title: str, height: float, parts: Sequence[str]) -> str:
     size = f'width="{WIDTH}" height="{_short(height)}" viewBox="0 0 {WIDTH} {_short(height)}"'
     name = escape(title, quote=True)
-    return f'<svg role="img" aria-label="{name}" {size}>\n' + "\n".join(parts) + "\n</svg>"
+    return f'<svg role="group" aria-label="{name}" {size}>\n' + "\n".join(parts) + "\n</svg>"
 
 
 def _axis(ticks: Sequence[float], left: float, scale: float, bottom: float, unit: str) -> list[str]:

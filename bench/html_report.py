@@ -174,11 +174,14 @@ def _origin(report: Report, sides: Mapping[str, Report]) -> list[str]:
 
 def _described(record: Report) -> list[list[str]]:
     """Names and values of what a record says, without what it leaves open."""
-    return [
-        [key.replace("_", " "), "x".join(map(str, value)) if isinstance(value, list) else str(value)]
-        for key, value in record.items()
-        if value is not None
-    ]
+
+    def text(value: Any) -> str:
+        if not isinstance(value, list):
+            return str(value)
+        is_size = all(isinstance(part, int) for part in value)
+        return ("x" if is_size else ", ").join(map(str, value))
+
+    return [[key.replace("_", " "), text(value)] for key, value in record.items() if value is not None]
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[object]], kind: str = "numbers") -> str:

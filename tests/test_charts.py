@@ -52,7 +52,7 @@ def test_a_chart_has_a_name_and_fits_its_box():
     long = "a very long name of a layer far down in the backbone"
     chart = bar_chart('a & "b" <c>', ["<x>", long], {"s": [1, 7]}, unit="", digits=0)
     image = parsed(chart)
-    assert (image.get("role"), image.get("aria-label")) == ("img", 'a & "b" <c>')
+    assert (image.get("role"), image.get("aria-label")) == ("group", 'a & "b" <c>')
     width, height = (float(part) for part in image.get("viewBox").split()[2:])
     assert (width, image.get("width"), image.get("height")) == (WIDTH, f"{width:g}", f"{height:g}")
     for bar in image.iter("rect"):

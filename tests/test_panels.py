@@ -90,7 +90,7 @@ def opened(tiny_camvid, tiny_baseline) -> Reference:
     return Reference(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
 
 
-def test_the_images_that_differ_most_are_found_in_one_pass(tiny_camvid, tiny_baseline):
+def test_the_images_that_differ_most_are_found_in_one_pass(monkeypatch, tiny_camvid, tiny_baseline):
     reference = opened(tiny_camvid, tiny_baseline)
     reference.saved.model, candidate = Fixed(0.0), Fixed(0.6)
     evaluation, differing = reference.evaluate_beside(candidate)
@@ -103,9 +103,11 @@ def test_the_images_that_differ_most_are_found_in_one_pass(tiny_camvid, tiny_bas
         wrong.append(int(((maps["candidate"] != label) & valid).sum()))
     assert differing.tolist() == counted and len(set(counted)) > 1 and min(counted) > 0
     assert evaluation.wrong.tolist() == wrong
-    # The same as one after the other, and nothing is scored twice.
-    assert evaluation.record() == reference.evaluate(candidate, "candidate").record()
-    assert reference.quality == reference.evaluate(reference.saved.model, "baseline").record()
+    # The same as one after the other, and the baseline is not scored again.
+    alone = [reference.evaluate(model, name).record() for name, model in networks.items()]
+    with monkeypatch.context() as patch:
+        patch.setattr(Reference, "evaluate", None)
+        assert [reference.quality, evaluation.record()] == alone
 
     found = panels_of(reference, networks, differing, 3)
     names = reference.data.names("test")
