@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.options import DataOptions, Int8Options, MeasureOptions, ModelOptions, RunOptions
+from bench.cli import Parser, add_listings, collect, print_listing, refuse_changes, require_flags, run
+from bench.options import LATENCY_MODES, DataOptions, Int8Options, MeasureOptions, ModelOptions, RunOptions
 
 
 def build_parser() -> Parser:
@@ -50,10 +50,12 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:
         require_flags(arguments, "candidate", "report")
+        refuse_changes(arguments, "--int8 times networks as they are", MeasureOptions, LATENCY_MODES)
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
     from bench.console import console, say
+    from bench.layer_costs import layers_table
     from bench.pipeline import draw_pair, evaluate_pair, open_reference, write_predictions
     from bench.quantize import measure_int8
     from bench.report import int8_line, pair_table
@@ -74,6 +76,8 @@ def main(argv: list[str]) -> None:
         return
     report = evaluate_pair(reference, candidate, Path(arguments.report))
     console().print(pair_table(report))
+    if report["layers"]:
+        console().print(layers_table(report["layers"]))
     say(f"-> {arguments.report}")
     if arguments.int8:
         folder, choice = Path(arguments.report).parent, collect(Int8Options, arguments)

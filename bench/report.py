@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.control import CONTROL, gaps_to_control
 from bench.latency import speedup_text
+from bench.latency_text import latency_conditions, latency_lines
 from bench.runs import make_folder, plain, whole_file, write_json, write_text
 from bench.target import KINDS, Goal
 
@@ -202,7 +203,10 @@ def pair_table(report: Row) -> Table:
 
     names = ["baseline", "candidate"] if report["candidate"] else ["baseline"]
     sides = [report[name] for name in names]
-    table = Table(title=_title({**report, "model": report["model"]["name"]}), box=box.SIMPLE_HEAD)
+    notes = [f"MACs: {side['cost']['thop_note']} ({name})" for name, side in zip(names, sides, strict=True)]
+    notes += [latency_conditions(report["latency"])] if report["latency"] else []
+    title = _title({**report, "model": report["model"]["name"]})
+    table = Table(title=title, caption="\n".join(notes), caption_justify="left", box=box.SIMPLE_HEAD)
     for name in ["", *names, "change"][: 2 * len(names)]:
         table.add_column(name, justify="right" if name else "left")
     for line in _quality_lines([side["quality"] for side in sides], report["change"]):
@@ -211,15 +215,16 @@ def pair_table(report: Row) -> Table:
         ("parameters", "parameters M", 1e6),
         ("nonzero_parameters", "  not zero M", 1e6),
         ("macs", "MACs G", 1e9),
+        ("thop_macs", "  by thop G", 1e9),
+        ("peak_activation_bytes", "activations MB", 1e6),
         ("state_bytes", "size MB", 1e6),
     ):
         table.add_row(name, *_beside([side["cost"][key] for side in sides], unit))
     for key, name in (("bytes_on_disk", "file MB"), ("compressed_bytes", "  compressed MB")):
         table.add_row(name, *_beside([side[key] for side in sides], 1e6))
     if report["latency"]:
-        timed = [report["latency"]["networks"][name] for name in names]
-        change = [speedup_text(side["speedup"], side["speedup_low"], side["speedup_high"]) for side in timed[1:]]
-        table.add_row("latency ms", *(f"{side['median_ms']:.2f}" for side in timed), *change)
+        for line in latency_lines(report["latency"]):
+            table.add_row(*line)
     return table
 
 
@@ -326,7 +331,7 @@ def _markdown(baseline: Row, rows: Sequence[Row], provenance: Row, picture: str 
     if any(cell.is_sparse for cell in cells(rows)):
         parts += [_SPARSE_NOTE]
     if any(cell.values("speedup") for cell in cells(rows)):
-        parts += ["Speed-up: median of paired ratios to the baseline with its 95 % interval."]
+        parts += ["Speed-up: typical paired ratio to the baseline with its 95 % interval."]
     if picture:
         parts += ["", f"![mIoU against the MACs kept]({picture})"]
     parts += _against_control(rows)
