@@ -48,7 +48,7 @@ def build_parser() -> Parser:
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
-    parser.add_options("measuring", MeasureOptions)
+    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
     parser.add_options("oracle", OracleOptions)
     parser.add_options("run", RunOptions)
     return parser

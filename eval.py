@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.options import DataOptions, Int8Options, MeasureOptions, ModelOptions, PageOptions, RunOptions
+from bench.cli import Parser, add_listings, collect, print_listing, refuse_changes, require_flags, run
+from bench.options import LATENCY_MODES, DataOptions, Int8Options, MeasureOptions, ModelOptions, PageOptions, RunOptions
 
 
 def build_parser() -> Parser:
@@ -51,10 +51,12 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:
         require_flags(arguments, "candidate", "report")
+        refuse_changes(arguments, "--int8 times networks as they are", MeasureOptions, LATENCY_MODES)
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
     from bench.console import console, say
+    from bench.layer_costs import layers_table
     from bench.pipeline import draw_pair, evaluate_pair, open_reference, write_predictions
     from bench.quantize import measure_int8
     from bench.report import int8_line, pair_table
@@ -76,6 +78,8 @@ def main(argv: list[str]) -> None:
     path, page = Path(arguments.report), collect(PageOptions, arguments)
     report = evaluate_pair(reference, candidate, path, page)
     console().print(pair_table(report))
+    if report["layers"]:
+        console().print(layers_table(report["layers"]))
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)

@@ -28,7 +28,7 @@ def build_parser() -> Parser:
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("fine-tuning", FinetuneOptions, finetune_epochs=20)
     parser.add_options("training", TrainOptions, skip=("epochs", "lr"))
-    parser.add_options("measuring", MeasureOptions)
+    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
 

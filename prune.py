@@ -55,7 +55,7 @@ def build_parser() -> Parser:
     parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
     parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
     parser.add_options("sensitivity", SensitivityOptions)
-    parser.add_options("measuring", MeasureOptions)
+    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
 

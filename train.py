@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.cli import Parser, collect, run
 from bench.console import say
 from bench.errors import UsageError
-from bench.options import DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
+from bench.options import TIMING, DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
 
 
 def build_parser() -> Parser:
@@ -30,7 +30,7 @@ def build_parser() -> Parser:
     parser.add_options("network", ModelOptions)
     parser.add_argument("--list-models", action="store_true", help="name the networks and exit")
     parser.add_options("training", TrainOptions)
-    parser.add_options("scoring", MeasureOptions, skip=("latency", "latency_warmup", "latency_runs", "latency_seconds"))
+    parser.add_options("scoring", MeasureOptions, skip=TIMING)
     parser.add_options("run", RunOptions)
     return parser
 

@@ -222,9 +222,14 @@ def refuse_flags(arguments: argparse.Namespace, reason: str, *names: str) -> Non
 
 def refuse_channel_limits(arguments: argparse.Namespace, method: str) -> None:
     """Raises UsageError for the first option that bounds groups of channels, for a method that removes none."""
-    for spec in fields(PruneOptions):
-        if spec.name in CHANNEL_LIMITS and getattr(arguments, spec.name) != default_of(spec):
-            raise UsageError(f"{method} removes no channels; leave --{spec.name.replace('_', '-')} out")
+    refuse_changes(arguments, f"{method} removes no channels", PruneOptions, CHANNEL_LIMITS)
+
+
+def refuse_changes(arguments: argparse.Namespace, reason: str, options: type, names: Sequence[str]) -> None:
+    """Raises UsageError for the first of some fields of an option group that is not its default, and says why."""
+    for spec in fields(options):
+        if spec.name in names and getattr(arguments, spec.name) != default_of(spec):
+            raise UsageError(f"{reason}; leave --{spec.name.replace('_', '-')} out")
 
 
 def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:

@@ -7,17 +7,16 @@ a constant less what the groups lose, so a table of tensors predicts any plan ex
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.cost import blank_image, stand_in
+from bench.cost import weight_places
 from bench.groups import ChannelGroup, group_sides
-from bench.layers import WEIGHTED, axes_of
+from bench.layers import axes_of
 
 
 class Prediction(NamedTuple):
@@ -48,7 +47,7 @@ class CostTable:
         self.channels = np.array([group.channels for group in groups], dtype=np.int64)
         number = {group.name: column for column, group in enumerate(groups)}
         sides = group_sides(groups)
-        places = _places(model, input_size)
+        places = weight_places(model, input_size)
         rows: list[tuple[int, list[tuple[int, np.ndarray]], int, bool, int]] = []
         seen: set[int] = set()
         for name, layer in model.named_modules():
@@ -112,24 +111,3 @@ class CostTable:
 def _own_tensors(layer: nn.Module) -> list[tuple[str, Tensor]]:
     buffers = [(n, t) for n, t in layer._buffers.items() if n not in layer._non_persistent_buffers_set]
     return [(n, t) for n, t in (*layer._parameters.items(), *buffers) if t is not None]
-
-
-def _places(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
-    """Layer name -> places its whole weight is applied at while one image passes in evaluation mode."""
-    counts: dict[str, int] = defaultdict(int)
-
-    def counting(name: str) -> Any:
-        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            # A transposed convolution applies its weight once an input pixel, the others once an output pixel.
-            pixels = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
-            channel_axis = -1 if isinstance(layer, nn.Linear) else 1
-            counts[name] += pixels.numel() // pixels.shape[channel_axis]
-
-        return count
-
-    with stand_in(model) as shadow:
-        for name, layer in shadow.named_modules():
-            if isinstance(layer, WEIGHTED):
-                layer.register_forward_hook(counting(name))
-        shadow(blank_image(shadow, input_size))
-    return dict(counts)

@@ -1,4 +1,4 @@
-"""Running a network on a device: scoring it, re-estimating its BatchNorm statistics, mixed precision."""
+"""Running a network on a device: scoring it, re-estimating its BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.datasets.base import Classes
 from bench.errors import BenchError
 from bench.inference import PLAIN, Scoring, predict
 from bench.metrics import ConfusionMatrix, Quality
-from bench.modes import flags_kept
+from bench.modes import autocast, flags_kept
 from bench.runs import plain
 
 Batch = tuple[Tensor, Tensor]
@@ -205,13 +205,6 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
         if norm.num_batches_tracked == 0:
             for buffer, old in zip(norm.buffers(), buffers, strict=True):
                 buffer.copy_(old)
-
-
-def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager[None]:
-    """Mixed precision for a forward pass: `none`, `bf16` or `fp16`."""
-    if amp == "none":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
 
 
 def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> None:

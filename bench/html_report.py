@@ -10,6 +10,7 @@ from typing import Any
 from bench.charts import bar_chart, strip_chart
 from bench.datasets.base import Classes
 from bench.latency import speedup_text
+from bench.layer_costs import LAYERS_NOTE, layer_lines, layers_title
 from bench.panels import ALONE, APART, PAIR, Panel
 from bench.pictures import NOT_SCORED
 from bench.report import change_text, pair_lines, pair_title
@@ -33,10 +34,14 @@ def html_page(report: Report, panels: Sequence[Panel] | None, classes: Classes) 
     sides = {name: report[name] for name in ("baseline", "candidate") if report[name]}
     parts = [_tiles(report, sides), *_pruning(sides)]
     parts += ["<h2>Quality</h2>", *_beside(_table(header, numbers["quality"]), _iou_chart(sides))]
-    parts += ["<h2>Cost</h2>", *_beside(_table(header, numbers["cost"]), _width_chart(sides))]
+    notes = [_note(f"MACs: {side['cost']['thop_note']} ({name})") for name, side in sides.items()]
+    parts += ["<h2>Cost</h2>", *_beside(_table(header, numbers["cost"]), _width_chart(sides)), *notes]
     if report["latency"]:
         table = _table(header, numbers["latency"]) + _latency_conditions(report["latency"])
-        parts += ["<h2>Latency</h2>", *_beside(table, _latency_chart(report["latency"]["networks"]))]
+        parts += ["<h2>Latency</h2>", *_beside(table, _latency_charts(report["latency"]))]
+    if report["layers"]:
+        title = f"<h2>{escape(layers_title(report['layers']))}</h2>"
+        parts += [title, _table(*layer_lines(report["layers"])), _note(LAYERS_NOTE)]
     if panels is not None:
         parts += _panels(panels, classes, is_pair=len(sides) == 2)
     parts += _origin(report, sides)
@@ -117,18 +122,22 @@ def _width_chart(sides: Mapping[str, Report]) -> list[str]:
     return _figure(title, chart, sides, f"{narrower} of {len(names)} layers are narrower in the candidate.")
 
 
-def _latency_chart(networks: Mapping[str, Report]) -> list[str]:
-    title = "Time of each pass, the first round on top"
-    times = {name: network["times_ms"] for name, network in networks.items()}
+def _latency_charts(latency: Report) -> list[str]:
+    """The single times; those of larger batches too, where they were measured."""
+    number = f"a pass of {latency['batch']} images" if latency["batch"] > 1 else "each pass"
+    title = f"Time of {number}, the first round on top"
+    times = {name: network["times_ms"] for name, network in latency["networks"].items()}
     note = "The line is the median, the box reaches from the 10th to the 90th percentile; passes that took far longer "
-    note += "are beyond the axis. The speed-up is the median of the ratios within the rounds, with its 95 % interval."
-    return _figure(title, strip_chart(title, times, unit="ms"), networks, note)
+    note += "are beyond the axis. The speed-up comes from the ratios within the rounds, with its 95 % interval."
+    further = _latency_charts(latency["throughput"]) if latency["throughput"] else []
+    return [*_figure(title, strip_chart(title, times, unit="ms"), times, note), *further]
 
 
 def _latency_conditions(latency: Report) -> str:
     first = next(iter(latency["networks"].values()))
-    how = {key: value for key, value in latency.items() if key != "networks"}
-    return _table([], _described(how | {key: first[key] for key in ("precision", "memory_format")}), kind="words")
+    how = {key: value for key, value in latency.items() if key not in ("networks", "mode", "throughput")}
+    how |= {key: first[key] for key in ("precision", "memory_format")}
+    return _table([], _described(how | {"compiled": latency["mode"]["compiled"]}), kind="words")
 
 
 def _panels(panels: Sequence[Panel], classes: Classes, *, is_pair: bool) -> list[str]:
@@ -190,10 +199,15 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[object]], kind: str =
     rows = []
     for name, *cells in lines:
         side = ' class="sub"' if name.startswith(" ") else ""
+        cells += [""] * (len(header) - 1 - len(cells))
         filled = "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row"{side}>{escape(name.strip())}</th>{filled}</tr>')
     head = f"<thead><tr>{head}</tr></thead>" if header else ""
     return f'<div class="scroll"><table class="{kind}">{head}<tbody>\n' + "\n".join(rows) + "\n</tbody></table></div>"
+
+
+def _note(text: str) -> str:
+    return f'<p class="faint">{escape(text)}</p>'
 
 
 def _beside(table: str, figure: Sequence[str]) -> list[str]:

@@ -3,15 +3,16 @@
 A machine's speed drifts by more than most speed-ups, so networks are not timed one after the other. Each
 round runs every network once, and a speed-up is the median of the ratios within the rounds, with a bootstrap
 interval. A pass is faster or slower by what ran before it (caches, allocator), so the order is drawn anew for
-every second round and turned around in the next.
+every second round and turned around in the next, and both orders weigh the same in a speed-up.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.console import progress
-from bench.modes import flags_kept
+from bench.latency_mode import PLAIN_MODE, LatencyMode, compilation
+from bench.modes import autocast, flags_kept
 from bench.options import MeasureOptions
 from bench.runs import provenance
 
@@ -41,9 +43,9 @@ class Latency:
         p90_ms: ninetieth percentile.
         fps: images a second at the median.
         pixels_per_second: input pixels a second at the median.
-        precision: type the network computes in.
+        precision: type the network computes in; with mixed precision the smaller one.
         memory_format: of the weights and the input.
-        speedup: times faster than the first network, the median of the paired ratios; None for the first.
+        speedup: times faster than the first network; see `paired_interval`; None for the first.
         speedup_low: lower end of its 95 % interval.
         speedup_high: upper end of its 95 % interval.
         times_ms: what each round took, in their order, in milliseconds to the microsecond.
@@ -78,6 +80,8 @@ class LatencyReport:
         warmup: untimed passes of each network before them.
         device: name of the processor or GPU.
         threads: CPU threads torch computes with.
+        mode: how the networks were timed.
+        throughput: the same in larger batches, if that was asked for.
     """
 
     networks: dict[str, Latency]
@@ -87,6 +91,8 @@ class LatencyReport:
     warmup: int
     device: str
     threads: int
+    mode: LatencyMode = PLAIN_MODE
+    throughput: LatencyReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -94,65 +100,110 @@ class LatencyReport:
 
 
 def time_networks(
-    networks: dict[str, nn.Module],
-    input_size: tuple[int, int],
-    *,
-    device: torch.device | str,
-    batch: int = 1,
-    options: MeasureOptions,
+    networks: dict[str, nn.Module], input_size: tuple[int, int], *, device: torch.device | str, options: MeasureOptions
 ) -> LatencyReport:
-    """Times networks against each other on a fixed random input.
+    """Times networks against each other on a fixed random input: one image a pass and, if wanted, larger batches.
 
     Args:
         networks: name -> network, already on the device; the first is the reference.
         input_size: (height, width) in pixels.
         device: where they are.
-        batch: images a pass.
-        options: warm-up passes, timed rounds and the time limit, which is kept at the price of rounds, but
-            never below ten.
+        options: the mode, the batch, warm-up passes, timed rounds and the time limit, which is kept at the price of
+            rounds, but never below ten.
+
+    Raises:
+        UsageError: a mode that the device has not.
+        BenchError: the networks cannot be compiled.
     """
     device = torch.device(device)
-    images = torch.rand(batch, 3, *input_size, generator=torch.Generator().manual_seed(0)).to(device)
-    inputs = {
-        name: images.to(_precision(model), memory_format=_memory_format(model)) for name, model in networks.items()
-    }
+    mode = LatencyMode.of(options, device)
+    with flags_kept(nn.ModuleList(networks.values())):
+        ready = {name: mode.prepared(model.eval()) for name, model in networks.items()}
+        report = _time_batches(ready, input_size, 1, device, mode, options)
+        if mode.throughput_batch:
+            throughput = _time_batches(ready, input_size, mode.throughput_batch, device, mode, options)
+            report = replace(report, throughput=throughput)
+    return report
+
+
+def _time_batches(
+    networks: dict[str, nn.Module],
+    input_size: tuple[int, int],
+    batch: int,
+    device: torch.device,
+    mode: LatencyMode,
+    options: MeasureOptions,
+) -> LatencyReport:
+    inputs = input_batches(networks, input_size, batch, device)
     time_pass = _time_on_cuda if device.type == "cuda" else _time_on_cpu
     times: dict[str, list[float]] = {name: [] for name in networks}
+    orders = []
 
     def run_once(name: str) -> float:
-        return time_pass(networks[name], inputs[name])
+        with autocast(device, mode.amp):
+            return time_pass(networks[name], inputs[name])
 
-    everything = nn.ModuleList(networks.values())
-    with torch.inference_mode(), flags_kept(everything):
-        everything.eval()
-        warmup = 0
-        for _ in _rounds(options.latency_warmup, MIN_WARMUP, WARMUP_SHARE * options.latency_seconds):
-            warmup += 1
-            for name in networks:
-                run_once(name)
-        wanted = max(options.latency_runs, MIN_ROUNDS)
-        order = list(networks)
-        shuffle = random.Random(0).shuffle
-        for done in progress(_rounds(wanted, MIN_ROUNDS, options.latency_seconds), "timing", total=wanted):
-            if done % 2 == 0:
-                shuffle(order)
-            else:
-                order.reverse()
+    with torch.inference_mode():
+        if mode.compiled:
+            with compilation():
+                for name in networks:
+                    run_once(name)
+        warmup = warm_up(run_once, list(networks), options)
+        for order in interleaved(list(networks), options.latency_runs, options.latency_seconds):
+            orders.append(order)
             for name in order:
                 times[name].append(run_once(name))
 
-    reference = np.array(next(iter(times.values())))
+    first = next(iter(networks))
     pixels = input_size[0] * input_size[1]
     latencies = {}
-    for position, (name, model) in enumerate(networks.items()):
+    for name, model in networks.items():
         p10, median, p90 = np.percentile(times[name], (10, 50, 90)).tolist()
         fps = 1000 * batch / median
-        speedup = paired_interval(reference / np.array(times[name])) if position else (None, None, None)
-        how = (_precision_text(model, device), _format_text(model))
+        speedup = (None, None, None)
+        if name != first:
+            leads = np.array([order.index(first) < order.index(name) for order in orders])
+            speedup = paired_interval(np.array(times[first]) / np.array(times[name]), leads)
+        how = (_precision_text(model, device, mode.amp), _format_text(model))
         rounded = tuple(round(passed, 3) for passed in times[name])
         latencies[name] = Latency(median, p10, p90, fps, fps * pixels, *how, *speedup, times_ms=rounded)
     name, threads = device_name(device), torch.get_num_threads()
-    return LatencyReport(latencies, tuple(input_size), batch, len(reference), warmup, name, threads)
+    return LatencyReport(latencies, tuple(input_size), batch, len(orders), warmup, name, threads, mode)
+
+
+def input_batches(
+    networks: Mapping[str, nn.Module], input_size: tuple[int, int], batch: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The same random images [batch, 3, H, W] for each network, in its type and memory format."""
+    images = torch.rand(batch, 3, *input_size, generator=torch.Generator().manual_seed(0)).to(device)
+    return {name: images.to(_precision(model), memory_format=_memory_format(model)) for name, model in networks.items()}
+
+
+def warm_up(run_once: Callable[[str], object], names: Sequence[str], options: MeasureOptions) -> int:
+    """Runs networks by turns before they are timed; returns how often each ran."""
+    passes = 0
+    for _ in _rounds(options.latency_warmup, MIN_WARMUP, WARMUP_SHARE * options.latency_seconds):
+        passes += 1
+        for name in names:
+            run_once(name)
+    return passes
+
+
+def interleaved(names: Sequence[str], runs: int, seconds: float) -> Iterator[tuple[str, ...]]:
+    """Yields the order in which networks run, round by round: drawn, then the same turned around, then drawn anew.
+
+    Args:
+        names: the networks.
+        runs: rounds wanted; an odd number is raised by one, a small one to ten.
+        seconds: when this time is up, it ends after ten rounds or with the pair of rounds begun.
+    """
+    order = list(names)
+    shuffle = random.Random(0).shuffle
+    pairs, least = math.ceil(max(runs, MIN_ROUNDS) / 2), MIN_ROUNDS // 2
+    for _ in progress(_rounds(pairs, least, seconds), "timing", total=pairs):
+        shuffle(order)
+        yield tuple(order)
+        yield tuple(reversed(order))
 
 
 def device_name(device: torch.device) -> str:
@@ -160,20 +211,28 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else provenance()["processor"]
 
 
-def paired_interval(ratios: np.ndarray) -> tuple[float, float, float]:
-    """Median of paired ratios and its bootstrap 95 % interval (percentiles, fixed seed).
+def paired_interval(ratios: np.ndarray, leads: np.ndarray) -> tuple[float, float, float]:
+    """The typical one of paired ratios and its bootstrap 95 % interval (percentiles, fixed seed).
+
+    Typical is the geometric mean of two medians: that of the rounds in which the reference ran first, and that of the
+    others. What an order adds to a ratio, the opposite one takes away; the median over all rounds would lie anywhere
+    between the two, and be no more certain with more rounds. Each order is resampled on its own.
 
     Args:
-        ratios: [R], one a round.
+        ratios: [R], one a round, above 0.
+        leads: bool [R], whether the reference ran before the other network; as many do as do not.
 
     Returns:
-        The median, the lower and the upper end.
+        The typical ratio, the lower and the upper end.
     """
-    chosen = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    medians = np.median(ratios[chosen], axis=1)
+    orders = np.log(np.stack([ratios[leads], ratios[~leads]]))
+    rounds = orders.shape[1]
+    chosen = np.random.default_rng(0).integers(rounds, size=(2, RESAMPLES, rounds))
+    resampled = np.take_along_axis(orders[:, None], chosen, axis=2)
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(medians, (tail, 100 - tail)).tolist()
-    return float(np.median(ratios)), low, high
+    ends = np.percentile(np.median(resampled, axis=2).mean(axis=0), (tail, 100 - tail))
+    low, high = np.exp(ends).tolist()
+    return math.exp(np.median(orders, axis=1).mean()), low, high
 
 
 def speedup_text(speedup: float | None, low: float | None, high: float | None) -> str:
@@ -215,7 +274,9 @@ def _precision(model: nn.Module) -> torch.dtype:
     return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
 
 
-def _precision_text(model: nn.Module, device: torch.device) -> str:
+def _precision_text(model: nn.Module, device: torch.device, amp: str) -> str:
+    if amp != "none":
+        return f"{'bfloat16' if amp == 'bf16' else 'float16'} autocast"
     text = str(_precision(model)).removeprefix("torch.")
     if device.type == "cuda" and text == "float32" and torch.backends.cudnn.allow_tf32:
         return "float32 (TF32 convolutions)"

@@ -1,13 +1,21 @@
-"""Training and evaluation mode of the modules of a network."""
+"""Training and evaluation mode of the modules of a network, and mixed precision."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 _BATCHNORM = nn.modules.batchnorm._BatchNorm
+
+
+def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager[None]:
+    """Mixed precision for a forward pass: `none`, `bf16` or `fp16`."""
+    if amp == "none":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
 
 
 @contextlib.contextmanager

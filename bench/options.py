@@ -416,11 +416,26 @@ class MeasureOptions:
         parse=parse_boundary_width,
     )
     latency: bool = option(True, "measure latency")
+    latency_batch: int = option(0, "also time batches of N images (throughput); 0 does not", parse=whole)
+    latency_amp: str = option("none", "mixed precision of what is timed", choices=("none", "bf16", "fp16"))
+    latency_channels_last: bool = option(False, "time the networks in the channels-last memory format")
+    latency_compile: bool = option(False, "time what torch.compile makes of the networks")
     latency_warmup: int = option(30, "untimed forward passes before timing", parse=whole)
     latency_runs: int = option(100, "timed forward passes a network", parse=positive)
     latency_seconds: float = option(
         30.0, "stop timing after this long even if runs are missing (never under 10 runs)", parse=above_zero
     )
+    per_layer: bool = option(False, "also time every convolution and linear layer")
+
+
+LATENCY_MODES = ("latency_amp", "latency_channels_last", "latency_compile")
+"""Fields of `MeasureOptions` that make something else of the networks before they are timed."""
+
+TIMING = (
+    *("latency", "latency_batch", *LATENCY_MODES),
+    *("latency_warmup", "latency_runs", "latency_seconds", "per_layer"),
+)
+"""Fields of `MeasureOptions` that a command which times nothing has no use for."""
 
 
 @dataclass

@@ -145,7 +145,8 @@ def measure_int8(
     if measure.latency:
         networks = {"float32": saved.model, "int8": int8}
         latency = time_networks(networks, reference.data.input_size, device="cpu", options=measure).as_dict()
-        latency["networks"]["int8"]["precision"] = "int8"
+        for measured in filter(None, (latency, latency["throughput"])):
+            measured["networks"]["int8"]["precision"] = "int8"
     after = {**file_record(folder / INT8, file_digest(folder / INT8)), "quality": quality}
     record = plain(
         {

@@ -19,12 +19,14 @@ from bench.errors import BenchError
 from bench.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
 from bench.inference import Scoring
 from bench.latency import LatencyReport, time_networks
+from bench.latency_mode import PLAIN_MODE, LatencyMode
+from bench.layer_costs import measure_layers
 from bench.layers import widths
 from bench.metrics import miou_change_interval
 from bench.options import DataOptions, MeasureOptions, RunOptions
 from bench.runs import compressed_size, file_digest, plain, provenance
 
-_COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes")
+_COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes", "peak_activation_bytes")
 
 
 def open_network(
@@ -52,6 +54,7 @@ class Reference:
         device: where everything runs.
         is_timed: whether latency is among what is measured.
         scoring: how every network is scored.
+        mode: how every network is timed.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Reference:
     ):
         self.checkpoint, self.device, self._measure = checkpoint, device, measure
         self.is_timed = measure.latency
-        self.scoring = Scoring.of(measure)
+        self.scoring, self.mode = Scoring.of(measure), LatencyMode.of(measure, device)
         self.data, self.saved = open_network(checkpoint, data_options, run, model=model)
         self.saved.model.to(device)
         self.split = measure.split or self.data.headline_split
@@ -148,11 +151,12 @@ class Reference:
         return plain(asdict(measure_cost(model, self.data.input_size)))
 
     def time(self, candidate: nn.Module | None = None, effort: float = 1.0) -> LatencyReport:
-        """Times the baseline and, if there is one, a candidate side by side, one image a pass.
+        """Times the baseline and, if there is one, a candidate side by side.
 
         Args:
             candidate: the other network.
-            effort: the share of the warm-up, the rounds and the time limit that is spent.
+            effort: the share of the warm-up, the rounds and the time limit that is spent; with less than all of it,
+                one image a pass is timed alone.
         """
         networks = {"baseline": self.saved.model}
         if candidate is not None:
@@ -163,8 +167,22 @@ class Reference:
             latency_warmup=round(effort * full.latency_warmup),
             latency_runs=round(effort * full.latency_runs),
             latency_seconds=effort * full.latency_seconds,
+            latency_batch=full.latency_batch if effort == 1 else 0,
         )
         return time_networks(networks, self.data.input_size, device=self.device, options=options)
+
+    def times_alike(self, latency: Mapping[str, Any]) -> bool:
+        """Whether latencies of an earlier report were measured in this mode."""
+        # Reports of the time before there were modes do not say theirs.
+        return latency.get("mode", asdict(PLAIN_MODE)) == asdict(self.mode)
+
+    def layers(self, candidate: nn.Module | None = None) -> list[dict[str, Any]] | None:
+        """MACs and time of each layer, the candidate's beside the baseline's; None where they are not wanted."""
+        if not self._measure.per_layer:
+            return None
+        baseline, size = self.saved.model, self.data.input_size
+        rows = measure_layers(baseline, candidate, size, device=self.device, options=self._measure)
+        return [asdict(row) for row in rows]
 
     def compare(
         self,
@@ -183,7 +201,8 @@ class Reference:
             latency: what `time` reported of a network of the same shape, likewise.
 
         Returns:
-            What `report.json` holds.
+            What `report.json` holds; `latency` is a `bench.latency.LatencyReport`, `layers` a list of
+            `bench.layer_costs.LayerCost`, both None where they are not wanted.
         """
         evaluation = evaluation or self.evaluate(candidate.model.to(self.device), "candidate")
         quality, cost = evaluation.record(), self.cost_of(candidate.model)
@@ -198,11 +217,13 @@ class Reference:
                 **cost_changes(self.cost, cost),
             },
             latency=latency,
+            layers=self.layers(candidate.model),
         )
 
     def describe(self) -> dict[str, Any]:
         """All that is measured on the baseline alone: a report without a candidate."""
-        return self._report(candidate=None, change=None, latency=self.time().as_dict() if self.is_timed else None)
+        latency = self.time().as_dict() if self.is_timed else None
+        return self._report(candidate=None, change=None, latency=latency, layers=self.layers())
 
     def _report(self, **measured: Mapping[str, Any] | None) -> dict[str, Any]:
         report = {

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.control import CONTROL, gaps_to_control
 from bench.latency import speedup_text
+from bench.latency_text import latency_conditions, latency_lines
 from bench.runs import make_folder, plain, whole_file, write_json, write_text
 from bench.target import KINDS, Goal
 
@@ -201,7 +202,10 @@ def pair_table(report: Row) -> Table:
     from rich.table import Table
 
     header, sections = pair_lines(report)
-    table = Table(title=pair_title(report), box=box.SIMPLE_HEAD)
+    sides = {name: report[name] for name in header if name in ("baseline", "candidate")}
+    notes = [f"MACs: {side['cost']['thop_note']} ({name})" for name, side in sides.items()]
+    notes += [latency_conditions(report["latency"])] if report["latency"] else []
+    table = Table(title=pair_title(report), caption="\n".join(notes), caption_justify="left", box=box.SIMPLE_HEAD)
     for name in header:
         table.add_column(name, justify="right" if name else "left")
     for line in itertools.chain(*sections.values()):
@@ -224,6 +228,8 @@ def pair_lines(report: Row) -> tuple[list[str], dict[str, list[list[str]]]]:
             ("parameters", "parameters M", 1e6),
             ("nonzero_parameters", "  not zero M", 1e6),
             ("macs", "MACs G", 1e9),
+            ("thop_macs", "  by thop G", 1e9),
+            ("peak_activation_bytes", "activations MB", 1e6),
             ("state_bytes", "size MB", 1e6),
         )
     ]
@@ -231,9 +237,7 @@ def pair_lines(report: Row) -> tuple[list[str], dict[str, list[list[str]]]]:
         costs.append([name, *_beside([side[key] for side in sides], 1e6)])
     sections = {"quality": [*_quality_lines([side["quality"] for side in sides], report["change"])], "cost": costs}
     if report["latency"]:
-        timed = [report["latency"]["networks"][name] for name in names]
-        change = [speedup_text(side["speedup"], side["speedup_low"], side["speedup_high"]) for side in timed[1:]]
-        sections["latency"] = [["latency ms", *(f"{side['median_ms']:.2f}" for side in timed), *change]]
+        sections["latency"] = [*latency_lines(report["latency"])]
     return ["", *names, "change"][: 2 * len(names)], sections
 
 
@@ -340,7 +344,7 @@ def _markdown(baseline: Row, rows: Sequence[Row], provenance: Row, picture: str 
     if any(cell.is_sparse for cell in cells(rows)):
         parts += [_SPARSE_NOTE]
     if any(cell.values("speedup") for cell in cells(rows)):
-        parts += ["Speed-up: median of paired ratios to the baseline with its 95 % interval."]
+        parts += ["Speed-up: typical paired ratio to the baseline with its 95 % interval."]
     if picture:
         parts += ["", f"![mIoU against the MACs kept]({picture})"]
     parts += _against_control(rows)

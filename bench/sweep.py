@@ -18,6 +18,7 @@ import torch
 from bench.console import say
 from bench.errors import BenchError
 from bench.latency import device_name
+from bench.latency_mode import PLAIN_MODE
 from bench.options import FinetuneOptions, RunOptions, TrainOptions
 from bench.pipeline import (
     FINETUNED,
@@ -167,6 +168,8 @@ def _folder_name(workbench: Workbench, pruner: Method, job: Job) -> str:
     """Readable, and different for every difference that changes what is pruned."""
     reference = workbench.reference
     where = {"device": [device_name(reference.device), torch.get_num_threads()]} if job.goal.is_timed else {}
+    if job.goal.is_timed and reference.mode != PLAIN_MODE:
+        where["mode"] = reference.mode
     content = plain(
         {
             **where,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel
-from bench.evaluation import autocast, batchnorm_explained
+from bench.evaluation import batchnorm_explained
 from bench.losses import segmentation_loss
+from bench.modes import autocast
 from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
 from bench.options import TrainOptions, require
 from bench.training_state import TrainingState

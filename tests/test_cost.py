@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import vision_compat  # noqa: F401 - before torchvision
-from bench.cost import count_parameters, measure_cost, model_macs, stand_in, state_bytes, thop_macs
+from bench.cost import count_parameters, layer_macs, measure_cost, stand_in, state_bytes
+from bench.models import MODELS, ModelSpec, build_model
 
 HEIGHT, WIDTH = 20, 30
 
@@ -76,8 +77,97 @@ def state_of(model: nn.Module) -> dict:
     }
 
 
+def macs_of(model: nn.Module, size: tuple[int, int] = (HEIGHT, WIDTH)) -> int:
+    return measure_cost(model, size).macs
+
+
 def test_macs_equal_the_formula():
-    assert model_macs(AllKinds(), (HEIGHT, WIDTH)) == sum(MACS.values())
+    assert macs_of(AllKinds()) == sum(MACS.values())
+
+
+def test_macs_of_each_layer():
+    assert layer_macs(AllKinds(), (HEIGHT, WIDTH)) == MACS
+    assert layer_macs(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), (4, 5)) == {"0": 3 * 2 * 20}
+
+
+def test_a_layer_that_is_not_run_has_no_macs_and_one_that_runs_twice_has_both():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.twice, self.never = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.twice(self.twice(images)[..., ::2])
+
+    assert layer_macs(Odd(), (4, 6)) == {"twice": 9 * 24 + 9 * 12}
+
+
+def convolution_macs(model: nn.Module, size: tuple[int, int]) -> int:
+    """The textbook formula over the shapes of the feature maps that convolutions read and write."""
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        _, channels, height, width = output.shape
+        if isinstance(layer, nn.ConvTranspose2d):
+            # Every input pixel is spread over a window of the output.
+            height, width = inputs[0].shape[2:]
+        window = layer.kernel_size[0] * layer.kernel_size[1]
+        total += height * width * channels * (layer.in_channels // layer.groups) * window
+
+    handles = [
+        layer.register_forward_hook(count)
+        for layer in model.modules()
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
+    ]
+    model.eval()(torch.empty(1, 3, *size, device="meta"))
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_costs_what_its_convolutions_do_and_thop_agrees(name):
+    size = (93, 125)
+    with torch.device("meta"):
+        model = build_model(ModelSpec(name, 12))
+    expected = convolution_macs(model, size)
+    # Costs do not depend on what the weights are.
+    cost = measure_cost(model.to_empty(device="cpu"), size)
+    assert cost.macs == expected
+    assert cost.flops == 2 * expected
+    assert sum(layer_macs(model, size).values()) == expected
+    assert 0 < cost.thop_percent < 2
+    assert cost.thop_percent == pytest.approx(100 * (cost.thop_macs / expected - 1))
+    assert cost.thop_note.startswith("thop also counts BatchNorm2d +")
+    assert "other operators" not in cost.thop_note
+
+
+def test_the_note_says_what_makes_thops_difference():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear")
+    )
+    cost = measure_cost(model, (10, 10))
+    # By thop's rules a norm with weights takes 4 operations a value, bilinear upsampling 11 a value it makes.
+    assert (cost.macs, cost.thop_macs) == (2400, 2400 + 4 * 800 + 11 * 3200)
+    assert (
+        cost.thop_note
+        == f"thop also counts BatchNorm2d +{100 * 3200 / 2400:.2f} %, Upsample +{100 * 35200 / 2400:.2f} %"
+    )
+    assert measure_cost(model[0], (10, 10)).thop_note == "thop counts the same"
+    assert measure_cost(model[0], (10, 10)).thop_percent == 0
+
+
+def test_the_note_does_not_hide_what_no_module_explains():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 3, 1, 1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return F.conv2d(images, self.weight)
+
+    assert measure_cost(Functional(), (5, 5)).thop_note == "thop also counts other operators -100.00 %"
 
 
 @pytest.mark.parametrize("name", MACS)
@@ -101,23 +191,19 @@ def _macs_without(model: AllKinds, name: str) -> int:
             return features.new_zeros(shapes[0])
 
     setattr(model, name, Free())
-    return model_macs(model, (HEIGHT, WIDTH))
-
-
-def test_batch_multiplies():
-    assert model_macs(AllKinds(), (HEIGHT, WIDTH), batch=3) == 3 * sum(MACS.values())
+    return macs_of(model)
 
 
 def test_attention_is_counted_whole():
     tokens, width = 5 * 7, 16
     projections = 4 * tokens * width * width
     products = 2 * tokens * tokens * width
-    assert model_macs(Attention(), (HEIGHT, WIDTH)) == tokens * width * 3 * 16 + projections + products
+    assert macs_of(Attention()) == tokens * width * 3 * 16 + projections + products
     assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_counting_in_half_precision_counts_the_same():
-    assert model_macs(AllKinds().to(torch.bfloat16), (HEIGHT, WIDTH)) == sum(MACS.values())
+    assert macs_of(AllKinds().to(torch.bfloat16)) == sum(MACS.values())
 
 
 def test_measure_cost():
@@ -148,10 +234,10 @@ def test_shared_weights_count_once():
     model[1].weight = model[0].weight
     assert count_parameters(model) == 9
     assert state_bytes(model) == 36
-    assert model_macs(model, (4, 5)) == 2 * 9 * 20
+    assert macs_of(model, (4, 5)) == 2 * 9 * 20
 
 
-@pytest.mark.parametrize("measure", [measure_cost, thop_macs])
+@pytest.mark.parametrize("measure", [measure_cost, layer_macs])
 def test_the_model_is_left_as_it_was(measure):
     model = AllKinds().train()
     model.norm.eval()
@@ -171,7 +257,7 @@ def test_what_a_pass_leaves_in_the_modules_stays_in_the_copy():
             return self.last
 
     model = Remembering(3, 4, 1)
-    assert model_macs(model, (4, 4)) == 3 * 4 * 16
+    assert macs_of(model, (4, 4)) == 3 * 4 * 16
     assert not hasattr(model, "last")
 
 
@@ -180,23 +266,6 @@ def test_stand_in_takes_no_memory():
     with stand_in(model) as shadow:
         # A real output of this size would take 32 TB.
         assert shadow(torch.empty(1, 3, 10**6 + 2, 10**6 + 2)).shape == (1, 8, 10**6, 10**6)
-
-
-@pytest.mark.parametrize(
-    ("family", "name", "size"),
-    [
-        ("segmentation", "deeplabv3_resnet50", (360, 480)),
-        ("segmentation", "fcn_resnet50", (180, 241)),
-        ("", "resnet18", (224, 224)),
-    ],
-)
-def test_thop_agrees_within_two_percent(family, name, size):
-    import torchvision
-
-    zoo = torchvision.models.segmentation if family else torchvision.models
-    with torch.device("meta"):
-        model = getattr(zoo, name)(weights=None, **({"weights_backbone": None} if family else {}))
-    assert thop_macs(model, size) == pytest.approx(model_macs(model, size), rel=0.02)
 
 
 def test_resnet18_has_its_published_macs():

@@ -37,7 +37,8 @@ def folder(tmp_path_factory, tiny_camvid, tiny_baseline) -> Path:
         little = ["--no-latency", "--no-evaluate", "--reconstruction-images", "2"]
         prune.main([*data, *files, *little, "--method", "l1", "--global-ratio", "0.5"])
         pair = ["--baseline", str(tiny_baseline), "--candidate", str(folder / "pruned_model.pt")]
-        evaluation.main([*data, *quick, *pair, "--report", str(folder / "pair.json"), "--html-images", "3"])
+        pair += ["--report", str(folder / "pair.json"), "--html-images", "3", "--per-layer", "--latency-batch", "2"]
+        evaluation.main([*data, *quick, *pair])
         alone = ["--baseline", str(tiny_baseline), "--report", str(folder / "alone.json"), "--no-latency"]
         evaluation.main([*data, *alone, "--boundary-width", "2"])
     return folder
@@ -111,6 +112,10 @@ def test_the_page_says_what_the_report_says(folder):
         for share in side["quality"]["iou"].values():
             assert (f"{100 * share:.1f}" if share is not None else "-") in shown
         assert len(report["latency"]["networks"][name]["times_ms"]) == 10
+        assert f"MACs: {side['cost']['thop_note']} ({name})" in shown
+    for row in report["layers"]:
+        assert row["layer"] in shown and f"{row['macs_before'] / 1e6:.2f} -> {row['macs_after'] / 1e6:.2f}" in shown
+    assert "images/s, 2 at once" in shown and "Convolutions and linear layers, baseline -> candidate" in shown
     assert "l1" in shown and report["candidate"]["pruning"][0]["method"] == "l1"
     assert report["provenance"]["command"] in shown
     for layer, width in report["candidate"]["widths"].items():
@@ -123,6 +128,7 @@ def test_the_page_says_what_the_report_says(folder):
     assert len(alts) == 15 and [alt.partition(" of ")[0] for alt in alts] == [*captions] * 3
     assert [image["aria-label"] for image in page.all("svg")] == [
         "IoU of each class", "Channels that each layer gives", "Time of each pass, the first round on top",
+        "Time of a pass of 2 images, the first round on top",
     ]  # fmt: skip
 
 
@@ -215,7 +221,7 @@ def test_the_browser_sees_requests_and_errors(chromium, tmp_path):
     assert any("Content Security Policy" in complaint for complaint in chromium.visit(page).complaints)
 
 
-@pytest.mark.parametrize(("name", "charts", "images"), [("pair.html", 3, 15), ("alone.html", 2, 16)])
+@pytest.mark.parametrize(("name", "charts", "images"), [("pair.html", 4, 15), ("alone.html", 2, 16)])
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (375, True)])
 def test_a_browser_shows_the_page(chromium, folder, name, charts, images, width, dark):
     visit = chromium.visit(folder / name, width=width, dark=dark)

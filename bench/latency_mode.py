@@ -1,0 +1,79 @@
+"""In which precision, memory format and form networks are timed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bench.errors import BenchError
+from bench.options import MeasureOptions, require
+
+
+@dataclass(frozen=True)
+class LatencyMode:
+    """How networks are timed; the same for all that are compared.
+
+    Attributes:
+        amp: mixed precision: `none`, `bf16` or `fp16`.
+        channels_last: whether weights and images are laid out channels last; otherwise as the network has them.
+        compiled: whether torch.compile has compiled the networks.
+        throughput_batch: images a pass of a further measurement; 0: there is none.
+    """
+
+    amp: str = "none"
+    channels_last: bool = False
+    compiled: bool = False
+    throughput_batch: int = 0
+
+    @classmethod
+    def of(cls, options: MeasureOptions, device: torch.device) -> LatencyMode:
+        """What the options ask for.
+
+        Raises:
+            UsageError: fp16 on CPU; a batch of one; layers timed one by one in a compiled network, which has none.
+        """
+        require(
+            options.latency_amp != "fp16" or device.type == "cuda",
+            "--latency-amp fp16 needs a CUDA device; use --latency-amp bf16 or none",
+        )
+        require(options.latency_batch != 1, "--latency-batch 1 is measured in any case; pass a larger one or 0")
+        require(
+            not (options.per_layer and options.latency_compile),
+            "--latency-compile fuses the layers that --per-layer times; leave one of them out",
+        )
+        return cls(options.latency_amp, options.latency_channels_last, options.latency_compile, options.latency_batch)
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The network in this mode but for the precision, a pass's own; the network given is left as it was."""
+        if self.channels_last:
+            model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        # Shapes are fixed, so that a second network is compiled for its own widths.
+        return torch.compile(model, dynamic=False) if self.compiled else model
+
+
+PLAIN_MODE = LatencyMode()
+"""Networks as they are, one image a pass."""
+
+
+@contextlib.contextmanager
+def compilation() -> Iterator[None]:
+    """For the first pass of networks that torch.compile has prepared, which is when it compiles them.
+
+    Raises:
+        BenchError: it cannot.
+    """
+    # What was compiled earlier counts towards the number of times torch compiles a function before it gives up.
+    torch.compiler.reset()
+    try:
+        yield
+    except RuntimeError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise BenchError(
+            f"torch.compile failed ({reason}); on the CPU it needs a C++ compiler, on a GPU Triton: install that or "
+            "leave --latency-compile out"
+        ) from error

@@ -1,0 +1,190 @@
+"""Where a network spends its time: MACs and time of each convolution and linear layer, before and after pruning."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from bench.cost import layer_macs
+from bench.latency import input_batches, interleaved, warm_up
+from bench.latency_mode import LatencyMode
+from bench.layers import WEIGHTED
+from bench.modes import autocast, flags_kept
+from bench.options import MeasureOptions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LAYERS_NOTE = "One image. What a network takes besides (norms, activations, interpolation) is in no line."
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer of the baseline and, if there is one, of the candidate, whose values are None otherwise.
+
+    Attributes:
+        layer: its name.
+        kind: its type, such as `Conv2d`.
+        weight_before: shape of the baseline's weight.
+        weight_after: shape of the candidate's.
+        macs_before: multiply-accumulates for one image.
+        macs_after: of the candidate's.
+        ms_before: milliseconds for one image, the median over the rounds; what a layer does in several calls adds up.
+        ms_after: of the candidate's.
+    """
+
+    layer: str
+    kind: str
+    weight_before: list[int]
+    weight_after: list[int] | None
+    macs_before: int
+    macs_after: int | None
+    ms_before: float
+    ms_after: float | None
+
+
+def measure_layers(
+    baseline: nn.Module,
+    candidate: nn.Module | None,
+    input_size: tuple[int, int],
+    *,
+    device: torch.device,
+    options: MeasureOptions,
+) -> list[LayerCost]:
+    """Counts and times the layers that an image passes, both networks by turns.
+
+    The times are those of the layers' own calls in whole forward passes; waiting for each layer, as a GPU is made to,
+    takes more time than a pass that does not.
+
+    Args:
+        baseline: a network on the device.
+        candidate: the same network with fewer channels, likewise.
+        input_size: (height, width) in pixels.
+        device: where they are.
+        options: the mode, timed rounds and the time limit, which is kept at the price of rounds, but never below ten.
+
+    Returns:
+        One a layer, in the order of the network's modules.
+    """
+    networks = {"before": baseline} if candidate is None else {"before": baseline, "after": candidate}
+    times = _layer_times(networks, input_size, device, options)
+    sides = {
+        name: {
+            layer: (list(model.get_submodule(layer).weight.shape), macs, statistics.median(times[name][layer]))
+            for layer, macs in layer_macs(model, input_size).items()
+        }
+        for name, model in networks.items()
+    }
+    rows = []
+    for layer, (weight, macs, ms) in sides["before"].items():
+        after = sides["after"][layer] if candidate is not None else (None, None, None)
+        kind = type(baseline.get_submodule(layer)).__name__
+        rows.append(LayerCost(layer, kind, weight, after[0], macs, after[1], ms, after[2]))
+    return rows
+
+
+def layers_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table for the console of the `layers` of a `report.json`."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=layers_title(rows), caption=LAYERS_NOTE, caption_justify="left", box=box.SIMPLE_HEAD)
+    table.collapse_padding, table.pad_edge, table.show_edge = True, False, False
+    header, lines = layer_lines(rows)
+    for name in header:
+        table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)
+    for number, line in enumerate(lines, start=1):
+        table.add_row(*line, end_section=number == len(rows))
+    return table
+
+
+def layers_title(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the `layers` of a `report.json` are about."""
+    return f"Convolutions and linear layers{', baseline -> candidate' if _is_paired(rows) else ''}"
+
+
+def layer_lines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """What the `layers` of a `report.json` say, as text: the columns, a line a layer, and one of all of them."""
+    lines = []
+    for row in rows:
+        weight = _arrow(row["weight_before"], row["weight_after"], lambda shape: "x".join(map(str, shape)))
+        lines.append([row["layer"], weight, *_costs(row)])
+    sums = ("macs_before", "ms_before", *(("macs_after", "ms_after") if _is_paired(rows) else ()))
+    total = dict.fromkeys(("macs_after", "ms_after")) | {key: sum(row[key] for row in rows) for key in sums}
+    return ["layer", "weight", "MACs M", "ms"], [*lines, ["all of them", "", *_costs(total)]]
+
+
+def _is_paired(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return rows[0]["ms_after"] is not None
+
+
+def _costs(row: Mapping[str, Any]) -> list[str]:
+    return [
+        _arrow(row["macs_before"], row["macs_after"], lambda macs: f"{macs / 1e6:.2f}"),
+        _arrow(row["ms_before"], row["ms_after"], lambda ms: f"{ms:.3f}"),
+    ]
+
+
+def _arrow(before: Any, after: Any, text: Callable[[Any], str]) -> str:
+    return text(before) if after is None else f"{text(before)} -> {text(after)}"
+
+
+def _layer_times(
+    networks: Mapping[str, nn.Module], input_size: tuple[int, int], device: torch.device, options: MeasureOptions
+) -> dict[str, dict[str, list[float]]]:
+    """Name of a network -> layer -> milliseconds in each round."""
+    mode = LatencyMode.of(options, device)
+    times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in networks}
+    with flags_kept(nn.ModuleList(networks.values())):
+        ready = {name: mode.prepared(model.eval()) for name, model in networks.items()}
+        inputs = input_batches(ready, input_size, 1, device)
+
+        def run_once(name: str) -> dict[str, float]:
+            with autocast(device, mode.amp), _timed_layers(ready[name], device) as spent:
+                ready[name](inputs[name])
+            return spent
+
+        with torch.inference_mode():
+            warm_up(run_once, list(networks), options)
+            for order in interleaved(list(networks), options.latency_runs, options.latency_seconds):
+                for name in order:
+                    for layer, ms in run_once(name).items():
+                        times[name][layer].append(ms)
+    return times
+
+
+@contextlib.contextmanager
+def _timed_layers(model: nn.Module, device: torch.device) -> Iterator[dict[str, float]]:
+    """Gives the milliseconds that each layer's calls in the block take, by its name."""
+    spent: dict[str, float] = defaultdict(float)
+    started: dict[str, float] = {}
+
+    with contextlib.ExitStack() as hooks:
+        for name, layer in model.named_modules():
+            if not isinstance(layer, WEIGHTED):
+                continue
+
+            def start(_layer: nn.Module, _inputs: object, name: str = name) -> None:
+                started[name] = _now(device)
+
+            def stop(_layer: nn.Module, _inputs: object, _output: object, name: str = name) -> None:
+                spent[name] += _now(device) - started[name]
+
+            hooks.callback(layer.register_forward_pre_hook(start).remove)
+            hooks.callback(layer.register_forward_hook(stop).remove)
+        yield spent
+
+
+def _now(device: torch.device) -> float:
+    """Milliseconds; on a GPU once it has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1000 * time.perf_counter()

@@ -1,0 +1,84 @@
+"""Whether a network timed against itself is not told apart, and one twice as wide is.
+
+    python -m tests.benchmarks.same_model_latency [--runs 20] [--model unet_small] [--input-size 96,128]
+
+Each run times the network against itself as `eval.py` times a candidate beside its baseline: the ratio should be
+within 1 ± 0.03, and the interval should contain 1 in 19 of 20 runs. Of true 95 % intervals that many do in three of
+four such series; more runs say more. Then the network is timed against itself with half of the channels of every
+layer cut, than which it is twice as wide. Random weights. To be run on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+
+import torch
+from torch import nn
+
+from bench.cost_table import CostTable
+from bench.cut import cut
+from bench.groups import find_groups, prunable
+from bench.latency import Latency, speedup_text, time_networks
+from bench.models import ModelSpec, build_model
+from bench.options import MeasureOptions, parse_size
+from bench.plan import make_plan
+from bench.pruners import make_pruner
+from bench.pruners.base import Calibration
+from bench.target import Target
+
+OUTPUTS, VOID = 12, 11
+CLOSE, SHARE = 0.03, 19 / 20
+
+
+def half_as_wide(model: nn.Module, input_size: tuple[int, int]) -> nn.Module:
+    """The network without every second channel of every layer."""
+    groups = find_groups(model)
+    scores = make_pruner("l1").score(model, prunable(groups), Calibration([], VOID, seed=0))
+    plan = make_plan(groups, scores, CostTable(model, groups, input_size), Target("channels", 0.5, "local"))
+    narrow = copy.deepcopy(model)
+    cut(narrow, groups, plan)
+    return narrow
+
+
+def main() -> None:
+    """Times the network against itself and against half of it; the exit status says whether both came out right."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="unet_small")
+    parser.add_argument("--runs", type=int, default=20, help="how often the network is timed against itself")
+    parser.add_argument("--input-size", type=parse_size, default=(96, 128))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=100, help="timed passes of each network in a run")
+    parser.add_argument("--seconds", type=float, default=30.0, help="time limit of a run")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    model = build_model(ModelSpec(arguments.model, OUTPUTS)).eval()
+    narrow = half_as_wide(model, arguments.input_size).to(arguments.device)
+    model.to(arguments.device)
+    options = MeasureOptions(latency_runs=arguments.rounds, latency_seconds=arguments.seconds)
+
+    def timed(other: nn.Module) -> tuple[Latency, int]:
+        networks = {"first": model, "second": other}
+        report = time_networks(networks, arguments.input_size, device=arguments.device, options=options)
+        return report.networks["second"], report.rounds
+
+    close = undecided = 0
+    for run in range(1, arguments.runs + 1):
+        same, rounds = timed(model)
+        close += abs(same.speedup - 1) <= CLOSE
+        undecided += same.speedup_low <= 1 <= same.speedup_high
+        print(f"run {run:3}: {same.median_ms:8.2f} ms, ratio {same.speedup:.4f} "
+              f"({same.speedup_low:.4f}-{same.speedup_high:.4f}), {rounds} rounds", flush=True)  # fmt: skip
+    half, _ = timed(narrow)
+    text = speedup_text(half.speedup, half.speedup_low, half.speedup_high)
+    print(f"{close} of {arguments.runs} ratios within 1 ± {CLOSE}, {undecided} of {arguments.runs} intervals contain 1")
+    print(f"half as wide: {half.median_ms:.2f} ms, {text}")
+    alike = close == arguments.runs and undecided >= SHARE * arguments.runs
+    sys.exit(0 if alike and half.speedup_low > 1 else 1)
+
+
+if __name__ == "__main__":
+    main()
