@@ -144,11 +144,16 @@ def test_every_network_costs_what_its_convolutions_do_and_thop_agrees(name):
 
 
 def test_the_note_says_what_makes_thops_difference():
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear"))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear")
+    )
     cost = measure_cost(model, (10, 10))
     # By thop's rules a norm with weights takes 4 operations a value, bilinear upsampling 11 a value it makes.
     assert (cost.macs, cost.thop_macs) == (2400, 2400 + 4 * 800 + 11 * 3200)
-    assert cost.thop_note == f"thop also counts BatchNorm2d +{100 * 3200 / 2400:.2f} %, Upsample +{100 * 35200 / 2400:.2f} %"
+    assert (
+        cost.thop_note
+        == f"thop also counts BatchNorm2d +{100 * 3200 / 2400:.2f} %, Upsample +{100 * 35200 / 2400:.2f} %"
+    )
     assert measure_cost(model[0], (10, 10)).thop_note == "thop counts the same"
     assert measure_cost(model[0], (10, 10)).thop_percent == 0
 
