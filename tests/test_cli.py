@@ -65,11 +65,11 @@ GROUPS_OF = {
 }
 # Fields a script has no flag for, on purpose.
 WITHOUT_FLAG = {
-    "train.py": {"latency", "latency_warmup", "latency_runs", "latency_seconds"},
-    "prune.py": {"pretrained_backbone", "finetune_epochs", "epochs", "lr", "eval_every", "tensorboard"},
+    "train.py": {spec.name for spec in fields(MeasureOptions) if "latency" in spec.name} | {"per_layer"},
+    "prune.py": {"per_layer", "pretrained_backbone", "finetune_epochs", "epochs", "lr", "eval_every", "tensorboard"},
     "eval.py": {"pretrained_backbone"},
-    "benchmark.py": set(),
-    "finetune_batch.py": {"pretrained_backbone", "epochs", "lr"},
+    "benchmark.py": {"per_layer"},
+    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr"},
 }
 
 

@@ -19,8 +19,8 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 FLOORS = (
     "errors console vision_compat modes hooks layers losses live_bytes cost target control agreement charts",
     "options latency_mode runs distributed tensor_files transforms datasets models pruners zeros",
-    "cli flags devices checkpoint optim latency latency_text groups cost_table family schedule replay datasets.* models.*",
-    "data metrics boundary inference pictures plan training_state report layer_costs heat_map",
+    "cli flags devices checkpoint optim latency groups cost_table family schedule replay datasets.* models.*",
+    "data metrics boundary inference pictures plan training_state report latency_text layer_costs heat_map",
     "evaluation activations cut absorb budget",
     "train_eval training_step retraining reference ablation reconstruction panels html_report",
     "pruners.* latency_search",

@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench.latency import Latency, paired_interval, speedup_text, time_networks
+from bench import latency
+from bench.errors import BenchError, UsageError
+from bench.latency import Latency, interleaved, paired_interval, speedup_text, time_networks
+from bench.latency_mode import LatencyMode
+from bench.latency_text import latency_conditions, latency_lines
 from bench.options import MeasureOptions
 from bench.runs import plain
 
@@ -66,13 +70,13 @@ def test_rounds_are_interleaved_and_no_network_has_the_better_place():
 def test_known_speedup():
     diary: list[str] = []
     networks = {"slow": Sleeper(0.012, "slow", diary), "fast": Sleeper(0.003, "fast", diary)}
-    report = time_networks(networks, (50, 20), device="cpu", batch=2, options=quick())
+    report = time_networks(networks, (50, 20), device="cpu", options=quick())
     slow, fast = report.networks["slow"], report.networks["fast"]
     assert slow.median_ms >= 12
     assert 2.5 < fast.speedup <= 4.5
     assert fast.speedup_low > 1
     assert fast.p10_ms <= fast.median_ms <= fast.p90_ms
-    assert fast.fps == pytest.approx(2000 / fast.median_ms)
+    assert fast.fps == pytest.approx(1000 / fast.median_ms)
     assert fast.pixels_per_second == pytest.approx(1000 * fast.fps)
     assert (slow.speedup, slow.speedup_low, slow.speedup_high) == (None, None, None)
 
@@ -121,6 +125,8 @@ def test_record_states_the_conditions():
     assert record["input_size"] == [7, 9]
     assert record["threads"] == 1
     assert record["batch"] == 1
+    assert record["mode"] == {"amp": "none", "channels_last": False, "compiled": False, "throughput_batch": 0}
+    assert record["throughput"] is None
     assert record["device"]
     assert list(record["networks"]) == ["plain", "last", "half"]
     assert [entry["memory_format"] for entry in record["networks"].values()] == [
@@ -131,25 +137,204 @@ def test_record_states_the_conditions():
     assert [entry["precision"] for entry in record["networks"].values()] == ["float32", "float32", "bfloat16"]
 
 
-def test_interval_is_seeded_and_holds_the_median():
-    ratios = np.random.default_rng(1).lognormal(0.5, 0.1, 100)
-    median, low, high = paired_interval(ratios)
-    assert median == np.median(ratios)
-    assert low < median < high
-    assert (median, low, high) == paired_interval(ratios)
+def alternating(rounds: int, random: np.random.Generator) -> np.ndarray:
+    """Which rounds the reference leads: drawn for each first of a pair, and the other way round for the second."""
+    drawn = random.random(rounds // 2) < 0.5
+    return np.stack([drawn, ~drawn], axis=1).ravel()
+
+
+def test_interval_is_seeded_and_holds_the_typical_ratio():
+    random = np.random.default_rng(1)
+    ratios, leads = random.lognormal(0.5, 0.1, 100), alternating(100, random)
+    typical, low, high = paired_interval(ratios, leads)
+    assert typical == pytest.approx(np.sqrt(np.median(ratios[leads]) * np.median(ratios[~leads])), rel=0.01)
+    assert low < typical < high
+    assert (typical, low, high) == paired_interval(ratios, leads)
 
 
 def test_interval_of_constant_ratios_is_a_point():
-    assert paired_interval(np.full(10, 1.5)) == (1.5, 1.5, 1.5)
+    assert paired_interval(np.full(10, 1.5), np.arange(10) < 5) == pytest.approx((1.5, 1.5, 1.5))
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_order_cancels_out_of_a_ratio():
+    # Who runs second runs in a warm cache: ratios lie around 1.5 * 1.1 and 1.5 / 1.1, half of them each.
+    random = np.random.default_rng(4)
+    leads = alternating(100, random)
+    ratios = 1.5 * np.where(leads, 1.1, 1 / 1.1) * random.lognormal(0, 0.01, 100)
+    typical, low, high = paired_interval(ratios, leads)
+    assert typical == pytest.approx(1.5, rel=0.004)
+    assert high - low < 0.02
+    assert low <= 1.5 <= high
+
+
+@pytest.mark.parametrize("rounds", [10, 20])
+@pytest.mark.parametrize("order_effect", [0, 0.1])
+def test_interval_covers_the_truth_at_least_as_often_as_it_says(rounds, order_effect):
     random = np.random.default_rng(2)
     hits = 0
     for _ in range(200):
-        _, low, high = paired_interval(np.exp(random.standard_t(3, 50) * 0.1))
+        leads = alternating(rounds, random)
+        noise = random.standard_t(3, rounds) * 0.05
+        _, low, high = paired_interval(np.exp(noise + np.where(leads, order_effect, -order_effect)), leads)
         hits += low <= 1 <= high
-    assert 180 <= hits <= 200
+    # Not below 95 % by more than 200 draws may be by chance, nor so wide that it never misses.
+    assert 184 <= hits < 199
+
+
+def test_rounds_come_in_pairs_that_turn_around():
+    orders = list(interleaved(["a", "b", "c"], 15, 60.0))
+    assert len(orders) == 16
+    assert all(second == first[::-1] for first, second in zip(orders[::2], orders[1::2], strict=True))
+    assert len(list(interleaved(["a"], 1, 60.0))) == 10
+    assert len(list(interleaved(["a"], 1000, 0.0))) == 10
+
+
+class Told(nn.Module):
+    """A network that takes as long as it is told."""
+
+    def __init__(self, milliseconds: float):
+        super().__init__()
+        self.milliseconds = milliseconds
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Lets a pass take what its network says, half as much again if it ran first in its round, as the machine slows."""
+    passes = itertools.count()
+
+    def time_pass(model: nn.Module, images: torch.Tensor) -> float:
+        number = next(passes)
+        return model.milliseconds * (1.5 if number % 2 == 0 else 1) * (1 + number / 200) * len(images) ** 0.5
+
+    monkeypatch.setattr(latency, "_time_on_cpu", time_pass)
+
+
+def test_made_up_times_give_their_ratio(made_up):
+    networks = {"slow": Told(30), "fast": Told(10)}
+    options = quick(latency_runs=100, latency_batch=16)
+    report = time_networks(networks, (10, 20), device="cpu", options=options)
+    for measured, batch in ((report, 1), (report.throughput, 16)):
+        fast = measured.networks["fast"]
+        assert fast.speedup == pytest.approx(3, rel=0.01)
+        assert 2.9 < fast.speedup_low <= fast.speedup_high < 3.1
+        assert measured.batch == batch
+        assert fast.fps == pytest.approx(1000 * batch / fast.median_ms)
+        assert fast.pixels_per_second == pytest.approx(200 * fast.fps)
+    assert report.throughput.throughput is None
+    same = time_networks({"dense": Told(10), "same": Told(10)}, (10, 20), device="cpu", options=options)
+    assert same.networks["same"].speedup_low <= 1 <= same.networks["same"].speedup_high
+
+
+class Witness(nn.Module):
+    """A network that writes down how it is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.seen = nn.Conv2d(3, 4, 3), set()
+
+    def __deepcopy__(self, memo):
+        twin = Witness()
+        twin.conv.load_state_dict(self.conv.state_dict())
+        twin.seen = self.seen
+        return twin.train(self.training)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        output = self.conv(images)
+        last = [t.is_contiguous(memory_format=torch.channels_last) for t in (images, self.conv.weight)]
+        self.seen.add((output.dtype, len(images), *last))
+        return output
+
+
+def test_mixed_precision_and_memory_format_are_of_the_timed_networks_alone():
+    networks = {"a": Witness().train(), "b": Witness()}
+    options = quick(latency_amp="bf16", latency_channels_last=True, latency_batch=2)
+    report = time_networks(networks, (8, 9), device="cpu", options=options)
+    for name, network in networks.items():
+        assert network.seen == {(torch.bfloat16, 1, True, True), (torch.bfloat16, 2, True, True)}
+        assert network.conv.weight.dtype == torch.float32
+        assert not network.conv.weight.is_contiguous(memory_format=torch.channels_last)
+        measured = report.networks[name]
+        assert (measured.precision, measured.memory_format) == ("bfloat16 autocast", "channels_last")
+    assert networks["a"].training
+    assert report.mode == LatencyMode("bf16", True, False, 2)
+
+
+def test_compiled_networks_are_compiled_before_they_are_timed(monkeypatch):
+    calls = []
+
+    def compiled(model: nn.Module, dynamic: bool) -> nn.Module:
+        assert dynamic is False
+        calls.append(model)
+        return torch.nn.Sequential(model)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
+    diary: list[str] = []
+    networks = {name: Sleeper(0, name, diary) for name in "ab"}
+    report = time_networks(networks, (4, 4), device="cpu", options=quick(latency_compile=True))
+    assert calls == [*networks.values(), "reset"]
+    assert report.mode.compiled
+    assert len(diary) == 2 * (1 + report.warmup + report.rounds)
+
+
+def test_a_network_that_cannot_be_compiled_is_one_line(monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("\nNo working C++ compiler found\nSet TORCHDYNAMO_VERBOSE=1")
+
+    def compiled(model: nn.Module, dynamic: bool) -> nn.Module:
+        broken = nn.Sequential(model)
+        broken.forward = fails
+        return broken
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    with pytest.raises(
+        BenchError, match=r"^torch.compile failed \(No working C\+\+ compiler found\); .*leave"
+    ) as caught:
+        time_networks({"a": toy(2)}, (8, 8), device="cpu", options=quick(latency_compile=True))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="other"):
+        time_networks({"a": toy(2), "b": Failing()}, (8, 8), device="cpu", options=quick())
+
+
+class Failing(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("other")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"latency_amp": "fp16"}, "--latency-amp fp16 needs a CUDA device"),
+        ({"latency_batch": 1}, "--latency-batch 1 is measured in any case"),
+        ({"latency_compile": True, "per_layer": True}, "leave one of them out"),
+    ],
+)
+def test_modes_that_there_are_not(options, reason):
+    with pytest.raises(UsageError, match=reason):
+        LatencyMode.of(MeasureOptions(**options), torch.device("cpu"))
+
+
+def test_lines_of_a_table(made_up):
+    networks = {"slow": Told(30), "fast": Told(10)}
+    report = time_networks(networks, (10, 20), device="cpu", options=quick(latency_batch=16))
+    record = plain(report.as_dict())
+    lines = list(latency_lines(record))
+    assert [line[0].strip() for line in lines] == [
+        "latency ms", "images/s", "Mpixels/s", "images/s, 16 at once", "Mpixels/s",
+    ]  # fmt: skip
+    fast = report.networks["fast"]
+    assert lines[0] == ["latency ms", f"{report.networks['slow'].median_ms:.2f}", f"{fast.median_ms:.2f}",
+                        fast.speedup_text()]  # fmt: skip
+    assert lines[3][2:] == [f"{report.throughput.networks['fast'].fps:.1f}",
+                            report.throughput.networks["fast"].speedup_text()]  # fmt: skip
+    text = latency_conditions(record)
+    assert text == f"latency: 10x20, float32, contiguous, {report.device}, 1 CPU thread, 12 rounds"
+    record["networks"]["fast"].update(speedup_low=0.99, precision="int8")
+    record["mode"]["compiled"], record["threads"] = True, 2
+    assert "no measurable difference (0.99-" in next(latency_lines(record))[-1]
+    assert "float32 and int8, contiguous, torch.compile, " in latency_conditions(record)
+    assert "2 CPU threads" in latency_conditions(record)
 
 
 @pytest.mark.parametrize(

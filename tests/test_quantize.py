@@ -94,7 +94,7 @@ def test_eval_quantises_the_candidate(call, tiny_camvid: Path, tiny_baseline: Pa
     ended = call(
         "eval.py", "--dataset", "camvid", "--data-root", tiny_camvid, "--num-workers", 0, "--threads", 1,
         "--baseline", tiny_baseline, "--candidate", tiny_baseline, "--report", tmp_path / "out" / "report.json",
-        "--int8", "--int8-images", 4, "--latency-warmup", 0, "--latency-runs", 10,
+        "--int8", "--int8-images", 4, "--latency-warmup", 0, "--latency-runs", 10, "--latency-batch", 2, "--per-layer",
     )  # fmt: skip
     assert ended.code == 0
     report, float_report = (
@@ -108,7 +108,20 @@ def test_eval_quantises_the_candidate(call, tiny_camvid: Path, tiny_baseline: Pa
     )
     assert after["bytes_on_disk"] == (tmp_path / "out" / "int8_model.pt").stat().st_size < before["bytes_on_disk"]
     assert report["calibration"] == {"images": 4, "seed": 0}
-    timed = report["latency"]["networks"]
-    assert (timed["float32"]["precision"], timed["int8"]["precision"]) == ("float32", "int8")
-    assert timed["int8"]["speedup"] > 0
+    for measured, batch in ((report["latency"], 1), (report["latency"]["throughput"], 2)):
+        timed = measured["networks"]
+        assert measured["batch"] == batch
+        assert (timed["float32"]["precision"], timed["int8"]["precision"]) == ("float32", "int8")
+        assert timed["int8"]["speedup"] > 0
+    layers = float_report["layers"]
+    assert sum(row["macs_before"] for row in layers) == float_report["baseline"]["cost"]["macs"]
+    assert all(row["ms_after"] > 0 and row["weight_after"] == row["weight_before"] for row in layers)
+    assert "all of them" in ended.out and "images/s, 2 at once" in ended.out and ", 1 CPU thread, " in ended.out
     assert f"int8: mIoU {before['quality']['miou']:.2%} -> {after['quality']['miou']:.2%}" in ended.out
+
+
+def test_int8_has_one_mode(call, tiny_baseline: Path, tmp_path: Path) -> None:
+    files = ["--baseline", tiny_baseline, "--candidate", tiny_baseline, "--report", tmp_path / "report.json"]
+    ended = call("eval.py", *files, "--int8", "--latency-amp", "bf16")
+    assert ended.code != 0
+    assert "--int8 times networks as they are; leave --latency-amp out" in ended.err

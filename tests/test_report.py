@@ -110,6 +110,7 @@ def measured(miou: float, macs: int, boundary: float | None = None) -> dict:
         "boundary": None if boundary is None else {"width": 3, "f_score": boundary, "by_class": {}},
     }
     cost = {"parameters": 2_000_000, "nonzero_parameters": 2_000_000, "macs": macs, "state_bytes": 8_000_000}
+    cost |= {"peak_activation_bytes": macs // 100, "thop_macs": 11 * macs // 10, "thop_note": "thop also counts this"}
     return {"quality": quality, "cost": cost, "bytes_on_disk": 8_100_000, "compressed_bytes": 7_400_000}
 
 
@@ -137,6 +138,9 @@ def test_a_pair_is_shown_with_the_interval_of_its_change():
         "boundary F-score % 60.00 50.00 -10.00",
         "IoU train - - -",
         "MACs G 1.000 0.500 -50.0 %",
+        "by thop G 1.100 0.550 -50.0 %",
+        "activations MB 10.000 5.000 -50.0 %",
+        "MACs: thop also counts this (candidate)",
     ):
         assert words.split() in lines
     lines = pair_lines([-7.0, 0.5], **sides)

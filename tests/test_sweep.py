@@ -150,7 +150,8 @@ def test_a_latency_is_a_goal_of_its_own_for_each_machine(bench, monkeypatch):
     # What was found on one machine is nothing to another one; a target that is not measured is.
     monkeypatch.setattr("bench.sweep.device_name", lambda device: "another")
     (other,) = bench.run(["l1"], [0.6], kind="latency")
-    assert other["folder"] != rows[0]["folder"]
+    (third,) = bench.run(["l1"], [0.6], kind="latency", measure=replace(UNTIMED, latency_amp="bf16"))
+    assert len({rows[0]["folder"], other["folder"], third["folder"]}) == 3
     folders = {bench.run(["l1"], [0.1])[0]["folder"]}
     monkeypatch.undo()
     assert folders == {bench.run(["l1"], [0.1])[0]["folder"]}
@@ -292,6 +293,29 @@ def test_latency_is_added_to_what_was_measured_without(bench):
     (again,) = bench.run(["l1"], measure=TIMED)
     assert again["latency_ms"] == timed["latency_ms"]
     assert bench.written("report.json") == written
+
+
+def test_latency_is_measured_anew_in_another_mode(bench):
+    (plain,) = bench.run(["l1"], measure=TIMED)
+    before = bench.written("pruned_model.pt")
+    (other,) = bench.run(["l1"], measure=replace(TIMED, latency_channels_last=True, latency_batch=2))
+    assert other["folder"] == plain["folder"]
+    assert bench.written("pruned_model.pt") == before
+    latency = json.loads((bench.out / other["folder"] / "report.json").read_text())["latency"]
+    assert latency["networks"]["candidate"]["memory_format"] == "channels_last"
+    assert latency["throughput"]["batch"] == 2
+    assert other["latency_ms"] == latency["networks"]["candidate"]["median_ms"]
+
+
+def test_reports_of_the_time_before_there_were_modes_are_plain(bench):
+    (row,) = bench.run(["l1"], measure=TIMED)
+    path = bench.out / row["folder"] / "report.json"
+    report = json.loads(path.read_text())
+    del report["latency"]["mode"], report["latency"]["throughput"]
+    path.write_text(json.dumps(report))
+    (again,) = bench.run(["l1"], measure=TIMED)
+    assert again["latency_ms"] == row["latency_ms"]
+    assert json.loads(path.read_text()) == report
 
 
 # --- fine-tuning
