@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.options import DataOptions, Int8Options, MeasureOptions, ModelOptions, RunOptions
+from bench.options import DataOptions, Int8Options, MeasureOptions, ModelOptions, PageOptions, RunOptions
 
 
 def build_parser() -> Parser:
@@ -37,6 +37,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("measuring", MeasureOptions)
+    parser.add_options("page", PageOptions)
     parser.add_options("int8", Int8Options)
     parser.add_options("run", RunOptions)
     return parser
@@ -72,11 +73,12 @@ def main(argv: list[str]) -> None:
         say(f"{count} predictions of {reference.split} -> {arguments.predict}")
     if not arguments.report:
         return
-    report = evaluate_pair(reference, candidate, Path(arguments.report))
+    path, page = Path(arguments.report), collect(PageOptions, arguments)
+    report = evaluate_pair(reference, candidate, path, page)
     console().print(pair_table(report))
-    say(f"-> {arguments.report}")
+    say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
-        folder, choice = Path(arguments.report).parent, collect(Int8Options, arguments)
+        folder, choice = path.parent, collect(Int8Options, arguments)
         say(int8_line(measure_int8(reference, report, folder, choice, measure, options.seed)))
         say(f"-> {folder / 'int8_model.pt'}")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench import distributed
 from bench.boundary import BoundaryCounts
 from bench.console import progress
 from bench.datasets.base import Classes
@@ -34,9 +35,34 @@ class Evaluation:
     quality: Quality
     per_image: Tensor
 
+    @property
+    def wrong(self) -> Tensor:
+        """How many scored pixels of each image have another class than was predicted, int64 [N]."""
+        return self.per_image.sum(dim=(1, 2)) - self.per_image.diagonal(dim1=1, dim2=2).sum(dim=1)
+
     def record(self) -> dict[str, Any]:
         """The metrics as plain data."""
         return plain(asdict(self.quality))
+
+
+class _Judge:
+    """Counts what one network predicts over a split."""
+
+    def __init__(self, classes: Classes, device: torch.device, scoring: Scoring):
+        self._confusion = ConfusionMatrix(classes, device)
+        self._outlines = BoundaryCounts(classes, scoring.boundary_width, device) if scoring.boundary_width else None
+
+    def update(self, prediction: Tensor, labels: Tensor) -> None:
+        self._confusion.update(prediction, labels)
+        if self._outlines:
+            self._outlines.update(prediction, labels)
+
+    def evaluation(self) -> Evaluation:
+        self._confusion.gather()
+        quality = self._confusion.quality()
+        if self._outlines:
+            quality = replace(quality, boundary=self._outlines.score())
+        return Evaluation(quality, self._confusion.per_image.cpu())
 
 
 def evaluate_images(
@@ -64,18 +90,36 @@ def evaluate_images(
         label: what the progress bar says.
         scoring: how often and how large the network sees an image, and whether outlines are scored too.
     """
-    confusion = ConfusionMatrix(classes, device)
-    outlines = BoundaryCounts(classes, scoring.boundary_width, device) if scoring.boundary_width else None
+    judge = _Judge(classes, device, scoring)
     found = predictions(
         model, loader, device=device, amp=amp, channels_last=channels_last, label=label, scoring=scoring
     )
     for prediction, labels in found:
-        confusion.update(prediction, labels)
-        if outlines:
-            outlines.update(prediction, labels)
-    confusion.gather()
-    quality = confusion.quality()
-    return Evaluation(replace(quality, boundary=outlines.score()) if outlines else quality, confusion.per_image.cpu())
+        judge.update(prediction, labels)
+    return judge.evaluation()
+
+
+def evaluate_both(
+    before: nn.Module,
+    after: nn.Module,
+    loader: Iterable[Batch],
+    classes: Classes,
+    **settings: Any,
+) -> tuple[Evaluation, Evaluation, Tensor]:
+    """Scores two networks in one pass over a split; the other arguments are as for `evaluate_images`.
+
+    Returns:
+        The evaluations, and how many scored pixels of each image the two label differently, int64 [N] on the CPU.
+    """
+    judges = [_Judge(classes, settings["device"], settings.get("scoring", PLAIN)) for _ in range(2)]
+    differing = [torch.zeros(0, dtype=torch.int64, device=settings["device"])]
+    for pair, labels in _predictions((before, after), loader, **settings):
+        for judge, prediction in zip(judges, pair, strict=True):
+            judge.update(prediction, labels)
+        differs = (pair[0] != pair[1]) & (labels != classes.ignore_index)
+        differing.append(differs.flatten(1).sum(1))
+    first, second = (judge.evaluation() for judge in judges)
+    return first, second, distributed.in_order(torch.cat(differing)).cpu()
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], classes: Classes, **settings: Any) -> Quality:
@@ -83,8 +127,17 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], classes: Classes, **sett
     return evaluate_images(model, loader, classes, **settings).quality
 
 
-def predictions(
-    model: nn.Module,
+def predictions(model: nn.Module, loader: Iterable[Batch], **settings: Any) -> Iterator[Batch]:
+    """Yields what a network predicts for each batch, int64 [N, H, W], and the labels of the same size.
+
+    The arguments are those of `evaluate_images`.
+    """
+    for (prediction,), labels in _predictions((model,), loader, **settings):
+        yield prediction, labels
+
+
+def _predictions(
+    models: Sequence[nn.Module],
     loader: Iterable[Batch],
     *,
     device: torch.device,
@@ -92,26 +145,27 @@ def predictions(
     channels_last: bool = False,
     label: str,
     scoring: Scoring = PLAIN,
-) -> Iterator[Batch]:
-    """Yields what a network predicts for each batch, int64 [N, H, W], and the labels of the same size.
-
-    The arguments are those of `evaluate_images`.
-    """
+) -> Iterator[tuple[list[Tensor], Tensor]]:
     # Outside inference mode, where moving would make the weights unfit for training.
-    to_device(model, device, channels_last)
+    for model in models:
+        to_device(model, device, channels_last)
 
-    def network(images: Tensor) -> Tensor:
-        with autocast(device, amp):
-            return model(images)
+    def through(model: nn.Module) -> Callable[[Tensor], Tensor]:
+        def network(images: Tensor) -> Tensor:
+            with autocast(device, amp):
+                return model(images)
 
-    with flags_kept(model):
-        model.eval()
+        return network
+
+    networks, everything = [through(model) for model in models], nn.ModuleList(models)
+    with flags_kept(everything):
+        everything.eval()
         for images, labels in progress(loader, label):
             images, labels = moved(images, labels, device, channels_last)
             # Closed before the batch is handed out: the mode would hold for the caller as well.
             with torch.inference_mode():
-                prediction = predict(network, images, labels.shape[-2:], scoring)
-            yield prediction, labels
+                found = [predict(network, images, labels.shape[-2:], scoring) for network in networks]
+            yield found, labels
 
 
 @torch.no_grad()

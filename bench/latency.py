@@ -46,6 +46,7 @@ class Latency:
         speedup: times faster than the first network, the median of the paired ratios; None for the first.
         speedup_low: lower end of its 95 % interval.
         speedup_high: upper end of its 95 % interval.
+        times_ms: what each round took, in their order, in milliseconds to the microsecond.
     """
 
     median_ms: float
@@ -58,6 +59,7 @@ class Latency:
     speedup: float | None = None
     speedup_low: float | None = None
     speedup_high: float | None = None
+    times_ms: tuple[float, ...] = ()
 
     def speedup_text(self) -> str:
         """The speed-up with its interval; says so where nothing can be told."""
@@ -146,9 +148,9 @@ def time_networks(
         p10, median, p90 = np.percentile(times[name], (10, 50, 90)).tolist()
         fps = 1000 * batch / median
         speedup = paired_interval(reference / np.array(times[name])) if position else (None, None, None)
-        latencies[name] = Latency(
-            median, p10, p90, fps, fps * pixels, _precision_text(model, device), _format_text(model), *speedup
-        )
+        how = (_precision_text(model, device), _format_text(model))
+        rounded = tuple(round(passed, 3) for passed in times[name])
+        latencies[name] = Latency(median, p10, p90, fps, fps * pixels, *how, *speedup, times_ms=rounded)
     name, threads = device_name(device), torch.get_num_threads()
     return LatencyReport(latencies, tuple(input_size), batch, len(reference), warmup, name, threads)
 

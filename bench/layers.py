@@ -62,6 +62,11 @@ def width(layer: nn.Module, side: str) -> int:
     return layer.num_features if layer.running_mean is None else layer.running_mean.shape[0]
 
 
+def widths(model: nn.Module) -> dict[str, int]:
+    """Channels that each convolution and linear layer of a network gives, by name."""
+    return {name: width(layer, OUT) for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)}
+
+
 def out_filters(layer: nn.Module, values: Tensor | None = None) -> Tensor:
     """The filters of a convolution or linear layer, one a row.
 

@@ -55,14 +55,24 @@ def write_ids(path: Path | str, ids: np.ndarray, colours: Classes | None = None)
         colours: the label set whose colours they are shown in, what is no scored class in black; without one the map
             is grey.
     """
-    image = Image.fromarray(ids.astype(np.uint8))
-    if colours is not None:
-        # Makes a palette image of the grey one without touching its pixels.
-        palette = np.zeros((256, 3), np.uint8)
-        palette[: len(colours.palette)] = colours.palette
-        image.putpalette(palette.tobytes())
+    image = Image.fromarray(ids.astype(np.uint8)) if colours is None else indexed(ids, colours.palette)
     with whole_file(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def indexed(ids: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """A palette image that holds the ids themselves.
+
+    Args:
+        ids: integer [H, W] in 0..255.
+        colours: RGB colour of id 0, 1, ...; all further ids are black.
+    """
+    image = Image.fromarray(ids.astype(np.uint8))
+    # Makes a palette image of the grey one without touching its pixels.
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(colours)] = colours
+    image.putpalette(palette.tobytes())
+    return image
 
 
 def _draw(panels: Mapping[str, np.ndarray], legend: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bench import distributed
 from bench.checkpoint import SavedModel, load_model, save_model
@@ -21,10 +20,20 @@ from bench.devices import set_up
 from bench.distillation import Distillation
 from bench.errors import BenchError, UsageError
 from bench.groups import ChannelGroup, find_groups
-from bench.inference import PLAIN, Scoring, predict
+from bench.html_report import html_page
+from bench.inference import PLAIN, Scoring
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
-from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
+from bench.options import (
+    DataOptions,
+    MeasureOptions,
+    ModelOptions,
+    PageOptions,
+    PruneOptions,
+    RunOptions,
+    TrainOptions,
+)
+from bench.panels import panels_of, segment
 from bench.pictures import prediction_picture, write_ids
 from bench.pruners.base import Method
 from bench.reference import Reference
@@ -38,11 +47,11 @@ from bench.runs import (
     read_json,
     run_folder,
     write_json,
+    write_text,
 )
 from bench.target import Goal
 from bench.train_eval import evaluate, fit
 from bench.training_state import BEST, LAST, check_same_run, run_identity
-from bench.transforms import prepare
 from bench.workbench import Workbench
 
 CONFIG, REPORT = "config.json", "report.json"
@@ -144,6 +153,7 @@ def train_model(
                 for split, loader in loaders.items()
             }
             report = {
+                "format": "training-report/1",
                 "best_epoch": result.best_epoch,
                 "epochs": result.epochs,
                 "input_size": data.input_size,
@@ -371,23 +381,37 @@ def finetune_model(
     return report
 
 
-def evaluate_pair(reference: Reference, candidate: Path | None, report: Path) -> dict[str, Any]:
+def evaluate_pair(reference: Reference, candidate: Path | None, report: Path, page: PageOptions) -> dict[str, Any]:
     """Measures a candidate beside the baseline, or the baseline alone.
 
     Args:
         reference: the baseline and its data.
         candidate: file of a network for the same data set, if there is one.
         report: the JSON file to write.
+        page: whether a page of the same name is put beside it, and what that shows.
 
     Returns:
         What the report says.
+
+    Raises:
+        UsageError: the report has the name of the page.
     """
+    page_path = report.with_suffix(".html")
+    if page.html and page_path == report:
+        raise UsageError(f"--report names the JSON file; pass {report.with_suffix('.json')}, the page goes beside it")
     make_folder(report.parent)
+    networks = {"baseline": reference.saved.model}
     if candidate is None:
-        measured = reference.describe()
+        measured, apart = reference.describe(), reference.evaluation.wrong
     else:
-        measured = reference.compare(candidate, _candidate(reference, candidate))
+        saved = _candidate(reference, candidate)
+        networks["candidate"] = saved.model.to(reference.device)
+        evaluation, apart = reference.evaluate_beside(saved.model)
+        measured = reference.compare(candidate, saved, evaluation=evaluation)
     write_json(report, measured)
+    if page.html:
+        shown = panels_of(reference, networks, apart, page.html_images) if page.html_images else None
+        write_text(page_path, html_page(measured, shown, reference.data.classes))
     return measured
 
 
@@ -446,15 +470,9 @@ def draw_pair(reference: Reference, candidate: Path | None, index: int, path: Pa
         raise UsageError(
             f"--picture-index {index} is not one of the {count} images of {reference.split} (0 to {count - 1})"
         )
-    image, label = data.load(reference.split, index)
     networks = {"baseline": reference.saved.model}
     if candidate is not None:
         networks[candidate.stem] = _candidate(reference, candidate).model.to(reference.device)
-    prepared = prepare(image, data.input_size)[None].to(reference.device)
-    with torch.inference_mode():
-        maps = {
-            name: predict(model.eval(), prepared, label.shape, reference.scoring)[0].cpu()
-            for name, model in networks.items()
-        }
+    image, label, maps = segment(reference, networks, index)
     make_folder(path.parent)
     prediction_picture(path, image, {"label": label, **maps}, data.classes)

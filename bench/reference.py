@@ -16,9 +16,10 @@ from bench.cost import measure_cost
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.errors import BenchError
-from bench.evaluation import Evaluation, evaluate_images, predictions
+from bench.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
 from bench.inference import Scoring
 from bench.latency import LatencyReport, time_networks
+from bench.layers import widths
 from bench.metrics import miou_change_interval
 from bench.options import DataOptions, MeasureOptions, RunOptions
 from bench.runs import compressed_size, file_digest, plain, provenance
@@ -103,9 +104,30 @@ class Reference:
             BenchError: no pixel of the split has a class.
         """
         name = f"{label}, {self.split}"
-        evaluation = evaluate_images(
-            model, self._loader, self.data.classes, device=self.device, label=name, scoring=self.scoring
+        return self._checked(
+            evaluate_images(
+                model, self._loader, self.data.classes, device=self.device, label=name, scoring=self.scoring
+            )
         )
+
+    def evaluate_beside(self, candidate: nn.Module) -> tuple[Evaluation, Tensor]:
+        """Scores a network and the baseline in one pass over the split.
+
+        Returns:
+            The candidate's evaluation, and how many scored pixels of each image the two label differently, int64 [N].
+
+        Raises:
+            BenchError: no pixel of the split has a class.
+        """
+        name = f"baseline and candidate, {self.split}"
+        networks = (self.saved.model, candidate, self._loader, self.data.classes)
+        # What a cached property is given, it keeps.
+        self.evaluation, evaluation, differing = evaluate_both(
+            *networks, device=self.device, label=name, scoring=self.scoring
+        )
+        return self._checked(evaluation), differing
+
+    def _checked(self, evaluation: Evaluation) -> Evaluation:
         if not evaluation.per_image.any():
             raise BenchError(
                 f"no pixel of {self.data.name}'s {self.split} split is labelled with a class, so there is nothing to "
@@ -169,7 +191,7 @@ class Reference:
         if latency is None and self.is_timed:
             latency = self.time(candidate.model).as_dict()
         return self._report(
-            candidate={**file_record(path, file_digest(path)), "quality": quality, "cost": cost},
+            candidate={**file_record(path, file_digest(path)), **_made(candidate), "quality": quality, "cost": cost},
             change={
                 "miou_points": 100 * (quality["miou"] - self.quality["miou"]),
                 "miou_points_interval": change_interval and [100 * end for end in change_interval],
@@ -190,11 +212,16 @@ class Reference:
             "model": asdict(self.saved.spec),
             "input_size": self.data.input_size,
             "scoring": asdict(self.scoring),
-            "baseline": {**self.record, "quality": self.quality, "cost": self.cost},
+            "baseline": {**self.record, **_made(self.saved), "quality": self.quality, "cost": self.cost},
             **measured,
             "provenance": provenance(),
         }
         return plain(report)
+
+
+def _made(saved: SavedModel) -> dict[str, Any]:
+    """How a network was pruned, oldest first, and how wide its layers are."""
+    return {"pruning": saved.meta.get("pruning", []), "widths": widths(saved.model)}
 
 
 def cost_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:

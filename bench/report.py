@@ -200,27 +200,41 @@ def pair_table(report: Row) -> Table:
     from rich import box
     from rich.table import Table
 
+    header, sections = pair_lines(report)
+    table = Table(title=pair_title(report), box=box.SIMPLE_HEAD)
+    for name in header:
+        table.add_column(name, justify="right" if name else "left")
+    for line in itertools.chain(*sections.values()):
+        table.add_row(*line)
+    return table
+
+
+def pair_title(report: Row) -> str:
+    """What one `report.json` is about."""
+    return _title({**report, "model": report["model"]["name"]})
+
+
+def pair_lines(report: Row) -> tuple[list[str], dict[str, list[list[str]]]]:
+    """What one `report.json` says, as text: the names of the columns, and the lines of each part."""
     names = ["baseline", "candidate"] if report["candidate"] else ["baseline"]
     sides = [report[name] for name in names]
-    table = Table(title=_title({**report, "model": report["model"]["name"]}), box=box.SIMPLE_HEAD)
-    for name in ["", *names, "change"][: 2 * len(names)]:
-        table.add_column(name, justify="right" if name else "left")
-    for line in _quality_lines([side["quality"] for side in sides], report["change"]):
-        table.add_row(*line)
-    for key, name, unit in (
-        ("parameters", "parameters M", 1e6),
-        ("nonzero_parameters", "  not zero M", 1e6),
-        ("macs", "MACs G", 1e9),
-        ("state_bytes", "size MB", 1e6),
-    ):
-        table.add_row(name, *_beside([side["cost"][key] for side in sides], unit))
+    costs = [
+        [name, *_beside([side["cost"][key] for side in sides], unit)]
+        for key, name, unit in (
+            ("parameters", "parameters M", 1e6),
+            ("nonzero_parameters", "  not zero M", 1e6),
+            ("macs", "MACs G", 1e9),
+            ("state_bytes", "size MB", 1e6),
+        )
+    ]
     for key, name in (("bytes_on_disk", "file MB"), ("compressed_bytes", "  compressed MB")):
-        table.add_row(name, *_beside([side[key] for side in sides], 1e6))
+        costs.append([name, *_beside([side[key] for side in sides], 1e6)])
+    sections = {"quality": [*_quality_lines([side["quality"] for side in sides], report["change"])], "cost": costs}
     if report["latency"]:
         timed = [report["latency"]["networks"][name] for name in names]
         change = [speedup_text(side["speedup"], side["speedup_low"], side["speedup_high"]) for side in timed[1:]]
-        table.add_row("latency ms", *(f"{side['median_ms']:.2f}" for side in timed), *change)
-    return table
+        sections["latency"] = [["latency ms", *(f"{side['median_ms']:.2f}" for side in timed), *change]]
+    return ["", *names, "change"][: 2 * len(names)], sections
 
 
 def _beside(values: Sequence[float], unit: float) -> list[str]:

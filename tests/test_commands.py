@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from records import faults
 
 from bench.checkpoint import load_model
 from bench.cost import measure_cost
@@ -322,6 +323,14 @@ def test_the_same_numbers_in_another_folder_and_in_one_command(place, finetuned)
     again = place.json("again/benchmark_summary.json")
     assert numbers(again["rows"]) == numbers(finetuned["rows"])
     assert again["baseline"]["quality"] == finetuned["baseline"]["quality"]
+
+
+def test_every_record_is_as_documented(place, pruned, finetuned):
+    paths = [path for path in place.runs.rglob("*.json") if path.name != "config.json"]
+    found = {path.name for path in paths}
+    assert {"report.json", "pruning_info.json", "finetuned_report.json", "finetuned_summary.json"} <= found
+    for path in paths:
+        assert faults(json.loads(path.read_text(encoding="utf-8"))) == [], path
 
 
 def test_every_file_is_plain_data(place, pruned, finetuned):

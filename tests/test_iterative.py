@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import toy_networks as toys
+from records import faults
 from torch import nn
 
 from bench.checkpoint import SavedModel, load_model, save_model
@@ -305,6 +306,7 @@ def test_the_commands(call: Callable[..., Any], tiny_camvid: Path, tiny_baseline
     assert outcome.code == 0, outcome.err
     assert "cut 1 of 2: " in outcome.out and "cut 2 of 2: " in outcome.out
     info = json.loads((tmp_path / "one" / "pruning_info.json").read_text())
+    assert faults(info) == []
     assert [cut["goal"]["kind"] for cut in info["iterations"]] == ["size", "size"]
     assert info["iterations"][-1]["goal"]["value"] == 10**6 >= info["cost"]["after"]["state_bytes"]
     recipe = info["schedule"]["recipe"]

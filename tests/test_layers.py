@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.layers import IN, OUT, adopt_shapes, axes_of, is_depthwise, is_grouped, keep_channels, width
+from bench.layers import IN, OUT, adopt_shapes, axes_of, is_depthwise, is_grouped, keep_channels, width, widths
 
 KEPT = torch.tensor([0, 2, 3])
 
@@ -19,6 +19,8 @@ def test_widths() -> None:
     assert (width(depthwise, OUT), width(depthwise, IN)) == (5, 5)
     assert width(nn.BatchNorm2d(7), OUT) == width(nn.BatchNorm2d(7), IN) == 7
     assert width(nn.BatchNorm2d(7, affine=False), OUT) == 7
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 5, 2), nn.Linear(9, 2))
+    assert list(widths(layers).items()) == [("0", 8), ("2", 5), ("3", 2)]
 
 
 def test_kinds_of_convolutions() -> None:

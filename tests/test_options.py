@@ -17,6 +17,7 @@ from bench.options import (
     MeasureOptions,
     ModelOptions,
     OracleOptions,
+    PageOptions,
     PruneOptions,
     RunOptions,
     SensitivityOptions,
@@ -45,6 +46,7 @@ GROUPS = (
     DistillOptions,
     MeasureOptions,
     OracleOptions,
+    PageOptions,
     Int8Options,
 )
 

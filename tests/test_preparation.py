@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from records import faults
 from torch import Tensor
 
 from bench import train_eval
@@ -187,6 +188,7 @@ def test_a_benchmark_trains_once_for_two_ratios(make_bench: MakeBench, trainings
     assert [row["status"] for row in rows] == ["done", "done"]
     assert len(trainings) == 1
     infos = [read_json(out / row["folder"] / "pruning_info.json") for row in rows]
+    assert faults(infos[0]) == []
     assert infos[0]["preparation"] == infos[1]["preparation"]
     assert infos[0]["quality"]["prepared"] == infos[1]["quality"]["prepared"]
     # Another seed is another training.

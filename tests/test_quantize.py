@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_networks as toys
+from records import faults
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel, load_model, save_model
@@ -99,6 +100,7 @@ def test_eval_quantises_the_candidate(call, tiny_camvid: Path, tiny_baseline: Pa
     report, float_report = (
         json.loads((tmp_path / "out" / name).read_text()) for name in ("int8_report.json", "report.json")
     )
+    assert faults(report) == []
     before, after = report["float32"], report["int8"]
     assert before == float_report["candidate"]
     assert report["change"]["miou_points"] == pytest.approx(

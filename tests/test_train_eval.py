@@ -10,6 +10,7 @@ from toy_training import CLASSES, TOY, ToyData, new_network
 
 from bench.checkpoint import load_model
 from bench.errors import BenchError, UsageError
+from bench.evaluation import evaluate_both, evaluate_images
 from bench.losses import segmentation_loss
 from bench.models import MODELS
 from bench.options import RunOptions, TrainOptions
@@ -65,6 +66,28 @@ def test_logits_are_scaled_up_to_the_labels():
     quality = evaluate(Strongest(), [(images, labels)], CLASSES, device=CPU)
     assert quality.pixel_accuracy == 1.0
     assert quality.classes_present == 2
+
+
+class Mirrored(Strongest):
+    """Takes red for blue and blue for red."""
+
+    def forward(self, images):
+        return super().forward(images.flip(1))
+
+
+def test_two_networks_are_scored_in_one_pass():
+    data, before, after = ToyData(), Strongest(), Mirrored().train()
+    loader = data.eval_loader("val", 2)
+    first, second, differing = evaluate_both(before, after, loader, CLASSES, device=CPU, label="both")
+    for model, found in ((before, first), (after, second)):
+        alone = evaluate_images(model, loader, CLASSES, device=CPU)
+        assert found.quality == alone.quality and torch.equal(found.per_image, alone.per_image)
+    labels = data.val[1]
+    # Void has a prediction too, and those of the two differ, but nobody can be right there.
+    apart = ((labels == 0) | (labels == 2)).flatten(1).sum(1)
+    assert differing.tolist() == second.wrong.tolist() == apart.tolist() and apart.min() > 0
+    assert first.wrong.tolist() == [0] * 5
+    assert after.training
 
 
 def test_evaluation_leaves_a_network_that_can_train():

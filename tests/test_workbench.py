@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from records import faults
 from torch import Tensor
 from toy_latency import time_by_macs
 
@@ -309,7 +310,10 @@ def test_a_job_takes_over_the_latency_it_was_verified_with(
 ) -> None:
     bench = make_bench(evaluate=False, recalibrate=False)
     info = prune_model(bench, L1, Goal("latency", 0.5), 0, tmp_path / "job")
-    report = json.loads((tmp_path / "job" / "report.json").read_text())
+    report, written = (
+        json.loads((tmp_path / "job" / name).read_text()) for name in ("report.json", "pruning_info.json")
+    )
+    assert [*faults(report), *faults(written)] == []
     assert report["latency"] == info["latency_search"]["verified"]
     assert efforts.count(1.0) == 1
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import toy_networks as toys
+from records import faults
 from toy_training import TOY, ToyData, new_network
 
 from bench.checkpoint import load_model
@@ -135,6 +136,7 @@ def test_from_pruning_through_fine_tuning_to_the_report(call, flags, tiny_baseli
     assert (ended.code, ended.err.count("error")) == (0, 0)
     (folder,) = out.glob("magnitude_*")
     info = json.loads((folder / "pruning_info.json").read_text())
+    assert faults(info) == []
     assert info["target"] == {"kind": "sparsity", "value": 0.5, "within": None}
     assert (info["plan"], info["scores"]) == (None, None)
     assert info["sparsity"]["reached"] == pytest.approx(0.5, abs=1e-6)
@@ -159,6 +161,7 @@ def test_from_pruning_through_fine_tuning_to_the_report(call, flags, tiny_baseli
     )
     assert ended.code == 0
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert faults(report) == []
     dense, candidate = report["baseline"], report["candidate"]
     assert candidate["cost"]["parameters"] == dense["cost"]["parameters"]
     # Two thirds of the bytes: zeros are as long as other numbers until they are compressed.

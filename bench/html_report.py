@@ -1,0 +1,219 @@
+"""A `report.json` as one HTML page that needs nothing else: style, charts and pictures are inside, scripts are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bench.charts import bar_chart, strip_chart
+from bench.datasets.base import Classes
+from bench.latency import speedup_text
+from bench.panels import ALONE, APART, PAIR, Panel
+from bench.pictures import NOT_SCORED
+from bench.report import change_text, pair_lines, pair_title
+from bench.target import Goal
+
+Report = Mapping[str, Any]
+
+# Should anything ever ask for what is not in the page, the browser is to refuse.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def html_page(report: Report, panels: Sequence[Panel] | None, classes: Classes) -> str:
+    """Writes the page.
+
+    Args:
+        report: what `report.json` holds.
+        panels: images to show; None shows no such part.
+        classes: the label set.
+    """
+    header, numbers = pair_lines(report)
+    sides = {name: report[name] for name in ("baseline", "candidate") if report[name]}
+    parts = [_tiles(report, sides), *_pruning(sides)]
+    parts += ["<h2>Quality</h2>", *_beside(_table(header, numbers["quality"]), _iou_chart(sides))]
+    parts += ["<h2>Cost</h2>", *_beside(_table(header, numbers["cost"]), _width_chart(sides))]
+    if report["latency"]:
+        table = _table(header, numbers["latency"]) + _latency_conditions(report["latency"])
+        parts += ["<h2>Latency</h2>", *_beside(table, _latency_chart(report["latency"]["networks"]))]
+    if panels is not None:
+        parts += _panels(panels, classes, is_pair=len(sides) == 2)
+    parts += _origin(report, sides)
+    title = escape(pair_title(report))
+    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    head = [
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<link rel="icon" href="data:,">',
+        f"<title>{title}</title>",
+        f"<style>\n{style}</style>",
+    ]
+    body = [f"<h1>{title}</h1>", "<main>", *parts, "</main>"]
+    lines = ["<!doctype html>", '<html lang="en">', "<head>", *head, "</head>", "<body>", *body, "</body>", "</html>"]
+    return "\n".join(lines) + "\n"
+
+
+def _tiles(report: Report, sides: Mapping[str, Report]) -> str:
+    """The few numbers a reader looks for first."""
+    change = report["change"]
+
+    def tile(name: str, values: Sequence[str], unit: str, note: str) -> str:
+        arrow = " → ".join(values)
+        return f'<div class="tile">{name}<b>{escape(arrow)} {unit}</b><span class="faint">{escape(note)}</span></div>'
+
+    def cost(name: str, key: str, scale: float, unit: str) -> str:
+        note = f"{change[f'{key}_percent']:+.1f} %" if change else ""
+        return tile(name, [f"{side['cost'][key] / scale:.3f}" for side in sides.values()], unit, note)
+
+    note = ""
+    if change:
+        note = f"{change['miou_points']:+.2f} points; 95 % interval: {change_text(change['miou_points_interval'])}"
+    tiles = [tile("mIoU", [_percent(side["quality"]["miou"]) for side in sides.values()], "%", note)]
+    tiles += [cost("parameters", "parameters", 1e6, "M"), cost("MACs", "macs", 1e9, "G")]
+    if report["latency"]:
+        timed = [report["latency"]["networks"][name] for name in sides]
+        last = timed[-1]
+        note = speedup_text(*(last[key] for key in ("speedup", "speedup_low", "speedup_high"))) if change else ""
+        tiles.append(tile("latency", [f"{network['median_ms']:.2f}" for network in timed], "ms", note))
+    return '<div class="tiles">' + "".join(tiles) + "</div>"
+
+
+def _pruning(sides: Mapping[str, Report]) -> list[str]:
+    """How the networks were pruned, where their files say so: a column each time."""
+    found = [(name, how) for name, side in sides.items() for how in side["pruning"]]
+    if not found:
+        return []
+    columns = [
+        {
+            "method": how["method"],
+            "options": ", ".join(f"{key}={value}" for key, value in how["method_options"].items()) or "-",
+            "target": str(Goal(how["target"]["kind"], how["target"]["value"])),
+            "ranked": how["target"].get("scope", "-"),
+            "cuts": how.get("schedule", {"iterations": 1})["iterations"],
+            "seed": how["seed"],
+        }
+        for _, how in found
+    ]
+    lines = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return ["<h2>Pruning</h2>", _table(["", *(name for name, _ in found)], lines, kind="words")]
+
+
+def _iou_chart(sides: Mapping[str, Report]) -> list[str]:
+    title, names = "IoU of each class", list(sides["baseline"]["quality"]["iou"])
+    found = {name: side["quality"]["iou"].values() for name, side in sides.items()}
+    values = {name: [None if share is None else 100 * share for share in shares] for name, shares in found.items()}
+    return _figure(title, bar_chart(title, names, values, unit="%", digits=1), sides)
+
+
+def _width_chart(sides: Mapping[str, Report]) -> list[str]:
+    title, names = "Channels that each layer gives", list(sides["baseline"]["widths"])
+    values = {name: list(side["widths"].values()) for name, side in sides.items()}
+    chart = bar_chart(title, names, values, unit="", digits=0)
+    if len(sides) == 1:
+        return _figure(title, chart, sides)
+    narrower = sum(after < before for before, after in zip(*values.values(), strict=True))
+    return _figure(title, chart, sides, f"{narrower} of {len(names)} layers are narrower in the candidate.")
+
+
+def _latency_chart(networks: Mapping[str, Report]) -> list[str]:
+    title = "Time of each pass, the first round on top"
+    times = {name: network["times_ms"] for name, network in networks.items()}
+    note = "The line is the median, the box reaches from the 10th to the 90th percentile; passes that took far longer "
+    note += "are beyond the axis. The speed-up is the median of the ratios within the rounds, with its 95 % interval."
+    return _figure(title, strip_chart(title, times, unit="ms"), networks, note)
+
+
+def _latency_conditions(latency: Report) -> str:
+    first = next(iter(latency["networks"].values()))
+    how = {key: value for key, value in latency.items() if key != "networks"}
+    return _table([], _described(how | {key: first[key] for key in ("precision", "memory_format")}), kind="words")
+
+
+def _panels(panels: Sequence[Panel], classes: Classes, *, is_pair: bool) -> list[str]:
+    parts = [f"<h2>{'Where the two disagree most' if is_pair else 'Where it is wrong most'}</h2>"]
+    if not panels:
+        said = "The two agree on every labelled pixel." if is_pair else "It is right on every labelled pixel."
+        return [*parts, f"<p>{said}</p>"]
+    colours = dict(zip(classes.names, classes.palette, strict=True)) | {"not scored": NOT_SCORED}
+    parts += [_swatches(colours), _swatches(PAIR if is_pair else ALONE)]
+    for panel in panels:
+        name = escape(panel.name)
+        parts += [f"<h3>{name}</h3>", f"<p>{escape(_verdict(panel))}</p>", '<div class="pictures">']
+        for caption, address in panel.pictures.items():
+            kind = "" if caption == "input" else ' class="map"'
+            alt = f"{escape(caption)} of {name}"
+            parts.append(f'<figure><img{kind} alt="{alt}" src="{address}">')
+            parts.append(f"<figcaption>{escape(caption)}</figcaption></figure>")
+        parts.append("</div>")
+    return parts
+
+
+def _verdict(panel: Panel) -> str:
+    """How much differs, and to whose favour."""
+    scored = {name: pixels for name, pixels in panel.verdicts.items() if name != "not scored"}
+    total = sum(scored.values())
+    apart = {name: pixels for name, pixels in scored.items() if name in APART}
+    shares = "; ".join(f"{name} {100 * pixels / total:.1f} %" for name, pixels in apart.items())
+    count = sum(apart.values())
+    if len(apart) == 1:
+        return f"{count:,} of {total:,} labelled pixels are wrong ({100 * count / total:.1f} %)."
+    return f"{count:,} of {total:,} labelled pixels differ ({100 * count / total:.1f} %): {shares}."
+
+
+def _origin(report: Report, sides: Mapping[str, Report]) -> list[str]:
+    """The files, how they were scored, and on which machine."""
+    lines = []
+    for name, side in sides.items():
+        lines += [[name, side["path"]], [f"{name}, SHA-256", side["sha256"]]]
+    scoring = ", ".join(f"{name} {value}" for name, value in _described(report["scoring"]))
+    lines += [["scoring", scoring], *_described(report["provenance"]), ["format", report["format"]]]
+    return ["<h2>Provenance</h2>", _table([], lines, kind="words")]
+
+
+def _described(record: Report) -> list[list[str]]:
+    """Names and values of what a record says, without what it leaves open."""
+
+    def text(value: Any) -> str:
+        if not isinstance(value, list):
+            return str(value)
+        is_size = all(isinstance(part, int) for part in value)
+        return ("x" if is_size else ", ").join(map(str, value))
+
+    return [[key.replace("_", " "), text(value)] for key, value in record.items() if value is not None]
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[object]], kind: str = "numbers") -> str:
+    """A table; the first cell of a line is its name, set in where it starts with blanks."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    rows = []
+    for name, *cells in lines:
+        side = ' class="sub"' if name.startswith(" ") else ""
+        filled = "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row"{side}>{escape(name.strip())}</th>{filled}</tr>')
+    head = f"<thead><tr>{head}</tr></thead>" if header else ""
+    return f'<div class="scroll"><table class="{kind}">{head}<tbody>\n' + "\n".join(rows) + "\n</tbody></table></div>"
+
+
+def _beside(table: str, figure: Sequence[str]) -> list[str]:
+    return ['<div class="beside">', f"<div>{table}</div>", *figure, "</div>"]
+
+
+def _figure(title: str, chart: str, series: Mapping[str, Any], note: str = "") -> list[str]:
+    keys = "".join(f'<li><i class="series{number}"></i>{escape(name)}</li>' for number, name in enumerate(series))
+    caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
+    return [
+        f"<figure><h3>{escape(title)}</h3>",
+        f'<ul class="legend">{keys}</ul>',
+        f'<div class="scroll">{chart}</div>{caption}</figure>',
+    ]
+
+
+def _swatches(colours: Mapping[str, tuple[int, int, int]]) -> str:
+    entries = [f'<li><i style="background:rgb{colour}"></i>{escape(name)}</li>' for name, colour in colours.items()]
+    return f'<ul class="legend">{"".join(entries)}</ul>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
