@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
 from bench.options import (
     DataOptions,
+    DistillOptions,
     FinetuneOptions,
     GridOptions,
     IterativeOptions,
@@ -48,6 +49,7 @@ def build_parser() -> Parser:
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
+    parser.add_options("distillation, in fine-tuning and between cuts", DistillOptions)
     parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
     parser.add_options("oracle", OracleOptions)
     parser.add_options("run", RunOptions)
@@ -65,8 +67,10 @@ def main(argv: list[str]) -> None:
     network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
     measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
     oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
+    distill = collect(DistillOptions, arguments)
 
     from bench.console import console, say
+    from bench.distillation import distillation_of
     from bench.iterative import check_schedule, open_workbench
     from bench.oracle import agreement_table, measure_agreement
     from bench.pipeline import ensure_baseline, open_reference
@@ -78,7 +82,7 @@ def main(argv: list[str]) -> None:
 
     # Everything that can be wrong with the request is found before the first minute of work.
     pruners, finetune = make_pruners(choice.methods, arguments.opt), collect(FinetuneOptions, arguments)
-    schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune)
+    schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune, distill)
     for goal in goals:
         for pruner in pruners.values():
             check_schedule(schedule, pruner, pruner.aim(goal))
@@ -88,7 +92,8 @@ def main(argv: list[str]) -> None:
     reference = open_reference(baseline, data, options, measure, model=network.model)
     workbench = open_workbench(reference, collect(PruneOptions, arguments), out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
-    rows = run_benchmark(workbench, pruners, jobs, finetune_recipe(training, finetune), options, out)
+    taught = distillation_of(distill, reference.saved.model, reference.digest)
+    rows = run_benchmark(workbench, pruners, jobs, finetune_recipe(training, finetune), options, out, taught)
     console().print(comparison_table(baseline_record(reference), rows))
     say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
     if oracle.oracle:

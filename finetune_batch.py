@@ -10,7 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.options import DataOptions, FinetuneOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
+from bench.options import (
+    DataOptions,
+    DistillOptions,
+    FinetuneOptions,
+    MeasureOptions,
+    ModelOptions,
+    RunOptions,
+    TrainOptions,
+)
 
 
 def build_parser() -> Parser:
@@ -28,6 +36,7 @@ def build_parser() -> Parser:
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("fine-tuning", FinetuneOptions, finetune_epochs=20)
     parser.add_options("training", TrainOptions, skip=("epochs", "lr"))
+    parser.add_options("distillation", DistillOptions)
     parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
@@ -41,6 +50,7 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "benchmark_dir", "baseline")
 
     from bench.console import console, say
+    from bench.distillation import distillation_of
     from bench.errors import UsageError
     from bench.pipeline import open_reference
     from bench.report import comparison_table
@@ -52,7 +62,8 @@ def main(argv: list[str]) -> None:
     out, options = Path(arguments.benchmark_dir), collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
     reference = open_reference(arguments.baseline, data, options, measure, model=arguments.model)
-    rows = finetune_benchmark(reference, recipe, options, out)
+    taught = distillation_of(collect(DistillOptions, arguments), reference.saved.model, reference.digest)
+    rows = finetune_benchmark(reference, recipe, options, out, taught)
     console().print(comparison_table(baseline_record(reference), rows))
     say(f"-> {out / 'finetuned_summary.json'}, .csv, .md and .png")
     check_outcome(rows, out)

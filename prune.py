@@ -21,6 +21,7 @@ from bench.flags import add_method, add_target, goal_of, method_settings
 from bench.options import (
     OF_EPOCHS,
     DataOptions,
+    DistillOptions,
     FinetuneOptions,
     IterativeOptions,
     MeasureOptions,
@@ -54,6 +55,7 @@ def build_parser() -> Parser:
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
     parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
+    parser.add_options("distillation between cuts", DistillOptions)
     parser.add_options("sensitivity", SensitivityOptions)
     parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
@@ -93,7 +95,7 @@ def main(argv: list[str]) -> None:
     from bench.sensitivity import measure_sensitivity
 
     several, recipe = collect(IterativeOptions, arguments), collect(TrainOptions, arguments)
-    schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments))
+    schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments), collect(DistillOptions, arguments))
     pruner = make_pruner(arguments.method, method_settings(arguments))
     if isinstance(pruner, Sparsifier):
         refuse_channel_limits(arguments, pruner.name)

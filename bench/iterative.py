@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.absorb import absorb_bias
 from bench.console import say
+from bench.distillation import distillation_of
 from bench.errors import UsageError
 from bench.family import fixed_ratios
 from bench.groups import find_groups, prunable
@@ -138,7 +139,9 @@ class IterativeWorkbench(Workbench):
         reference, schedule = self.reference, self.schedule
         network = replace(reference.saved, model=copy.deepcopy(reference.saved.model))
         steps = (schedule.iterations - 1) * schedule.steps_between
-        return Retraining(network, reference.data.seeded(seed), schedule.recipe, steps, seed, reference.device)
+        taught = distillation_of(schedule.distill, reference.saved.model, reference.digest)
+        data = reference.data.seeded(seed)
+        return Retraining(network, data, schedule.recipe, steps, seed, reference.device, taught)
 
     def _cut_along(self, training: Retraining, subject: Subject, plan: PruningPlan) -> dict[str, Any] | None:
         """Cuts the networks in training by a plan in their own channel numbers; the record of a bias absorption."""

@@ -1,4 +1,4 @@
-"""The training loss of segmentation networks."""
+"""The training losses of segmentation networks: by labels, and by the class probabilities of another network."""
 
 from __future__ import annotations
 
@@ -33,6 +33,47 @@ def segmentation_loss(
         main = _cross_entropy(output["out"], labels, ignore_index, weight)
         return main + aux_weight * _cross_entropy(output["aux"], labels, ignore_index, weight)
     return _cross_entropy(output, labels, ignore_index, weight)
+
+
+def distillation_loss(
+    output: Tensor | Mapping[str, Tensor], teacher: Tensor, labels: Tensor, ignore_index: int, temperature: float
+) -> Tensor:
+    """`T^2 * KL(softmax(teacher / T) || softmax(output / T))`, averaged over the pixels that count; 0 where none does.
+
+    T^2 makes up for the gradients' falling with it (Hinton et al., "Distilling the Knowledge in a Neural Network",
+    2015). At T = 1 this is the pixel-wise term of Liu et al., "Structured Knowledge Distillation for Semantic
+    Segmentation", CVPR 2019, whose probabilities are not softened. They average over all pixels; here void ones are
+    left out as in the cross-entropy, because in augmented images these are padding, too.
+
+    Args:
+        output: logits [N, C, H, W], or {"out": logits, "aux": logits of the auxiliary head}, which is not taught.
+        teacher: logits [N, C, H, W] of the network to follow.
+        labels: int64 [N, H, W], for the pixels that do not count alone.
+        ignore_index: label id that does not count.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar in nats, in float32 whatever the precision of the logits.
+    """
+    divergence = pixel_divergence(main_logits(output).float() / temperature, teacher.float() / temperature)
+    counted = labels != ignore_index
+    total = counted.sum()
+    return temperature**2 * divergence.masked_fill(~counted, 0.0).sum() / total.where(total > 0, 1)
+
+
+def pixel_divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of class probabilities from a reference's, in nats, [N, H, W].
+
+    Args:
+        logits: [N, C, H, W].
+        reference: the same shape.
+    """
+    return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), log_target=True, reduction="none").sum(1)
+
+
+def main_logits(output: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """What a network says without its auxiliary head, [N, C, H, W]."""
+    return output["out"] if isinstance(output, Mapping) else output
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, weight: Tensor | None) -> Tensor:

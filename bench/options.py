@@ -388,6 +388,19 @@ class FinetuneOptions:
 
 
 @dataclass
+class DistillOptions:
+    """What a pruned network learns from the unpruned one when it is fine-tuned."""
+
+    distill_weight: float = option(
+        0.0,
+        "weight, in the loss of fine-tuning, of the divergence from the unpruned network's class probabilities; "
+        "0 leaves that network out",
+        parse=share,
+    )
+    distill_temperature: float = option(1.0, "temperature that softens both probabilities", parse=above_zero)
+
+
+@dataclass
 class MeasureOptions:
     """What is measured on a finished network."""
 

@@ -17,6 +17,7 @@ from bench.console import say
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.devices import set_up
+from bench.distillation import Distillation
 from bench.errors import BenchError, UsageError
 from bench.groups import ChannelGroup, find_groups
 from bench.html_report import html_page
@@ -323,7 +324,13 @@ def time_model(reference: Reference, folder: Path) -> None:
         write_json(folder / REPORT, {**report, "latency": reference.time(candidate.model).as_dict()})
 
 
-def finetune_model(reference: Reference, folder: Path, options: TrainOptions, run: RunOptions) -> dict[str, Any]:
+def finetune_model(
+    reference: Reference,
+    folder: Path,
+    options: TrainOptions,
+    run: RunOptions,
+    distillation: Distillation | None = None,
+) -> dict[str, Any]:
     """Fine-tunes the pruned network of a job, unless that was done with the same recipe.
 
     The folder receives `finetuned_model.pt`, the network that scored best on the validation split, and
@@ -334,11 +341,13 @@ def finetune_model(reference: Reference, folder: Path, options: TrainOptions, ru
         folder: the job's folder, with `pruned_model.pt` in it.
         options: the recipe.
         run: device and seed.
+        distillation: the teacher that is part of it, if there is one.
 
     Returns:
         What `finetuned_report.json` says.
     """
-    recipe = plain({**asdict(options), "seed": run.seed, "pruned": file_digest(folder / PRUNED)})
+    taught = distillation.as_record() if distillation else {}
+    recipe = plain({**asdict(options), **taught, "seed": run.seed, "pruned": file_digest(folder / PRUNED)})
     if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
         report = read_json(folder / FINETUNED_REPORT)
         if report["finetune"]["recipe"] == recipe:
@@ -351,6 +360,7 @@ def finetune_model(reference: Reference, folder: Path, options: TrainOptions, ru
         options,
         run,
         history,
+        distillation=distillation,
         resume=(history / LAST).is_file(),
         device=reference.device,
         label="fine-tuning",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench.errors import UsageError
 from bench.evaluation import Batch
 from bench.groups import ChannelGroup, Member, prunable
+from bench.losses import pixel_divergence
 from bench.modes import flags_kept
 from bench.plan import PruningPlan
 
@@ -21,17 +22,6 @@ def squared_error(values: Tensor, reference: Tensor) -> tuple[float, float]:
     """Sums over all elements of the squared difference and of the squared reference, in double precision."""
     reference = reference.double()
     return float((values.double() - reference).square().sum()), float(reference.square().sum())
-
-
-def divergence(logits: Tensor, reference: Tensor) -> float:
-    """Kullback-Leibler divergence of the class probabilities from the reference's, in nats, summed over pixels.
-
-    Args:
-        logits: [N, C, H, W].
-        reference: the same shape.
-    """
-    log, log_reference = (side.double().log_softmax(1) for side in (logits, reference))
-    return float((log_reference.exp() * (log_reference - log)).sum())
 
 
 class Reconstruction:
@@ -88,7 +78,7 @@ class Reconstruction:
         for images, _ in self._batches:
             before, seen_before = self._run(self._baseline, images)
             after, seen_after = self._run(network, images)
-            kl += divergence(after, before)
+            kl += float(pixel_divergence(after.double(), before.double()).sum())
             pixels += before.shape[0] * before[0, 0].numel()
             pairs = {"": (after, before)}
             pairs |= {name: (seen_after[name], seen_before[name].index_select(1, kept[name])) for name in kept}

@@ -12,6 +12,7 @@ from bench.checkpoint import SavedModel
 from bench.console import progress
 from bench.cut import cut
 from bench.devices import seed_everything
+from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.evaluation import Batch, moved, to_device
 from bench.groups import ChannelGroup
@@ -40,6 +41,7 @@ class Retraining:
         steps: int,
         seed: int,
         device: torch.device,
+        distillation: Distillation | None = None,
     ):
         """Sets up the run; no image is read before the first step.
 
@@ -50,6 +52,7 @@ class Retraining:
             steps: steps of the whole run, on which the learning rates depend.
             seed: seed of dropout.
             device: where to run; the network is moved there.
+            distillation: the teacher to follow beside the labels, if there is one; it is not cut.
 
         Raises:
             UsageError: fp16 on CPU.
@@ -57,6 +60,7 @@ class Retraining:
         check_precision(options, device)
         self._data, self._options, self._steps, self._seed, self._device = data, options, steps, seed, device
         to_device(saved.model, device, options.channels_last)
+        self._distillation = distillation
         self._state = new_state(saved, options, device, {})
         for model in self.networks:
             # The averaged one too, because a method may score it by its gradients.
@@ -90,7 +94,7 @@ class Retraining:
             BenchError: loss or weights are no longer finite.
         """
         model = self._state.saved.model
-        self._loss = self._loss or TrainingLoss(self._data, self._options, self._device)
+        self._loss = self._loss or TrainingLoss(self._data, self._options, self._device, self._distillation)
         self._state.optimizer.zero_grad(set_to_none=True)
         model.train()
         total = torch.zeros((), device=self._device)

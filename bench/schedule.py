@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.errors import UsageError
-from bench.options import OF_EPOCHS, FinetuneOptions, IterativeOptions, TrainOptions
+from bench.options import OF_EPOCHS, DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.target import Goal, Target
 
 # Goals that say how much goes, and those that say how much may stay in absolute terms; all others are shares to keep.
@@ -23,12 +23,14 @@ class Schedule:
         shape: `linear`: each cut takes the same share of the dense network; `exponential`: of what is left.
         steps_between: optimizer steps between two cuts; none follow the last.
         recipe: of these steps.
+        distill: what the unpruned network teaches in them.
     """
 
     iterations: int
     shape: str
     steps_between: int
     recipe: TrainOptions
+    distill: DistillOptions = field(default_factory=DistillOptions)
 
     def targets(self, target: Target, dense: float) -> list[Target]:
         """What each cut is to reach, all counted against the dense network; the last is the target itself.
@@ -57,6 +59,8 @@ class Schedule:
     def as_record(self) -> Mapping[str, Any]:
         """Plain data, without what has no influence."""
         recipe = {name: value for name, value in asdict(self.recipe).items() if name not in OF_EPOCHS}
+        if self.distill.distill_weight:
+            recipe |= asdict(self.distill)
         return {
             "iterations": self.iterations,
             "ratio_schedule": self.shape,
@@ -65,23 +69,31 @@ class Schedule:
         }
 
 
-def schedule_of(options: IterativeOptions, training: TrainOptions, finetune: FinetuneOptions) -> Schedule | None:
+def schedule_of(
+    options: IterativeOptions, training: TrainOptions, finetune: FinetuneOptions, distill: DistillOptions
+) -> Schedule | None:
     """The schedule some options ask for, None for a single cut.
 
     Args:
         options: the cuts.
         training: the recipe of the steps between them, but for the learning rate.
         finetune: that rate, the first of the schedule over all steps.
+        distill: what the unpruned network teaches in them.
 
     Raises:
-        UsageError: training between cuts where there is only one.
+        UsageError: training between cuts where there is only one, or a teacher where nothing is trained.
     """
+    if distill.distill_weight and not (options.finetune_between or finetune.finetune_epochs):
+        raise UsageError(
+            "--distill-weight acts in fine-tuning, and there is none; pass --finetune-between, or in benchmark.py "
+            "--finetune-epochs, too"
+        )
     if options.iterations == 1:
         if options.finetune_between:
             raise UsageError("--finetune-between trains between cuts; pass --iterations 2 or more too")
         return None
     recipe = replace(training, lr=finetune.finetune_lr)
-    return Schedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe)
+    return Schedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe, distill)
 
 
 def goals(goal: Goal, iterations: int, shape: str, dense: float) -> list[Goal]:

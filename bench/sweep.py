@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bench.console import say
+from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.latency import device_name
 from bench.latency_mode import PLAIN_MODE
@@ -65,6 +66,7 @@ def run_benchmark(
     finetune: TrainOptions | None,
     run: RunOptions,
     out: Path,
+    distillation: Distillation | None = None,
 ) -> list[Row]:
     """Runs all jobs that are not done and writes `benchmark_summary.json/.csv/.md/.png`.
 
@@ -75,6 +77,7 @@ def run_benchmark(
         finetune: the recipe of fine-tuning after each pruning, or None.
         run: device and seed; a job has its own seed.
         out: folder of the benchmark.
+        distillation: the teacher of fine-tuning, if there is one.
 
     Returns:
         One row a job.
@@ -89,7 +92,7 @@ def run_benchmark(
                 prune_model(workbench, pruner, job.goal, job.seed, folder)
             time_model(workbench.reference, folder)
             if finetune is not None:
-                finetune_model(workbench.reference, folder, finetune, replace(run, seed=job.seed))
+                finetune_model(workbench.reference, folder, finetune, replace(run, seed=job.seed), distillation)
             return row_of(folder)
 
         row = _attempt(job, folder, work)
@@ -99,7 +102,13 @@ def run_benchmark(
     return rows
 
 
-def finetune_benchmark(reference: Reference, finetune: TrainOptions, run: RunOptions, out: Path) -> list[Row]:
+def finetune_benchmark(
+    reference: Reference,
+    finetune: TrainOptions,
+    run: RunOptions,
+    out: Path,
+    distillation: Distillation | None = None,
+) -> list[Row]:
     """Fine-tunes every pruned network of a benchmark and writes `finetuned_summary.json/.csv/.md/.png`.
 
     Args:
@@ -107,6 +116,7 @@ def finetune_benchmark(reference: Reference, finetune: TrainOptions, run: RunOpt
         finetune: the recipe, the same for all.
         run: device; each job keeps its own seed.
         out: folder of the benchmark.
+        distillation: the teacher, the same for all, if there is one.
 
     Raises:
         BenchError: nothing in the folder was pruned.
@@ -122,7 +132,7 @@ def finetune_benchmark(reference: Reference, finetune: TrainOptions, run: RunOpt
         def work(job: Job = job, folder: Path = folder) -> Row:
             check_comparable(reference, folder)
             time_model(reference, folder)
-            finetune_model(reference, folder, finetune, replace(run, seed=job.seed))
+            finetune_model(reference, folder, finetune, replace(run, seed=job.seed), distillation)
             return row_of(folder)
 
         row = _attempt(job, folder, work)

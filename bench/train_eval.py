@@ -24,6 +24,7 @@ from bench.checkpoint import SavedModel
 from bench.console import progress, say
 from bench.datasets.base import Classes
 from bench.devices import seed_everything
+from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.evaluation import evaluate, moved, recalibrate, to_device
 from bench.options import RunOptions, TrainOptions
@@ -66,6 +67,7 @@ def fit(
     run: RunOptions,
     folder: Path,
     *,
+    distillation: Distillation | None = None,
     resume: bool = False,
     device: torch.device,
     eval_batch_size: int = 4,
@@ -83,6 +85,7 @@ def fit(
         options: the recipe.
         run: the seed.
         folder: where the files go; those of an earlier run there are replaced.
+        distillation: the teacher to follow beside the labels, if there is one.
         resume: go on after the last finished epoch of the run in the folder.
         device: where to run; under torchrun what `distributed.joined` gave.
         eval_batch_size: images a validation batch and process.
@@ -94,7 +97,7 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
     """
     check_precision(options, device)
-    trainer = _Trainer(saved, data, options, run, make_folder(folder), device, eval_batch_size, label)
+    trainer = _Trainer(saved, data, options, run, make_folder(folder), distillation, device, eval_batch_size, label)
     with _sigterm_as_interrupt():
         trainer.start(resume)
         while trainer.state.epoch < options.epochs:
@@ -114,6 +117,7 @@ class _Trainer:
         options: TrainOptions,
         run: RunOptions,
         folder: Path,
+        distillation: Distillation | None,
         device: torch.device,
         eval_batch_size: int,
         label: str,
@@ -125,17 +129,18 @@ class _Trainer:
         self.train_loader = data.train_loader(options.batch_size, crop_size=options.crop_size, **shard)
         self.val_loader = data.eval_loader("val", eval_batch_size, **shard)
         self.steps_per_epoch = math.ceil(len(self.train_loader) / options.accumulate)
-        self.loss = TrainingLoss(data, options, device)
+        self.loss = TrainingLoss(data, options, device, distillation)
+        taught = distillation.as_record() if distillation else {}
 
         to_device(saved.model, device, options.channels_last)
         self.wrapped = distributed.wrapped(saved.model, device)
-        self.state = new_state(saved, options, device, run_identity(saved, data, options, run, self.world.size))
+        self.state = new_state(saved, options, device, run_identity(saved, data, options, run, self.world.size, taught))
         self.meta = {
             "dataset": data.name,
             "classes": list(data.classes.names),
             "input_size": data.input_size,
             "crop_size": options.crop_size or data.crop_size,
-            "options": {**asdict(options), "seed": run.seed},
+            "options": {**asdict(options), **taught, "seed": run.seed},
             "provenance": provenance(),
         }
         self.board = _tensorboard(folder) if options.tensorboard and self.world.is_first else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,31 @@ from bench.zeros import SPARSE, FixedZeros
 BEST, LAST, METRICS = "best.pt", "last.pt", "metrics.csv"
 
 Row = dict[str, Any]
+# What else than a flag of its own name sets a part of the identity.
+_FLAGS = {"nproc_per_node": "torchrun --nproc_per_node", "teacher": "--baseline"}
 COLUMNS = ("epoch", "lr", "train_loss", "val_miou", "val_pixel_accuracy", "seconds", "images_per_second")
 
 
 def run_identity(
-    saved: SavedModel, data: Any, options: TrainOptions, run: RunOptions, processes: int
+    saved: SavedModel,
+    data: Any,
+    options: TrainOptions,
+    run: RunOptions,
+    processes: int,
+    taught: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that decides the numbers of a run but its first weights, by flag name.
 
     Two runs with the same identity may be joined by resuming. The number of epochs belongs to it: the
     learning rate of every step depends on the length of the run.
+
+    Args:
+        saved: the network.
+        data: the images.
+        options: the recipe.
+        run: the seed.
+        processes: how many train together.
+        taught: the record of a distillation, if a teacher takes part.
     """
     identity = {name: value for name, value in asdict(options).items() if name != "tensorboard"}
     identity |= {
@@ -45,6 +61,7 @@ def run_identity(
         "crop_size": options.crop_size or data.crop_size,
         "seed": run.seed,
         "nproc_per_node": processes,
+        **(taught or {}),
     }
     return plain(identity)
 
@@ -57,12 +74,13 @@ def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity:
     """
     if not found.state:
         raise BenchError(f"{folder / LAST} holds no training state; start a new run with --ckpt {folder / LAST}")
-    for name, value in identity.items():
-        before = found.state["identity"].get(name)
-        if before != value:
-            flag = "--" + name.replace("_", "-") if name != "nproc_per_node" else "torchrun --nproc_per_node"
+    before = found.state["identity"]
+    for name in {**identity, **before}:
+        now, then = identity.get(name), before.get(name)
+        if now != then:
+            flag = _FLAGS.get(name, "--" + name.replace("_", "-"))
             raise BenchError(
-                f"cannot resume {folder}: {flag} is {_shown(value)}, the run was started with {_shown(before)}; "
+                f"cannot resume {folder}: {flag} is {_shown(now)}, the run was started with {_shown(then)}; "
                 "repeat that value or start a new run in another --save"
             )
     if plain(found.channels) != plain(saved.channels):
@@ -70,6 +88,8 @@ def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity:
 
 
 def _shown(value: Any) -> str:
+    if value is None:  # no part of the other run
+        return "not given"
     if isinstance(value, dict):  # a ModelSpec
         return f"{value['name']} {value['kwargs'] or ''}".rstrip()
     if isinstance(value, list):

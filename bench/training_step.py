@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel
+from bench.distillation import Distillation
 from bench.evaluation import batchnorm_explained
 from bench.losses import segmentation_loss
 from bench.modes import autocast
@@ -48,10 +49,13 @@ def new_state(
 
 
 class TrainingLoss:
-    """The loss that a recipe trains with."""
+    """The loss that a recipe trains with, by the labels and by a teacher where there is one."""
 
-    def __init__(self, data: SegmentationData, options: TrainOptions, device: torch.device):
+    def __init__(
+        self, data: SegmentationData, options: TrainOptions, device: torch.device, distillation: Distillation | None
+    ):
         self._options, self._device, self._void = options, device, data.classes.ignore_index
+        self._distillation = distillation
         self._class_weights = data.class_weights().float().to(device) if options.compute_class_weights else None
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -62,9 +66,11 @@ class TrainingLoss:
         """
         with autocast(self._device, self._options.amp), batchnorm_explained("--batch-size"):
             output = network(images)
-        return segmentation_loss(
+            wanted = self._distillation.logits(images) if self._distillation else None
+        loss = segmentation_loss(
             output, labels, self._void, weight=self._class_weights, aux_weight=self._options.aux_weight
         )
+        return loss + self._distillation.loss(output, wanted, labels, self._void) if self._distillation else loss
 
 
 def take_step(state: TrainingState, options: TrainOptions, step: int, steps: int) -> None:

@@ -181,6 +181,11 @@ def test_wrong_config(commands, script, tmp_path):
             ["--iterations", 2, "--methods", "l1,magnitude"],
             "magnitude zeroes single weights and cuts nothing; leave --iterations out",
         ),
+        ("prune.py", ["--distill-weight", 1], "--distill-weight acts in fine-tuning, and there is none"),
+        ("benchmark.py", ["--distill-weight", 1], "--distill-weight acts in fine-tuning, and there is none"),
+        ("finetune_batch.py", ["--distill-weight=-1"], "argument --distill-weight: -1 is too small; at least 0"),
+        ("finetune_batch.py", ["--distill-temperature", 0], "argument --distill-temperature: 0 is too small; above 0"),
+        ("train.py", ["--distill-weight", 1], "unrecognized arguments: --distill-weight 1"),
         ("prune.py", ["--ratio", "0.1"], "unrecognized arguments: --ratio 0.1"),
     ],
 )

@@ -17,6 +17,7 @@ from bench.errors import BenchError, UsageError
 from bench.models import MODELS
 from bench.options import (
     DataOptions,
+    DistillOptions,
     FinetuneOptions,
     GridOptions,
     Int8Options,
@@ -42,6 +43,7 @@ GROUPS = (
     SensitivityOptions,
     GridOptions,
     FinetuneOptions,
+    DistillOptions,
     MeasureOptions,
     OracleOptions,
     Int8Options,
@@ -61,7 +63,15 @@ GROUPS_OF = {
     "prune.py": set(GROUPS) - {GridOptions, OracleOptions, Int8Options},
     "eval.py": {DataOptions, ModelOptions, MeasureOptions, Int8Options, RunOptions},
     "benchmark.py": set(GROUPS) - {SensitivityOptions, Int8Options},
-    "finetune_batch.py": {DataOptions, ModelOptions, FinetuneOptions, TrainOptions, MeasureOptions, RunOptions},
+    "finetune_batch.py": {
+        DataOptions,
+        ModelOptions,
+        FinetuneOptions,
+        TrainOptions,
+        DistillOptions,
+        MeasureOptions,
+        RunOptions,
+    },
 }
 # Fields a script has no flag for, on purpose.
 WITHOUT_FLAG = {

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from toy_training import TOY, ToyData, new_network
+from toy_training import TOY, ToyData, new_network, toy_distillation
 
 from bench import distributed
 from bench.checkpoint import load_model
@@ -94,13 +94,14 @@ def test_counts_of_each_image_come_together_in_the_order_of_the_data_set(two_pro
         assert torch.equal(found["first_image"], whole.per_image[:1])
 
 
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path, project_root):
+def test_two_processes_with_a_teacher_equal_one_with_twice_the_batch(tmp_path, project_root):
     # Without norm and void pixels, the mean over two shares is the mean over the whole.
-    done = torchrun(project_root, "tests/toy_training.py", tmp_path / "two", "--no-norm")
+    done = torchrun(project_root, "tests/toy_training.py", tmp_path / "two", "--no-norm", "--taught")
     assert done.returncode == 0, done.stderr
     one = new_network(norm=False)
     options = TrainOptions(epochs=4, batch_size=4, lr=0.1)
-    result = fit(one, ToyData(void=False), options, RunOptions(), tmp_path / "one", device=CPU)
+    taught = {"distillation": toy_distillation()}
+    result = fit(one, ToyData(void=False), options, RunOptions(), tmp_path / "one", device=CPU, **taught)
     two = load_model(tmp_path / "two" / "last.pt")
     for name, tensor in one.model.state_dict().items():
         torch.testing.assert_close(two.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)

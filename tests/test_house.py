@@ -21,7 +21,7 @@ FLOORS = (
     "options latency_mode runs distributed tensor_files transforms datasets models pruners zeros",
     "cli flags devices checkpoint optim latency groups cost_table family schedule replay datasets.* models.*",
     "data metrics boundary inference pictures plan training_state report latency_text layer_costs heat_map",
-    "evaluation activations cut absorb budget",
+    "evaluation activations cut absorb budget distillation",
     "train_eval training_step retraining reference ablation reconstruction panels html_report",
     "pruners.* latency_search",
     "preparation workpiece",

@@ -21,7 +21,7 @@ from bench.errors import BenchError, UsageError
 from bench.groups import find_groups, prunable
 from bench.iterative import check_schedule, open_workbench
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
-from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
+from bench.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.reference import Reference
@@ -120,6 +120,19 @@ def test_the_baseline_stays_as_it_was(make_bench: MakeBench) -> None:
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     assert without_times(first.info) == without_times(again.info)
     assert all(torch.equal(tensors(again)[name], tensor) for name, tensor in tensors(first).items())
+
+
+def test_the_baseline_teaches_between_the_cuts(make_bench: MakeBench) -> None:
+    target, trained = Target("channels", 0.4), []
+    for weight in (0.0, 2.0):
+        bench = make_bench(replace(TRAINED, distill=DistillOptions(weight)), **RAW)
+        model = bench.reference.saved.model
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        trained.append(bench.prune(L1, target, seed=0))
+        assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    losses = [pruned.info["iterations"][0]["trained"]["loss"] for pruned in trained]
+    assert losses[1] > losses[0]
+    assert not torch.equal(*(tensors(pruned)["final_conv.weight"] for pruned in trained))
 
 
 def test_later_scores_are_those_of_what_the_earlier_cuts_left(make_bench: MakeBench, tiny_baseline: Path) -> None:
@@ -270,7 +283,8 @@ def test_a_schedule_is_part_of_a_jobs_name(make_bench: MakeBench, tmp_path: Path
     jobs = grid(["l1"], [Goal("channels", 0.3)], [0])
     schedules = [None, UNTRAINED, TRAINED, replace(TRAINED, shape="exponential"), replace(TRAINED, iterations=3)]
     schedules.append(replace(TRAINED, recipe=replace(RECIPE, lr=0.02)))
-    assert len({digest(make_bench(schedule).identity) for schedule in schedules}) == 6
+    schedules.append(replace(TRAINED, distill=DistillOptions(0.5)))
+    assert len({digest(make_bench(schedule).identity) for schedule in schedules}) == 7
     plain = make_bench(None)
     assert type(plain) is Workbench
     assert plain.identity == {"pruning": plain.options}
@@ -286,6 +300,7 @@ def test_the_commands(call: Callable[..., Any], tiny_camvid: Path, tiny_baseline
     data = ["--dataset", "camvid", "--data-root", tiny_camvid, "--num-workers", 0, "--model", "unet_small"]
     data += ["--calib-images", 2, "--recalibration-images", 2, "--no-latency", "--batch-size", 2]
     data += ["--iterations", 2, "--finetune-between", 2, "--ratio-schedule", "exponential", "--finetune-lr", 0.02]
+    data += ["--distill-weight", 0.5, "--distill-temperature", 2]
     files = ["--ckpt", tiny_baseline, "--save", tmp_path / "one"]
     outcome = call("prune.py", *data, *files, "--method", "l1", "--target-size", "1MB")
     assert outcome.code == 0, outcome.err
@@ -296,6 +311,7 @@ def test_the_commands(call: Callable[..., Any], tiny_camvid: Path, tiny_baseline
     assert info["iterations"][-1]["goal"]["value"] == 10**6 >= info["cost"]["after"]["state_bytes"]
     recipe = info["schedule"]["recipe"]
     assert (recipe["lr"], recipe["batch_size"], info["schedule"]["ratio_schedule"]) == (0.02, 2, "exponential")
+    assert (recipe["distill_weight"], recipe["distill_temperature"]) == (0.5, 2.0)
 
     files = ["--baseline", tiny_baseline, "--out-dir", tmp_path / "many"]
     outcome = call("benchmark.py", *data, *files, "--methods", "l1", "--target-macs", "0.5", "--no-evaluate")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.losses import segmentation_loss
+from bench.losses import distillation_loss, pixel_divergence, segmentation_loss
 
 IGNORE = 3
 
@@ -92,6 +92,122 @@ def test_auxiliary_loss_is_added_with_its_weight(batch):
 def test_half_precision_logits_give_a_float32_loss(batch):
     logits, labels = batch
     assert segmentation_loss(logits.bfloat16(), labels, IGNORE).dtype == torch.float32
+
+
+# ---- distillation -------------------------------------------------------------------------------------
+
+# One pixel of two classes: the teacher says 1/2 and 1/2, the network 1/4 and 3/4.
+HALVES = torch.tensor([0.5, 0.5]).log().reshape(1, 2, 1, 1)
+QUARTERS = torch.tensor([0.25, 0.75]).log().reshape(1, 2, 1, 1)
+# 1/2 log(1/2 / 1/4) + 1/2 log(1/2 / 3/4); the other way round it is 0.130812.
+APART = 0.143841
+
+
+def test_divergence_by_hand():
+    for shift in (0.0, 3.0):
+        assert pixel_divergence(QUARTERS + shift, HALVES).tolist() == [[[pytest.approx(APART, abs=1e-6)]]]
+    assert pixel_divergence(HALVES, HALVES).tolist() == [[[0.0]]]
+
+
+def test_divergence_is_summed_over_classes_alone(batch):
+    logits, _ = batch
+    p, q = logits.flip(0).softmax(1), logits.softmax(1)
+    torch.testing.assert_close(pixel_divergence(logits, logits.flip(0)), (p * (p / q).log()).sum(1))
+
+
+def test_distillation_by_hand():
+    labels = torch.zeros(1, 1, 1, dtype=torch.int64)
+    assert distillation_loss(QUARTERS, HALVES, labels, IGNORE, 1.0).item() == pytest.approx(APART, abs=1e-6)
+    # Halved logits: 1/4 : 3/4 becomes 1 : sqrt(3).
+    share = 1 / (1 + math.sqrt(3))
+    softened = 0.5 * math.log(0.5 / share) + 0.5 * math.log(0.5 / (1 - share))
+    assert distillation_loss(QUARTERS, HALVES, labels, IGNORE, 2.0).item() == pytest.approx(4 * softened, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_network_like_its_teacher_has_nothing_to_learn(batch, temperature):
+    logits, labels = batch
+    leaf = logits.clone().requires_grad_(True)
+    # Other logits of the same probabilities are as good.
+    loss = distillation_loss(leaf, logits + 5.0, labels, IGNORE, temperature)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert leaf.grad.abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_gradient_pulls_towards_the_teacher(batch, temperature):
+    logits, labels = batch
+    teacher = logits.flip(0)
+    leaf = logits.clone().requires_grad_(True)
+    distillation_loss(leaf, teacher, labels, IGNORE, temperature).backward()
+    # By hand: T (q - p) at each pixel that counts, over their number.
+    counted = (labels != IGNORE)[:, None]
+    apart = (logits / temperature).softmax(1) - (teacher / temperature).softmax(1)
+    torch.testing.assert_close(leaf.grad, temperature * apart * counted / counted.sum())
+    nearer = logits - leaf.grad
+    before, after = (distillation_loss(x, teacher, labels, IGNORE, temperature) for x in (logits, nearer))
+    assert after < before
+
+
+def test_hot_gradients_keep_their_size(batch):
+    """Without the factor T^2 they would fall by 100 from T = 10 to T = 100."""
+    logits, labels = batch
+    sizes = []
+    for temperature in (10.0, 100.0):
+        leaf = logits.clone().requires_grad_(True)
+        distillation_loss(leaf, logits.flip(0), labels, IGNORE, temperature).backward()
+        sizes.append(leaf.grad.norm().item())
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+
+
+def test_void_pixels_are_not_taught(batch):
+    logits, labels = batch
+    teacher, void = logits.flip(0), labels == IGNORE
+    assert 0 < void.sum() < void.numel()
+    leaf = logits.clone().requires_grad_(True)
+    loss = distillation_loss(leaf, teacher, labels, IGNORE, 2.0)
+    loss.backward()
+    assert not leaf.grad.permute(0, 2, 3, 1)[void].any()
+    counted = 4.0 * pixel_divergence(logits / 2.0, teacher / 2.0)[~void]
+    torch.testing.assert_close(loss.detach(), counted.mean())
+    other = torch.where(void[:, None], 100.0 * teacher, teacher)
+    assert torch.equal(distillation_loss(logits, other, labels, IGNORE, 2.0), loss.detach())
+
+
+def test_nothing_but_void_teaches_nothing(batch):
+    logits, labels = batch
+    leaf = logits.clone().requires_grad_(True)
+    loss = distillation_loss(leaf, logits.flip(0), torch.full_like(labels, IGNORE), IGNORE, 1.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+
+
+def test_the_auxiliary_head_is_not_taught(batch):
+    logits, labels = batch
+    aux = logits.clone().requires_grad_(True)
+    leaf = logits.clone().requires_grad_(True)
+    loss = distillation_loss({"out": leaf, "aux": aux}, logits.flip(0), labels, IGNORE, 1.0)
+    loss.backward()
+    assert torch.equal(loss, distillation_loss(logits, logits.flip(0), labels, IGNORE, 1.0))
+    assert aux.grad is None
+
+
+def test_distillation_in_any_memory_format_and_precision(batch):
+    logits, labels = batch
+    teacher = logits.flip(0)
+    plain = distillation_loss(logits, teacher, labels, IGNORE, 2.0)
+    layout = {"memory_format": torch.channels_last}
+    torch.testing.assert_close(
+        distillation_loss(logits.contiguous(**layout), teacher.contiguous(**layout), labels, IGNORE, 2.0), plain
+    )
+    half = [side.bfloat16() for side in (logits, teacher)]
+    rounded = distillation_loss(*(side.float() for side in half), labels, IGNORE, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = distillation_loss(*half, labels, IGNORE, 2.0)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, rounded)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from bench import options
 from bench.options import (
     DataOptions,
+    DistillOptions,
     FinetuneOptions,
     GridOptions,
     Int8Options,
@@ -42,6 +43,7 @@ GROUPS = (
     SensitivityOptions,
     GridOptions,
     FinetuneOptions,
+    DistillOptions,
     MeasureOptions,
     OracleOptions,
     PageOptions,

@@ -129,10 +129,22 @@ def test_without_epochs_the_network_is_scored_as_it_is(make_bench: MakeBench, tr
 def test_the_penalty_shrinks_scales(make_bench: MakeBench) -> None:
     bench = make_bench()
     means = [
-        torch.cat(list(bench.scores(slimming(sparsity_lambda=strength), 0)[0].values())).mean().item()
-        for strength in (0.0, 0.1)
+        torch.cat(list(bench.scores(slimming(**penalty), 0)[0].values())).mean().item()
+        for penalty in ({"sparsity_lambda": 0.0, "scale_shift": 0.0}, {"sparsity_lambda": 0.1})
     ]
     assert means[1] < means[0] - 0.01
+
+
+def test_the_weight_of_the_penalty_follows_from_the_shift(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    records = [
+        bench.prepared(slimming(sparsity_lambda=0.0, scale_shift=0.2, sparse_epochs=epochs), 0).record
+        for epochs in (1, 2)
+    ]
+    assert [record["largest_scale_shift"] for record in records] == pytest.approx([0.2, 0.2])
+    # Twice as many steps by the same rates: half of the weight.
+    weights = [record["recipe"]["sparsity_lambda"] for record in records]
+    assert weights[0] == pytest.approx(2 * weights[1], rel=0.2)
 
 
 def test_trainings_of_other_settings_are_not_mixed_up(make_bench: MakeBench, tmp_path: Path) -> None:

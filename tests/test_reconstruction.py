@@ -16,7 +16,7 @@ from bench.errors import UsageError
 from bench.groups import find_groups
 from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.pruners import make_pruner
-from bench.reconstruction import Reconstruction, divergence, squared_error
+from bench.reconstruction import Reconstruction, squared_error
 from bench.reference import Reference
 from bench.runs import read_json
 from bench.sweep import row_of
@@ -30,15 +30,6 @@ BATCHES = [(IMAGES[:2], torch.zeros(2, 16, 24)), (IMAGES[2:], torch.zeros(1, 16,
 
 def test_squared_error_by_hand() -> None:
     assert squared_error(torch.tensor([1.0, 4.0]), torch.tensor([3.0, 4.0])) == (4, 25)
-
-
-def test_divergence_by_hand() -> None:
-    reference = torch.tensor([0.5, 0.5]).log().reshape(1, 2, 1, 1)
-    logits = torch.tensor([0.25, 0.75]).log().reshape(1, 2, 1, 1)
-    # 0.5 log(0.5 / 0.25) + 0.5 log(0.5 / 0.75)
-    assert divergence(logits, reference) == pytest.approx(0.143841, abs=1e-6)
-    assert divergence(logits + 3, reference) == pytest.approx(0.143841, abs=1e-6)
-    assert divergence(reference, reference) == 0
 
 
 def test_a_cut_network_beside_its_baseline() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from toy_networks import plan_keeping
-from toy_training import TOY, ToyData, new_network
+from toy_training import TOY, ToyData, new_network, toy_distillation
 
 from bench.checkpoint import SavedModel
 from bench.errors import BenchError, UsageError
@@ -28,8 +29,8 @@ def retraining(saved: SavedModel, steps: int = 6, seed: int = 0, **options) -> R
     return Retraining(saved, ToyData(), TrainOptions(**{"batch_size": 4, "lr": 0.1, **options}), steps, seed, CPU)
 
 
-def weights(saved: SavedModel) -> torch.Tensor:
-    return torch.cat([tensor.flatten().float() for tensor in saved.model.state_dict().values()])
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.flatten().float() for tensor in model.state_dict().values()])
 
 
 @pytest.mark.parametrize(
@@ -50,10 +51,24 @@ def test_without_a_cut_it_is_what_fit_does(tmp_path, options):
     steps = 6 // recipe.accumulate
     training = retraining(stepped, steps, **options)
     loss = training.train(steps)
-    assert torch.equal(weights(fitted), weights(stepped))
+    assert torch.equal(weights(fitted.model), weights(stepped.model))
     assert training.steps_done == steps
     assert 0 < loss < 5
     assert not stepped.model.training
+
+
+def test_a_teacher_is_followed_as_in_fit_and_not_cut(tmp_path):
+    fitted, stepped, recipe = new_network(aux=True), new_network(aux=True), TrainOptions(batch_size=4, lr=0.1, epochs=2)
+    taught = toy_distillation(2.0, 3.0)
+    before = weights(taught.teacher)
+    fit(fitted, ToyData(), recipe, RunOptions(), tmp_path, device=CPU, distillation=taught)
+    training = Retraining(stepped, ToyData(), recipe, 6, 0, CPU, taught)
+    training.train(6)
+    assert torch.equal(weights(fitted.model), weights(stepped.model))
+    groups = find_groups(stepped.model)
+    training.cut(groups, plan_keeping(groups, {"body.0": [0, 3]}))
+    training.train(1)
+    assert torch.equal(weights(taught.teacher), before)
 
 
 def test_turns_do_not_change_the_run():
@@ -63,10 +78,10 @@ def test_turns_do_not_change_the_run():
     training.train(2)
     torch.rand(7)  # what happens in between draws random numbers
     training.train(3)
-    assert torch.equal(weights(whole), weights(halves))
+    assert torch.equal(weights(whole.model), weights(halves.model))
     other = new_network(dropout=0.5)
     retraining(other, seed=1).train(5)
-    assert not torch.equal(weights(whole), weights(other))
+    assert not torch.equal(weights(whole.model), weights(other.model))
 
 
 def test_momenta_and_average_are_cut_along():
@@ -119,7 +134,7 @@ def test_momentum_outlives_a_cut():
             groups = find_groups(saved.model)
             training.cut(groups, plan_keeping(groups, {}))
         training.train(3)
-    assert torch.equal(weights(plain), weights(touched))
+    assert torch.equal(weights(plain.model), weights(touched.model))
 
 
 def test_what_diverges_is_named():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bench.errors import UsageError
-from bench.options import FinetuneOptions, IterativeOptions, TrainOptions
+from bench.options import DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.runs import plain
 from bench.schedule import Schedule, goals, schedule_of
 from bench.target import Goal, Target
@@ -74,15 +74,25 @@ def test_only_the_last_goal_has_to_be_met_closely():
 
 
 def test_one_cut_needs_no_schedule():
-    assert schedule_of(IterativeOptions(), TrainOptions(), FinetuneOptions()) is None
+    assert schedule_of(IterativeOptions(), TrainOptions(), FinetuneOptions(), DistillOptions()) is None
     with pytest.raises(UsageError, match="pass --iterations 2 or more"):
-        schedule_of(IterativeOptions(finetune_between=5), TrainOptions(), FinetuneOptions())
+        schedule_of(IterativeOptions(finetune_between=5), TrainOptions(), FinetuneOptions(), DistillOptions())
 
 
 def test_the_recipe_is_that_of_training_at_the_rate_of_finetuning():
     options = IterativeOptions(4, "exponential", 10)
-    schedule = schedule_of(options, TrainOptions(lr=1.0, batch_size=3), FinetuneOptions(finetune_lr=0.02))
-    assert schedule == Schedule(4, "exponential", 10, TrainOptions(lr=0.02, batch_size=3))
+    taught = DistillOptions(0.5, 2.0)
+    schedule = schedule_of(options, TrainOptions(lr=1.0, batch_size=3), FinetuneOptions(finetune_lr=0.02), taught)
+    assert schedule == Schedule(4, "exponential", 10, TrainOptions(lr=0.02, batch_size=3), taught)
+
+
+def test_a_teacher_needs_something_to_teach():
+    taught, training = DistillOptions(0.5), TrainOptions()
+    for options in (IterativeOptions(), IterativeOptions(iterations=3)):
+        with pytest.raises(UsageError, match=r"^--distill-weight acts in fine-tuning.*--finetune-between.*-epochs"):
+            schedule_of(options, training, FinetuneOptions(), taught)
+        schedule_of(options, training, FinetuneOptions(finetune_epochs=1), taught)
+    schedule_of(IterativeOptions(iterations=3, finetune_between=1), training, FinetuneOptions(), taught)
 
 
 def test_the_record_holds_what_has_an_influence():
@@ -93,5 +103,9 @@ def test_the_record_holds_what_has_an_influence():
     assert (record["recipe"]["lr"], record["recipe"]["crop_size"]) == (0.02, [4, 6])
     longer = Schedule(2, "linear", 5, TrainOptions(epochs=7, eval_every=3, lr=0.02, crop_size=(4, 6)))
     assert plain(longer.as_record()) == record
+    taught = Schedule(2, "linear", 5, TrainOptions(lr=0.02, crop_size=(4, 6)), DistillOptions(0.5, 2.0)).as_record()
+    learnt = {"distill_weight": 0.5, "distill_temperature": 2.0}
+    assert plain(taught) == {**record, "recipe": {**record["recipe"], **learnt}}
+    assert not learnt.keys() & record["recipe"].keys()
     untrained = [Schedule(2, "linear", 0, TrainOptions(lr=rate)).as_record() for rate in (0.1, 0.2)]
     assert untrained[0] == untrained[1]

@@ -12,13 +12,23 @@ import pytest
 import torch
 from toy_latency import time_by_macs
 
-from bench.checkpoint import load_model
+from bench.checkpoint import SavedModel, load_model
+from bench.distillation import distillation_of
 from bench.errors import BenchError
-from bench.options import DataOptions, FinetuneOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
+from bench.options import (
+    DataOptions,
+    DistillOptions,
+    FinetuneOptions,
+    MeasureOptions,
+    PruneOptions,
+    RunOptions,
+    TrainOptions,
+)
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
 from bench.reference import Reference
+from bench.runs import file_digest
 from bench.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
 from bench.target import Goal
 from bench.workbench import Workbench
@@ -62,8 +72,17 @@ class Benchmark:
         jobs = grid(methods, [Goal(kind, ratio) for ratio in ratios], seeds)
         return run_benchmark(workbench, pruners, jobs, finetune, CPU, self.out)
 
-    def finetune(self, recipe: TrainOptions = RECIPE, **changes: Any) -> list[dict[str, Any]]:
-        return finetune_benchmark(self.reference(**changes), recipe, CPU, self.out)
+    def finetune(
+        self, recipe: TrainOptions = RECIPE, distill: DistillOptions | None = None, **changes: Any
+    ) -> list[dict[str, Any]]:
+        reference = self.reference(**changes)
+        taught = distillation_of(distill or DistillOptions(), reference.saved.model, reference.digest)
+        return finetune_benchmark(reference, recipe, CPU, self.out, taught)
+
+    def recipe(self) -> dict[str, Any]:
+        """What the report of the only job says about its fine-tuning."""
+        (path,) = self.out.glob("*/finetuned_report.json")
+        return json.loads(path.read_text())["finetune"]["recipe"]
 
     def summary(self, name: str = "benchmark_summary") -> dict[str, Any]:
         return json.loads((self.out / f"{name}.json").read_text())
@@ -336,6 +355,53 @@ def test_finetuning_is_done_once_for_each_recipe(bench):
     second = bench.written("finetuned_model.pt")
     assert all(second[name] > first[name] for name in first)
     assert bench.written("pruned_model.pt") == pruned
+
+
+def test_a_teacher_is_part_of_the_recipe(bench):
+    bench.run(["l1"], options=replace(QUICK, evaluate=False))
+    bench.finetune()
+    plain, before = bench.recipe(), bench.written("finetuned_model.pt")
+    assert not {"distill_weight", "distill_temperature", "teacher"} & plain.keys()
+    bench.finetune(distill=DistillOptions(0.0, 3.0))
+    assert bench.written("finetuned_model.pt") == before, "without a weight there is no teacher"
+
+    bench.finetune(distill=DistillOptions(2.0, 3.0))
+    taught = {"distill_weight": 2.0, "distill_temperature": 3.0, "teacher": file_digest(bench.baseline)}
+    assert bench.recipe() == {**plain, **taught}
+    (name,) = before
+    meta = load_model(bench.out / name / "finetuned_model.pt").meta
+    assert meta["options"].items() >= taught.items()
+    after = bench.written("finetuned_model.pt")
+    assert after != before
+    bench.finetune(distill=DistillOptions(2.0, 3.0))
+    assert bench.written("finetuned_model.pt") == after
+
+
+def test_the_commands_distil_alike_from_the_network_that_is_open(bench, call, monkeypatch):
+    opened = []
+
+    def noted(path: Path, **how: Any) -> SavedModel:
+        opened.append(path)
+        return load_model(path, **how)
+
+    for module in ("reference", "pipeline"):
+        monkeypatch.setattr(f"bench.{module}.load_model", noted)
+    flags = ["--dataset", "camvid", "--data-root", bench.data.data_root, "--num-workers", 0, "--model", "unet_small"]
+    flags += ["--baseline", bench.baseline, "--no-latency", "--finetune-epochs", 1, "--batch-size", 4]
+    flags += ["--distill-weight", 2, "--distill-temperature", 3]
+    cut = ["--methods", "l1", "--ratios", 0.1, "--out-dir", bench.out, "--no-evaluate"]
+    outcome = call("benchmark.py", *flags, *cut, "--recalibration-images", 2)
+    assert outcome.code == 0, outcome.err
+    assert opened.count(bench.baseline) == 1, "the teacher is the baseline as it was opened"
+    first, (tuned,) = bench.recipe(), bench.out.glob("*/finetuned_model.pt")
+    tensors = load_model(tuned).model.state_dict()
+    assert (first["distill_weight"], first["distill_temperature"]) == (2.0, 3.0)
+    for name in ("finetuned_model.pt", "finetuned_report.json"):
+        (tuned.parent / name).unlink()
+    outcome = call("finetune_batch.py", *flags, "--benchmark-dir", bench.out)
+    assert outcome.code == 0, outcome.err
+    assert bench.recipe() == first
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_model(tuned).model.state_dict().items())
 
 
 def test_a_finetuned_network_is_as_narrow_as_the_pruned_one(bench):

@@ -24,8 +24,9 @@ if __name__ == "__main__":
 from bench import cli, distributed
 from bench.checkpoint import SavedModel
 from bench.datasets.base import Classes
+from bench.distillation import Distillation
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
-from bench.options import RunOptions, TrainOptions
+from bench.options import DistillOptions, RunOptions, TrainOptions
 
 CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
 TOY = ModelEntry("toy_training:toy_net", "for tests")
@@ -62,6 +63,12 @@ def new_network(**kwargs: object) -> SavedModel:
     torch.manual_seed(0)
     spec = ModelSpec("toy", CLASSES.outputs, kwargs)
     return SavedModel(build_model(spec), spec)
+
+
+def toy_distillation(weight: float = 1.0, temperature: float = 1.0, seed: int = 1, **kwargs: object) -> Distillation:
+    """A toy network of other weights than those of `new_network` as a teacher."""
+    torch.manual_seed(seed)
+    return Distillation(ToyNet(CLASSES.outputs, **kwargs), f"toy {seed}", DistillOptions(weight, temperature))
 
 
 class ToyLoader:
@@ -138,6 +145,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--slow", type=float, default=0.0, help="seconds a batch")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--no-norm", action="store_true")
+    parser.add_argument("--taught", action="store_true", help="follow a teacher beside the labels")
     parser.add_options("training", TrainOptions, epochs=4, batch_size=2, lr=0.1)
     arguments = parser.parse(argv)
     kill = tuple(int(part) for part in arguments.kill.split(",") if part)
@@ -163,6 +171,7 @@ def main(argv: list[str]) -> None:
             cli.collect(TrainOptions, arguments),
             RunOptions(),
             arguments.folder,
+            distillation=toy_distillation() if arguments.taught else None,
             resume=arguments.resume,
             device=device,
             eval_batch_size=2,

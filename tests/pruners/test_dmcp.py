@@ -19,6 +19,7 @@ from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
 from bench.evaluation import recalibrate
 from bench.groups import ChannelGroup, find_groups, prunable
+from bench.losses import pixel_divergence
 from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners import make_pruner
@@ -27,7 +28,6 @@ from bench.pruners.dmcp import sandwich, search
 from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.gates import gate_layout, gates_by_rank, scores_from_width
 from bench.pruners.dmcp.pruner import first_logits, importance_order
-from bench.pruners.dmcp.sandwich import divergence
 from bench.reference import Reference
 from bench.target import Target
 from bench.workbench import Workbench
@@ -318,15 +318,6 @@ def test_options_without_a_meaning_are_refused(settings: dict[str, Any], message
 # --- the published training
 
 
-def test_the_divergence_is_summed_over_classes_and_averaged_over_pixels() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, teacher = torch.randn(2, 2, 4, 3, 8, generator=generator).unbind(0)
-    p, q = teacher.softmax(1), logits.softmax(1)
-    by_hand = (p * (p / q).log()).sum(1).mean()
-    torch.testing.assert_close(divergence(logits, teacher), by_hand)
-    assert divergence(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
-
-
 @pytest.fixture
 def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> Callable[..., Workbench]:
     def make(folder: str = "kept", **options: Any) -> Workbench:
@@ -380,10 +371,10 @@ def test_a_step_of_the_published_training(
 
     def following(logits: Tensor, teacher: Tensor) -> Tensor:
         followed.append((logits.detach(), teacher))
-        return divergence(logits, teacher)
+        return pixel_divergence(logits, teacher)
 
     monkeypatch.setattr(search.GateOptimizer, "step", counted)
-    monkeypatch.setattr(sandwich, "divergence", following)
+    monkeypatch.setattr(sandwich, "pixel_divergence", following)
     trained = bench.prepared(pruner, 0, target).model
     # Four steps of three narrower networks each; the widths are learned in the last two, after those networks.
     assert len(followed) == 12
@@ -398,7 +389,7 @@ def test_a_step_of_the_published_training(
     recalibrate(again, bench.reference.data.calibration(20, 4, 0), CPU)
     assert all(torch.equal(a, b) for a, b in zip(again.buffers(), trained.buffers(), strict=True))
     # What the narrower networks say moves the weights.
-    monkeypatch.setattr(sandwich, "divergence", lambda logits, teacher: 0 * logits.sum())
+    monkeypatch.setattr(sandwich, "pixel_divergence", lambda logits, teacher: 0 * logits.sum())
     deaf = make_bench("deaf").prepared(pruner, 0, target).model
     assert not torch.allclose(deaf.final_conv.weight, trained.final_conv.weight)
 

@@ -14,7 +14,7 @@ from bench.options import TrainOptions
 from bench.plan import Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.pruners.slimming.pruner import largest_shift, scale_importance
+from bench.pruners.slimming.pruner import movement, scale_importance
 from bench.target import Target
 
 
@@ -96,15 +96,16 @@ def test_masked_and_cut_agree() -> None:
         torch.testing.assert_close(smaller(toys.IMAGES), model(toys.IMAGES))
 
 
-def test_the_bound_of_the_shift_by_hand() -> None:
-    recipe = TrainOptions(lr=0.1, schedule="multistep", milestones=[0.5], momentum=0.75, sparsity_lambda=0.01)
-    assert largest_shift(recipe, 4) == pytest.approx(0.01 * (0.1 + 0.1 + 0.01 + 0.01) / 0.25)
+def test_how_far_a_penalty_moves_a_scale_by_hand() -> None:
+    recipe = TrainOptions(lr=0.1, schedule="multistep", milestones=[0.5], momentum=0.75)
+    assert movement(recipe, 4) == pytest.approx((0.1 + 0.1 + 0.01 + 0.01) / 0.25)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"sparsity_lambda": -1.0}, "option sparsity_lambda of slimming must be at least 0, not -1.0"),
+        ({"scale_shift": -0.5}, "option scale_shift of slimming must be at least 0, not -0.5"),
         ({"sparse_epochs": -1}, "option sparse_epochs of slimming must be at least 0, not -1"),
         ({"sparse_batch_size": 0}, "option sparse_batch_size of slimming must be at least 1, not 0"),
         ({"sparse_lr": 0.0}, "option sparse_lr of slimming must be above 0, not 0.0"),

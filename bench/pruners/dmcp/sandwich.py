@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.console import progress, say
 from bench.devices import seed_everything
 from bench.errors import BenchError
 from bench.evaluation import batchnorm_explained, recalibrate
-from bench.losses import segmentation_loss
+from bench.losses import main_logits, pixel_divergence, segmentation_loss
 from bench.pruners.base import Training
 from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.search import GateOptimizer, cosine
@@ -98,10 +97,10 @@ class _Trainer:
         output = self._at({name: widths[-1] for name, widths in choices.items()}, gates, images)
         loss = segmentation_loss(output, labels, self._void)
         loss.backward()
-        teacher = _main(output).detach()
+        teacher = main_logits(output).detach()
         narrowest = {name: widths[0] for name, widths in choices.items()}
         for width in (narrowest, self._random(choices), self._random(choices)):
-            divergence(_main(self._at(width, gates, images)), teacher).backward()
+            pixel_divergence(main_logits(self._at(width, gates, images)), teacher).mean().backward()
         rate = cosine(self._step, self._steps, self._recipe.lr, LAST_RATE * self._recipe.lr)
         for group in self._sgd.param_groups:
             group["lr"] = rate
@@ -130,21 +129,6 @@ class _Trainer:
             draws = {name: torch.randint(len(of), (), generator=self._generator) for name, of in choices.items()}
             return {name: choices[name][int(draw)] for name, draw in draws.items()}
         return {name: self._widths.sample(name, self._generator) for name in choices}
-
-
-def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || network), summed over classes and averaged over images and pixels.
-
-    Args:
-        logits: [N, C, H, W] of the network.
-        teacher: the same of the one it is to follow.
-    """
-    pointwise = F.kl_div(logits.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="none")
-    return pointwise.sum(dim=1).mean()
-
-
-def _main(output: Tensor | Mapping[str, Tensor]) -> Tensor:
-    return output["out"] if isinstance(output, Mapping) else output
 
 
 def _decayed_groups(model: nn.Module) -> list[dict[str, Any]]:

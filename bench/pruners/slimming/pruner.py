@@ -30,32 +30,35 @@ def scale_importance(gammas: Sequence[Tensor]) -> Tensor:
     return torch.stack([gamma.abs() for gamma in gammas]).mean(dim=0)
 
 
-def largest_shift(recipe: TrainOptions, steps: int) -> float:
-    """How far the penalty alone can move a scale in a whole training: lambda * (sum of all rates) / (1 - momentum).
+def movement(recipe: TrainOptions, steps: int) -> float:
+    """How far a constant gradient of 1 moves a weight in a whole training: sum of all rates / (1 - momentum).
+
+    Times lambda, it is how far the penalty alone can move a scale.
 
     Args:
         recipe: an SGD recipe.
         steps: steps of the training.
     """
-    rates = sum(learning_rate(recipe, step, steps) for step in range(steps))
-    return recipe.sparsity_lambda * rates / (1 - recipe.momentum)
+    return sum(learning_rate(recipe, step, steps) for step in range(steps)) / (1 - recipe.momentum)
 
 
 @dataclass(frozen=True)
 class Slimming(Pruner):
     """|gamma| of a channel, compared over the whole network as it is, after sparse training from the baseline."""
 
-    sparsity_lambda: float = 1e-4
+    scale_shift: float = 1.0
+    sparsity_lambda: float = 0.0
     sparse_epochs: int = 10
-    sparse_lr: float = 0.01
-    sparse_batch_size: int = 8
+    sparse_lr: float = 0.05
+    sparse_batch_size: int = 4
 
     name: ClassVar[str] = "slimming"
     paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
     scope: ClassVar[str] = "global"
 
     def __post_init__(self) -> None:
-        for name, least in (("sparsity_lambda", 0), ("sparse_epochs", 0), ("sparse_batch_size", 1)):
+        least_values = {"scale_shift": 0, "sparsity_lambda": 0, "sparse_epochs": 0, "sparse_batch_size": 1}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise UsageError(f"option {name} of slimming must be at least {least}, not {getattr(self, name)}")
         if not self.sparse_lr > 0:
@@ -71,13 +74,13 @@ class Slimming(Pruner):
             epochs=self.sparse_epochs,
             batch_size=self.sparse_batch_size,
             lr=self.sparse_lr,
-            sparsity_lambda=self.sparsity_lambda,
             # The best epoch would be the least sparse one, so none but the last is looked at.
             eval_every=self.sparse_epochs,
         )
         steps = recipe.epochs * len(training.data.train_loader(recipe.batch_size))
-        shift = largest_shift(recipe, steps)
-        say(f"the penalty of {self.sparsity_lambda:g} moves a BatchNorm scale by at most {shift:.2g} in {steps} steps")
+        recipe.sparsity_lambda = self.sparsity_lambda or self.scale_shift / movement(recipe, steps)
+        shift = recipe.sparsity_lambda * movement(recipe, steps)
+        say(f"a penalty of {recipe.sparsity_lambda:.2g} moves BatchNorm scales by at most {shift:.2g} in {steps} steps")
         fit(
             saved,
             training.data,

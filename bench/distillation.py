@@ -1,0 +1,62 @@
+"""Knowledge distillation: what the unpruned network's class probabilities add to the loss of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.losses import distillation_loss
+from bench.modes import flags_kept
+from bench.options import DistillOptions
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A teacher and how much it counts beside the labels.
+
+    Attributes:
+        teacher: a network of the same classes, on the device of the training. It stays as it is, and in distributed
+            training every process asks its own.
+        sha256: SHA-256 of its file.
+        options: weight and temperature.
+    """
+
+    teacher: nn.Module
+    sha256: str
+    options: DistillOptions
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the teacher says to a batch in evaluation mode, [N, C, H, W]; its auxiliary head says nothing there."""
+        with torch.no_grad(), flags_kept(self.teacher):
+            return self.teacher.eval()(images)
+
+    def loss(self, output: Tensor | Mapping[str, Tensor], logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        """The weighted `bench.losses.distillation_loss`; classes count alike whatever the weights of the labels.
+
+        Args:
+            output: of the network in training.
+            logits: what the teacher says to the same images.
+            labels: int64 [N, H, W].
+            ignore_index: label id that does not count.
+        """
+        weight, temperature = self.options.distill_weight, self.options.distill_temperature
+        return weight * distillation_loss(output, logits, labels, ignore_index, temperature)
+
+    def as_record(self) -> dict[str, Any]:
+        """All of it that decides the numbers of a run, as plain data."""
+        return {**asdict(self.options), "teacher": self.sha256}
+
+
+def distillation_of(options: DistillOptions, teacher: nn.Module, sha256: str) -> Distillation | None:
+    """The distillation some options ask for; None where its weight is 0.
+
+    Args:
+        options: weight and temperature.
+        teacher: the unpruned network.
+        sha256: SHA-256 of its file.
+    """
+    return Distillation(teacher, sha256, options) if options.distill_weight else None
