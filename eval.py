@@ -57,9 +57,9 @@ def main(argv: list[str]) -> None:
 
     from bench.console import console, say
     from bench.layer_costs import layers_table
+    from bench.pair_report import int8_line, pair_table
     from bench.pipeline import draw_pair, evaluate_pair, open_reference, write_predictions
     from bench.quantize import measure_int8
-    from bench.report import int8_line, pair_table
 
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)

@@ -86,10 +86,10 @@ def main(argv: list[str]) -> None:
 
     from bench.console import say
     from bench.iterative import check_schedule, open_workbench
+    from bench.pair_report import pruning_lines
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
     from bench.pruners.base import Sparsifier
-    from bench.report import pruning_lines
     from bench.runs import make_folder
     from bench.schedule import schedule_of
     from bench.sensitivity import measure_sensitivity

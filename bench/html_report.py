@@ -11,9 +11,9 @@ from bench.charts import bar_chart, strip_chart
 from bench.datasets.base import Classes
 from bench.latency import speedup_text
 from bench.layer_costs import LAYERS_NOTE, layer_lines, layers_title
+from bench.pair_report import change_text, pair_lines, pair_title
 from bench.panels import ALONE, APART, PAIR, Panel
 from bench.pictures import NOT_SCORED
-from bench.report import change_text, pair_lines, pair_title
 from bench.target import Goal
 
 Report = Mapping[str, Any]
