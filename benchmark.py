@@ -73,12 +73,13 @@ def main(argv: list[str]) -> None:
     from bench.distillation import distillation_of
     from bench.iterative import check_schedule, open_workbench
     from bench.oracle import agreement_table, measure_agreement
-    from bench.pipeline import ensure_baseline, open_reference
+    from bench.pipeline import open_reference
     from bench.pruners import make_pruners
     from bench.report import comparison_table
     from bench.runs import make_folder
     from bench.schedule import schedule_of
     from bench.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
+    from bench.training_run import ensure_baseline
 
     # Everything that can be wrong with the request is found before the first minute of work.
     pruners, finetune = make_pruners(choice.methods, arguments.opt), collect(FinetuneOptions, arguments)

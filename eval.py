@@ -58,8 +58,9 @@ def main(argv: list[str]) -> None:
     from bench.console import console, say
     from bench.layer_costs import layers_table
     from bench.pair_report import int8_line, pair_table
-    from bench.pipeline import draw_pair, evaluate_pair, open_reference, write_predictions
+    from bench.pipeline import open_reference
     from bench.quantize import measure_int8
+    from bench.side_by_side import draw_pair, evaluate_pair, write_predictions
 
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     if arguments.save is None:
         raise UsageError("--save DIR is missing; it names the folder of the run")
 
-    from bench.pipeline import train_model
+    from bench.training_run import train_model
 
     train_model(
         collect(DataOptions, arguments),

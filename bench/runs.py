@@ -20,6 +20,8 @@ from typing import Any
 from bench.errors import BenchError
 
 DONE, FAILED = "done", "failed"
+REPORT = "report.json"
+"""What was measured on the network of a run folder."""
 
 
 def make_folder(path: Path | str) -> Path:

@@ -26,7 +26,6 @@ from bench.pipeline import (
     FINETUNED_REPORT,
     INFO,
     PRUNED,
-    REPORT,
     check_comparable,
     finetune_model,
     prune_model,
@@ -35,7 +34,7 @@ from bench.pipeline import (
 from bench.pruners.base import Method
 from bench.reference import Reference
 from bench.report import write_summary
-from bench.runs import FAILED, digest, fail, is_done, make_folder, plain, provenance, read_json
+from bench.runs import FAILED, REPORT, digest, fail, is_done, make_folder, plain, provenance, read_json
 from bench.target import Goal
 from bench.workbench import Workbench
 

@@ -20,13 +20,14 @@ FLOORS = (
     "errors console vision_compat modes hooks layers losses live_bytes cost target control agreement charts cells",
     "options latency_mode runs distributed tensor_files transforms datasets models pruners zeros",
     "cli flags devices checkpoint optim latency groups cost_table family schedule replay datasets.* models.*",
-    "data metrics boundary inference pictures plan training_state report pair_report summary_plot latency_text layer_costs heat_map",
+    "data metrics boundary inference pictures plan training_state report pair_report summary_plot latency_text "
+    "layer_costs heat_map",
     "evaluation activations cut absorb budget distillation",
     "train_eval training_step retraining reference ablation reconstruction panels html_report",
     "pruners.* latency_search",
     "preparation workpiece",
     "workbench iterative",
-    "pipeline sensitivity quantize oracle",
+    "pipeline training_run side_by_side sensitivity quantize oracle",
     "sweep",
 )
 

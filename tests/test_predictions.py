@@ -14,8 +14,8 @@ from bench.checkpoint import SavedModel, save_model
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
 from bench.options import DataOptions, MeasureOptions, RunOptions
-from bench.pipeline import write_predictions
 from bench.reference import Reference
+from bench.side_by_side import write_predictions
 
 
 def reference(checkpoint, dataset: str, root, **measure) -> Reference:

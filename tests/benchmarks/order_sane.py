@@ -22,10 +22,10 @@ import torch
 
 from bench.datasets.synthetic import draw_dataset
 from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions, parse_size
-from bench.pipeline import train_model
 from bench.pruners import make_pruner
 from bench.reference import Reference
 from bench.target import Goal
+from bench.training_run import train_model
 from bench.training_state import BEST
 from bench.workbench import Workbench
 

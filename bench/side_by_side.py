@@ -1,0 +1,121 @@
+"""Networks beside their baseline: measured, drawn, and their predictions written; what eval.py calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.checkpoint import SavedModel, load_model
+from bench.errors import BenchError, UsageError
+from bench.html_report import html_page
+from bench.options import (
+    PageOptions,
+)
+from bench.panels import panels_of, segment
+from bench.pictures import prediction_picture, write_ids
+from bench.reference import Reference
+from bench.runs import (
+    make_folder,
+    write_json,
+    write_text,
+)
+
+
+def evaluate_pair(reference: Reference, candidate: Path | None, report: Path, page: PageOptions) -> dict[str, Any]:
+    """Measures a candidate beside the baseline, or the baseline alone.
+
+    Args:
+        reference: the baseline and its data.
+        candidate: file of a network for the same data set, if there is one.
+        report: the JSON file to write.
+        page: whether a page of the same name is put beside it, and what that shows.
+
+    Returns:
+        What the report says.
+
+    Raises:
+        UsageError: the report has the name of the page.
+    """
+    page_path = report.with_suffix(".html")
+    if page.html and page_path == report:
+        raise UsageError(f"--report names the JSON file; pass {report.with_suffix('.json')}, the page goes beside it")
+    make_folder(report.parent)
+    networks = {"baseline": reference.saved.model}
+    if candidate is None:
+        measured, apart = reference.describe(), reference.evaluation.wrong
+    else:
+        saved = _candidate(reference, candidate)
+        networks["candidate"] = saved.model.to(reference.device)
+        evaluation, apart = reference.evaluate_beside(saved.model)
+        measured = reference.compare(candidate, saved, evaluation=evaluation)
+    write_json(report, measured)
+    if page.html:
+        shown = panels_of(reference, networks, apart, page.html_images) if page.html_images else None
+        write_text(page_path, html_page(measured, shown, reference.data.classes))
+    return measured
+
+
+def write_predictions(reference: Reference, candidate: Path | None, folder: Path, *, label_ids: bool = False) -> int:
+    """Writes what a network predicts for each image of the split as a PNG of the image's name and the label's size.
+
+    Args:
+        reference: the baseline and its data.
+        candidate: file of the network; without one it is the baseline.
+        folder: where to.
+        label_ids: write the ids of the data set's label files, grey, as its evaluation server wants them. Otherwise
+            pixels hold the numbers the network is trained on, shown in the data set's colours.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        UsageError: label ids of a data set whose files hold the training numbers themselves.
+        BenchError: two images of one name, or a folder that cannot be written.
+    """
+    data = reference.data
+    ids = data.dataset.label_ids
+    if label_ids and ids is None:
+        raise UsageError(f"{data.name} has no label ids but the ones it is trained on; leave --predict-ids out")
+    names = data.names(reference.split)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise BenchError(f"two images of {reference.split} are called {twice}; rename one, they would share a file")
+    make_folder(folder)
+    model = reference.saved.model if candidate is None else _candidate(reference, candidate).model
+    for name, prediction in reference.predictions(model, "predictions"):
+        path = folder / f"{name}.png"
+        if label_ids:
+            write_ids(path, np.array(ids)[prediction.numpy()])
+        else:
+            write_ids(path, prediction.numpy(), data.classes)
+    return len(names)
+
+
+def _candidate(reference: Reference, path: Path) -> SavedModel:
+    return load_model(path, name=reference.saved.spec.name, outputs=reference.data.classes.outputs)
+
+
+def draw_pair(reference: Reference, candidate: Path | None, index: int, path: Path) -> None:
+    """Draws one image of the split, its label, and what baseline and candidate make of it.
+
+    Args:
+        reference: the baseline and its data.
+        candidate: file of the other network, if there is one.
+        index: which image of the split.
+        path: the PNG to write.
+    """
+    data = reference.data
+    count = len(data.names(reference.split))
+    if not 0 <= index < count:
+        raise UsageError(
+            f"--picture-index {index} is not one of the {count} images of {reference.split} (0 to {count - 1})"
+        )
+    networks = {"baseline": reference.saved.model}
+    if candidate is not None:
+        networks[candidate.stem] = _candidate(reference, candidate).model.to(reference.device)
+    image, label, maps = segment(reference, networks, index)
+    make_folder(path.parent)
+    prediction_picture(path, image, {"label": label, **maps}, data.classes)
