@@ -24,7 +24,7 @@ class Clock:
 
 
 class Slow(nn.Conv2d):
-    """A convolution that takes as long as it is told, a millisecond more with each call."""
+    """A convolution that takes as long as it is told, and longer with each call."""
 
     def __init__(self, clock: Clock, ms: float, *shape: int):
         super().__init__(*shape)
@@ -32,7 +32,7 @@ class Slow(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         assert not self.training
-        self.clock.now += self.ms + self.calls
+        self.clock.now += self.ms + self.calls**2
         self.calls += 1
         return super().forward(images)
 
@@ -71,10 +71,11 @@ def test_before_and_after(clock):
     assert (stem.weight_before, stem.weight_after) == ([8, 3, 3, 3], [5, 3, 3, 3])
     assert (stem.macs_before, stem.macs_after) == (2 * 4 * 8 * 27, 2 * 4 * 5 * 27)
     assert (body.macs_before, body.macs_after) == (2 * 8 * 64, 2 * 8 * 25)
-    # Three passes of warm-up come first, then ten rounds, 3 to 12 more milliseconds a call.
-    assert (stem.ms_before, stem.ms_after) == (1 + 7.5, 0.5 + 7.5)
-    assert body.ms_before == 2 * 10 + sum(range(6, 26)) / 10
-    assert body.ms_after == 2 * 5 + sum(range(6, 26)) / 10
+    # Calls 0 to 2 warm up; the median of ten rounds lies between the eighth and the ninth call.
+    # The body has two a pass.
+    assert (stem.ms_before, stem.ms_after) == (1 + (7**2 + 8**2) / 2, 0.5 + (7**2 + 8**2) / 2)
+    assert body.ms_before == 2 * 10 + (14**2 + 15**2 + 16**2 + 17**2) / 2
+    assert body.ms_after == 2 * 5 + (14**2 + 15**2 + 16**2 + 17**2) / 2
     assert baseline.training and baseline.body.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in baseline.modules())
 

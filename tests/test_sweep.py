@@ -317,13 +317,17 @@ def test_latency_is_added_to_what_was_measured_without(bench):
 def test_latency_is_measured_anew_in_another_mode(bench):
     (plain,) = bench.run(["l1"], measure=TIMED)
     before = bench.written("pruned_model.pt")
-    (other,) = bench.run(["l1"], measure=replace(TIMED, latency_channels_last=True, latency_batch=2))
+    mode = replace(TIMED, latency_channels_last=True, latency_batch=2)
+    (other,) = bench.run(["l1"], measure=mode)
     assert other["folder"] == plain["folder"]
     assert bench.written("pruned_model.pt") == before
     latency = json.loads((bench.out / other["folder"] / "report.json").read_text())["latency"]
     assert latency["networks"]["candidate"]["memory_format"] == "channels_last"
     assert latency["throughput"]["batch"] == 2
     assert other["latency_ms"] == latency["networks"]["candidate"]["median_ms"]
+    # A measurement on the way to a latency is in the same mode, but without what it has no use for.
+    short = bench.reference(mode).time(effort=0.5)
+    assert (short.throughput, short.networks["baseline"].memory_format) == (None, "channels_last")
 
 
 def test_reports_of_the_time_before_there_were_modes_are_plain(bench):
