@@ -217,7 +217,7 @@ class Reference:
                 **cost_changes(self.cost, cost),
             },
             latency=latency,
-            layers=self.layers(candidate.model),
+            layers=self.layers(candidate.model.to(self.device)),
         )
 
     def describe(self) -> dict[str, Any]:

@@ -136,7 +136,6 @@ def test_every_network_costs_what_its_convolutions_do_and_thop_agrees(name):
     cost = measure_cost(model.to_empty(device="cpu"), size)
     assert cost.macs == expected
     assert cost.flops == 2 * expected
-    assert sum(layer_macs(model, size).values()) == expected
     assert 0 < cost.thop_percent < 2
     assert cost.thop_percent == pytest.approx(100 * (cost.thop_macs / expected - 1))
     assert cost.thop_note.startswith("thop also counts BatchNorm2d +")

@@ -86,7 +86,7 @@ def test_training_flags_do_not_matter_and_buffers_do_not_count():
     assert torch.equal(model[1].running_mean, before)
 
 
-@pytest.mark.parametrize("name", ["unet_small", "simple_segnet", "resnet18_seg"])
+@pytest.mark.parametrize("name", ["unet_small", "resnet18_seg"])
 def test_shapes_alone_say_what_a_real_pass_takes(name):
     model, size = build_model(ModelSpec(name, 12)), (37, 50)
     assert measure_cost(model, size).peak_activation_bytes == passed(model, size)[0].peak > 0
