@@ -209,7 +209,7 @@ class Replay:
         """The given channels of all variants; those that differ must be among them."""
         if channels is None or (value.channels is not None and torch.equal(channels, value.channels)):
             return self._whole(value) if channels is None else value.changed
-        part = value.base.index_select(1, channels).expand(self._variants, -1, *value.base.shape[2:])
+        part = _chosen(value.base, 1, channels).expand(self._variants, -1, *value.base.shape[2:])
         if value.changed is None:
             return part
         return part.index_copy(1, torch.searchsorted(channels, value.channels), value.changed)
@@ -248,8 +248,8 @@ def _convolution(run: Replay, func: Callable, base: Tensor, args: list[Any], kwa
     value, groups = source.value, kwargs.get("groups", args[6] if len(args) > 6 else 1)
     if value.channels is None or groups != 1:
         return None
-    difference = value.changed - value.base.index_select(1, value.channels)
-    weight = weight.index_select(0 if func.__name__ == "conv_transpose2d" else 1, value.channels)
+    difference = value.changed - _chosen(value.base, 1, value.channels)
+    weight = _chosen(weight, 0 if func.__name__ == "conv_transpose2d" else 1, value.channels)
     amount = func(difference, weight, None, *args[3:], **kwargs)
     # A single channel has no layout to hand on.
     layout = torch.channels_last if base.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
@@ -270,7 +270,7 @@ def _concatenation(run: Replay, func: Callable, base: Tensor, args: list[Any], k
             channels.append(before + own)
             values.append(value.changed)
         before += width
-    return _Value(base, torch.cat(values, dim=1), torch.cat(channels))
+    return _Value(base, values[0] if len(values) == 1 else torch.cat(values, dim=1), torch.cat(channels))
 
 
 # By name, because torch has several objects for most of them. The place of `groups` among the arguments of the two
@@ -289,6 +289,14 @@ _RULES = {
     "conv_transpose2d": _convolution,
     "cat": _concatenation,
 }
+
+
+def _chosen(tensor: Tensor, axis: int, positions: Tensor) -> Tensor:
+    """The given positions, ascending, of an axis; a view if they follow one another."""
+    first, last = int(positions[0]), int(positions[-1])
+    if last - first + 1 == len(positions):
+        return tensor.narrow(axis, first, len(positions))
+    return tensor.index_select(axis, positions)
 
 
 def _all_differ(value: _Value) -> bool:
