@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from bench.console import say
 from bench.errors import BenchError, UsageError, unknown_name
-from bench.options import CHANNEL_LIMITS, PruneOptions, default_of, parse_settings
+from bench.options import CHANNEL_LIMITS, PruneOptions, default_of
+from bench.parsing import parse_settings
 from bench.target import Goal
 
 Options = TypeVar("Options")

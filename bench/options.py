@@ -7,12 +7,26 @@ library as a typed value. No heavy import here: `--help` must answer in under a 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from bench.errors import UsageError
+from bench.parsing import (
+    above_zero,
+    list_of,
+    parse_boundary_width,
+    parse_bytes,
+    parse_kept,
+    parse_latency,
+    parse_ratio,
+    parse_ratios,
+    parse_size,
+    parse_some,
+    positive,
+    share,
+    whole,
+)
 
 
 def option(
@@ -44,159 +58,6 @@ def option(
 def default_of(spec: Any) -> Any:
     """The default value of a dataclass field."""
     return spec.default if spec.default is not MISSING else spec.default_factory()
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`'360,480'` or `'360x480'` -> `(360, 480)`, height first, in pixels."""
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(f"'{text}' is not a size; write height,width such as 360,480")
-    height, width = (int(part) for part in parts)
-    if min(height, width) < 1:
-        raise ValueError(f"'{text}' is not a size; height and width are at least 1")
-    return height, width
-
-
-def parse_ratio(text: str) -> float:
-    """A share in [0, 1)."""
-    try:
-        ratio = float(text)
-    except ValueError:
-        raise ValueError(f"'{text}' is not a number; write a ratio in [0, 1) such as 0.3") from None
-    if not 0.0 <= ratio < 1.0:
-        raise ValueError(f"{text} is not in [0, 1)")
-    return ratio
-
-
-def parse_kept(text: str) -> float:
-    """A share in (0, 1]."""
-    try:
-        kept = float(text)
-    except ValueError:
-        raise ValueError(f"'{text}' is not a number; write the share to keep, in (0, 1], such as 0.5") from None
-    if not 0.0 < kept <= 1.0:
-        raise ValueError(f"{text} is not in (0, 1]")
-    return kept
-
-
-def parse_reduction(text: str) -> float:
-    """A share to remove, in [0, 1) -> the share to keep: `'0.77'` -> 0.23."""
-    # Rounded, because 1 - 0.77 is 0.22999999999999998.
-    return round(1 - parse_ratio(text), 12)
-
-
-_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def parse_bytes(text: str) -> int:
-    """`'10MB'` -> 10,000,000; `'10MiB'` -> 10,485,760."""
-    parts = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Z]+)\s*", text.upper())
-    if parts is None or parts[2] not in _BYTES or not float(parts[1]) > 0:
-        raise ValueError(f"'{text}' is not a size; write a number and B, KB, MB, GB, KiB, MiB or GiB, such as 10MB")
-    return int(float(parts[1]) * _BYTES[parts[2]])
-
-
-def parse_latency(text: str) -> tuple[str, float]:
-    """Kind and value of a goal: `"0.6"` is a share, in (0, 1], and `"12ms"` a time."""
-    parts = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*ms\s*", text.lower())
-    if parts is not None and float(parts[1]) > 0:
-        return "milliseconds", float(parts[1])
-    try:
-        return "latency", parse_kept(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or write a time such as 12ms") from None
-
-
-def parse_ratios(text: str) -> dict[str, float]:
-    """`'layer4*=0.5,classifier*=0.2'` -> `{"layer4*": 0.5, "classifier*": 0.2}`."""
-    ratios = {}
-    for part in text.split(","):
-        pattern, equals, ratio = part.rpartition("=")
-        if not equals or not pattern.strip():
-            raise ValueError(f"'{part}' is not PATTERN=R")
-        ratios[pattern.strip()] = parse_ratio(ratio.strip())
-    return ratios
-
-
-def parse_boundary_width(text: str) -> float:
-    """Whole pixels, or below 1 a share of the diagonal; 0 means none."""
-    width = share(text)
-    if width >= 1 and not width.is_integer():
-        raise ValueError(f"{text} is neither whole pixels nor, below 1, a share of the diagonal")
-    return width
-
-
-def _count(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(f"'{text}' is not a whole number") from None
-        if value < minimum:
-            raise ValueError(f"{text} is too small; at least {minimum}")
-        return value
-
-    return parse
-
-
-def _number(minimum: float, *, above: bool = False) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(f"'{text}' is not a number") from None
-        if not value > minimum if above else not value >= minimum:
-            raise ValueError(f"{text} is too small; {'above' if above else 'at least'} {minimum:g}")
-        return value
-
-    return parse
-
-
-def _list_of(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    def parse_list(text: str) -> list[Any]:
-        items = [parse(part.strip()) for part in text.split(",") if part.strip()]
-        if not items:
-            raise ValueError("the list is empty; separate several values by commas")
-        return items
-
-    return parse_list
-
-
-def parse_settings(text: str) -> dict[str, object]:
-    """`'term=gamma,alpha=0.3,classes=[0,3]'` -> `{"term": "gamma", "alpha": 0.3, "classes": [0, 3]}`.
-
-    Values are YAML scalars or lists of them in brackets.
-    """
-    import yaml
-
-    settings = {}
-    for part in re.split(r",(?![^\[\]]*\])", text):
-        key, equals, word = part.partition("=")
-        if not equals or not key.strip():
-            raise ValueError(f"'{part}' is not KEY=VALUE")
-        try:
-            value = yaml.safe_load(word)
-        except yaml.YAMLError:
-            raise ValueError(
-                f"'{part}' is not KEY=VALUE with a number, a word, true, false or a list in brackets"
-            ) from None
-        # To YAML 1.1, whose floats have a point, 1e-3 is a word.
-        is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
-        settings[key.strip()] = float(value) if is_number else value
-    return settings
-
-
-def _share_of_channels(text: str) -> float:
-    ratio = parse_ratio(text)
-    if not ratio:
-        raise ValueError("0 is no channel; write a ratio in (0, 1) such as 0.3")
-    return ratio
-
-
-whole = _count(0)
-positive = _count(1)
-share = _number(0.0)
-above_zero = _number(0.0, above=True)
 
 
 @dataclass
@@ -244,7 +105,7 @@ class TrainOptions:
     schedule: str = option("poly", "learning-rate schedule, per iteration", choices=("poly", "multistep"))
     poly_power: float = option(0.9, "power of the poly schedule", parse=above_zero)
     milestones: list[float] = option(
-        [0.6, 0.8], "shares of the run after which multistep divides the rate by 10", parse=_list_of(parse_ratio)
+        [0.6, 0.8], "shares of the run after which multistep divides the rate by 10", parse=list_of(parse_ratio)
     )
     aux_weight: float = option(0.4, "weight of the auxiliary head's loss, where there is one", parse=share)
     compute_class_weights: bool = option(False, "weight the loss by median class frequency")
@@ -290,7 +151,7 @@ class PruneOptions:
         metavar="PATTERN=R,...",
     )
     ignore: list[str] = option(
-        [], "layers to leave whole: name patterns such as 'backbone.layer4*'", parse=_list_of(str)
+        [], "layers to leave whole: name patterns such as 'backbone.layer4*'", parse=list_of(str)
     )
     protect_first: bool = option(False, "leave the first layer whole")
     calib_images: int = option(64, "training images that data-driven methods see", parse=positive)
@@ -302,7 +163,7 @@ class PruneOptions:
         8, "training images on which logits before and after the cut are compared; 0 compares none", parse=whole
     )
     reconstruction_layers: list[str] = option(
-        [], "groups whose features are compared too: name patterns such as 'backbone.layer4*'", parse=_list_of(str)
+        [], "groups whose features are compared too: name patterns such as 'backbone.layer4*'", parse=list_of(str)
     )
     absorb_bias: bool = option(
         False, "add what a removed channel gives without its input to the layers that read it, where that is a constant"
@@ -335,7 +196,7 @@ class SensitivityOptions:
     """How each group's sensitivity to pruning is measured."""
 
     sensitivity_ratios: list[float] = option(
-        [0.1, 0.3, 0.5, 0.7, 0.9], "shares of its channels that each group loses in turn", parse=_list_of(parse_ratio)
+        [0.1, 0.3, 0.5, 0.7, 0.9], "shares of its channels that each group loses in turn", parse=list_of(parse_ratio)
     )
     sensitivity_images: int = option(64, "images each network is scored on, of --split or else train", parse=positive)
     sensitivity_drop: float = option(
@@ -351,7 +212,7 @@ class OracleOptions:
     oracle_images: int = option(16, "training images the loss is measured on", parse=positive)
     oracle_units: int = option(32, "the most channels that are removed of a group", parse=positive)
     oracle_ratios: list[float] = option(
-        [0.1, 0.3, 0.5], "shares of the least important channels that are compared", parse=_list_of(_share_of_channels)
+        [0.1, 0.3, 0.5], "shares of the least important channels that are compared", parse=list_of(parse_some)
     )
     oracle_seed: int = option(1000, "seed of those images and channels, the same for every --seeds", parse=whole)
 
@@ -360,22 +221,22 @@ class OracleOptions:
 class GridOptions:
     """Which methods are compared, how far each prunes, and how often."""
 
-    methods: list[str] = option(["l1", "taylor", "random"], "methods; --list-methods names them", parse=_list_of(str))
+    methods: list[str] = option(["l1", "taylor", "random"], "methods; --list-methods names them", parse=list_of(str))
     ratios: list[float] = option(
-        [], "shares of the prunable channels to remove, or of the weights to zero", parse=_list_of(parse_ratio)
+        [], "shares of the prunable channels to remove, or of the weights to zero", parse=list_of(parse_ratio)
     )
-    seeds: list[int] = option([], "seeds each (method, target) runs with (default: --seed)", parse=_list_of(whole))
-    target_macs: list[float] = option([], "instead of --ratios: shares of the MACs to keep", parse=_list_of(parse_kept))
+    seeds: list[int] = option([], "seeds each (method, target) runs with (default: --seed)", parse=list_of(whole))
+    target_macs: list[float] = option([], "instead of --ratios: shares of the MACs to keep", parse=list_of(parse_kept))
     target_params: list[float] = option(
-        [], "instead of --ratios: shares of the parameters to keep", parse=_list_of(parse_kept)
+        [], "instead of --ratios: shares of the parameters to keep", parse=list_of(parse_kept)
     )
     target_size: list[int] = option(
-        [], "instead of --ratios: sizes of the saved tensors, such as 10MB", parse=_list_of(parse_bytes)
+        [], "instead of --ratios: sizes of the saved tensors, such as 10MB", parse=list_of(parse_bytes)
     )
     target_latency: list[tuple[str, float]] = option(
         [],
         "instead of --ratios: shares of the baseline's latency to keep, or times on this device such as 12ms",
-        parse=_list_of(parse_latency),
+        parse=list_of(parse_latency),
     )
 
 
@@ -419,7 +280,7 @@ class MeasureOptions:
         None, "step between windows (default: two thirds of the window)", parse=parse_size, metavar="H,W"
     )
     scales: list[float] = option(
-        [1.0], "average the logits over the image at these multiples of the input size", parse=_list_of(above_zero)
+        [1.0], "average the logits over the image at these multiples of the input size", parse=list_of(above_zero)
     )
     flip: bool = option(False, "average the logits with those of the mirrored image")
     boundary_width: float = option(

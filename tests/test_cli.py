@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench import options
 from bench.cli import Parser, collect, require_flags, run
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
@@ -21,10 +22,10 @@ from bench.options import (
     FinetuneOptions,
     GridOptions,
     Int8Options,
-    IterativeOptions,
     MeasureOptions,
     ModelOptions,
     OracleOptions,
+    PageOptions,
     PruneOptions,
     RunOptions,
     SensitivityOptions,
@@ -33,21 +34,7 @@ from bench.options import (
 )
 from bench.pruners import methods
 
-GROUPS = (
-    DataOptions,
-    RunOptions,
-    TrainOptions,
-    ModelOptions,
-    PruneOptions,
-    IterativeOptions,
-    SensitivityOptions,
-    GridOptions,
-    FinetuneOptions,
-    DistillOptions,
-    MeasureOptions,
-    OracleOptions,
-    Int8Options,
-)
+GROUPS = [group for name, group in vars(options).items() if name.endswith("Options")]
 SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py")
 
 # Where a script's default differs from the group's.
@@ -60,9 +47,9 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, MeasureOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions, OracleOptions, Int8Options},
-    "eval.py": {DataOptions, ModelOptions, MeasureOptions, Int8Options, RunOptions},
-    "benchmark.py": set(GROUPS) - {SensitivityOptions, Int8Options},
+    "prune.py": set(GROUPS) - {GridOptions, OracleOptions, PageOptions, Int8Options},
+    "eval.py": {DataOptions, ModelOptions, MeasureOptions, PageOptions, Int8Options, RunOptions},
+    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options},
     "finetune_batch.py": {
         DataOptions,
         ModelOptions,

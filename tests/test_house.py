@@ -18,7 +18,7 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 # module or a package's __init__, `X.*` are the modules of package X. A new module takes a place here.
 FLOORS = (
     "errors console vision_compat modes hooks layers losses live_bytes cost target control agreement charts cells",
-    "options latency_mode runs distributed tensor_files transforms datasets models pruners zeros",
+    "parsing options latency_mode runs distributed tensor_files transforms datasets models pruners zeros",
     "cli flags devices checkpoint optim latency groups cost_table family schedule replay datasets.* models.*",
     "data metrics boundary inference pictures plan training_state report pair_report summary_plot latency_text "
     "layer_costs heat_map",

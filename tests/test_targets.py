@@ -15,7 +15,7 @@ from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError, UsageError
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
-from bench.options import parse_bytes, parse_kept, parse_latency, parse_ratios
+from bench.parsing import parse_bytes, parse_kept, parse_latency, parse_ratios
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.target import Goal, Target
 

@@ -26,7 +26,7 @@ from bench.datasets import dataset_class
 from bench.inference import predict
 from bench.metrics import ConfusionMatrix
 from bench.models import ModelSpec, build_model
-from bench.options import parse_size
+from bench.parsing import parse_size
 
 
 class Stopwatch:

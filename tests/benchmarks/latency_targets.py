@@ -21,7 +21,8 @@ from bench.checkpoint import SavedModel, save_model
 from bench.datasets.synthetic import draw_dataset
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
-from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, parse_size
+from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.parsing import parse_size
 from bench.pipeline import open_reference
 from bench.pruners import make_pruner
 from bench.target import Goal

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from bench.datasets.synthetic import draw_dataset
-from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions, parse_size
+from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
+from bench.parsing import parse_size
 from bench.pruners import make_pruner
 from bench.reference import Reference
 from bench.target import Goal

@@ -27,7 +27,7 @@ from bench.cost_table import CostTable
 from bench.cut import cut
 from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
-from bench.options import parse_size
+from bench.parsing import parse_size
 from bench.plan import Scores, make_plan
 from bench.target import Target
 

@@ -36,7 +36,8 @@ from bench.datasets.synthetic import draw_dataset
 from bench.groups import find_groups, layers_to_spare, prunable
 from bench.losses import segmentation_loss
 from bench.models import ModelSpec, build_model
-from bench.options import DataOptions, parse_size
+from bench.options import DataOptions
+from bench.parsing import parse_size
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration, Pruner, Sparsifier
 from bench.target import Target
