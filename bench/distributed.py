@@ -56,6 +56,10 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     yield device
     # Only reached without an error: after one, the peers wait in a collective and leaving in order would
     # hang. Ending the process with a non-zero code makes torchrun end them all.
+    if device.type == "cpu":
+        # Seen with torch 2.4: gloo's group ends holding the interpreter's lock, which its own thread waits for to let
+        # go of the last collective's tensors. Meeting the peers once more gives it the time.
+        dist.barrier()
     dist.destroy_process_group()
 
 

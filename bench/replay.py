@@ -190,7 +190,8 @@ class Replay:
     def _wrapped(self, value: _Value) -> _StandIn:
         batch, *rest = value.base.shape
         # One element of memory, whatever the shape.
-        stand_in = value.base.new_empty(()).expand(max(self._variants, 1) * batch, *rest).as_subclass(_StandIn)
+        like = value.base.new_empty(()).expand(max(self._variants, 1) * batch, *rest)
+        stand_in = Tensor._make_subclass(_StandIn, like)
         stand_in.run, stand_in.value = self, value
         return stand_in
 
