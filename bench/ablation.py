@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from bench.console import progress
 from bench.errors import BenchError
-from bench.evaluation import Batch
 from bench.groups import ChannelGroup
 from bench.replay import Replay
 from bench.runs import make_folder, read_json, write_json
+from bench.torch_utils.batches import Batch
 
 FORMAT = "ablation-losses/1"
 # Images of this many pixels in all run at once. More is not faster on a CPU, whose convolutions are busy with one.

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.cost import blank_image
 from bench.groups import TRACE_SIZE, ChannelGroup, Member
 from bench.layers import OUT, width
 from bench.plan import PruningPlan
+from bench.torch_utils.dry_run import blank_image
 
 _BATCHNORM = nn.modules.batchnorm._BatchNorm
 

@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from bench.console import progress
-from bench.cost import blank_image
 from bench.errors import BenchError
 from bench.groups import TRACE_SIZE, ChannelGroup, Member
-from bench.modes import flags_kept
+from bench.torch_utils.contexts import flags_kept
+from bench.torch_utils.dry_run import blank_image
 
 _aten = torch.ops.aten
 

@@ -7,23 +7,18 @@ beside them: it goes by modules, and its rules give normalisation, average pooli
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from thop import profile
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.layers import WEIGHTED
 from bench.live_bytes import LiveBytes
+from bench.torch_utils.dry_run import blank_image, stand_in
 
 COUNTER = "torch.utils.flop_counter"
 
@@ -162,30 +157,3 @@ def _thop_note(macs: int, thop_macs: int, by_kind: Mapping[str, int]) -> str:
     parts = {**by_kind, **({"other operators": rest} if rest else {})}
     shown = ", ".join(f"{kind} {100 * count / macs:+.2f} %" for kind, count in parts.items())
     return f"thop also counts {shown}" if shown else "thop counts the same"
-
-
-@contextlib.contextmanager
-def stand_in(model: nn.Module) -> Iterator[nn.Module]:
-    """A copy in evaluation mode whose tensors have a shape, a type and a device but no memory.
-
-    A copy, because a forward pass (or thop) may leave something behind in the modules. Fake tensors rather
-    than the meta device, because a network may make tensors of its own on the device it believes to be on.
-    """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    # deepcopy takes what its memo knows for copied already.
-    shadow = copy.deepcopy(model, {id(tensor): mode.from_tensor(tensor) for tensor in tensors}).eval()
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # Fused attention is one operator that not every torch release counts; its parts are always counted.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            yield shadow
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def blank_image(model: nn.Module, input_size: tuple[int, int], batch: int = 1) -> Tensor:
-    """An input [batch, 3, H, W] of the type and on the device of a network's parameters."""
-    like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
-    return like.new_zeros((batch, 3, *input_size))

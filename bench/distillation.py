@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.losses import distillation_loss
-from bench.modes import flags_kept
 from bench.options import DistillOptions
+from bench.torch_utils.contexts import flags_kept
 
 
 @dataclass(frozen=True)

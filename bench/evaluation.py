@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,13 +13,11 @@ from bench import distributed
 from bench.boundary import BoundaryCounts
 from bench.console import progress
 from bench.datasets.base import Classes
-from bench.errors import BenchError
 from bench.inference import PLAIN, Scoring, predict
 from bench.metrics import ConfusionMatrix, Quality
-from bench.modes import autocast, flags_kept
 from bench.runs import plain
-
-Batch = tuple[Tensor, Tensor]
+from bench.torch_utils.batches import Batch, batchnorm_explained, moved, to_device
+from bench.torch_utils.contexts import autocast, flags_kept
 
 
 @dataclass(frozen=True)
@@ -205,33 +202,3 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
         if norm.num_batches_tracked == 0:
             for buffer, old in zip(norm.buffers(), buffers, strict=True):
                 buffer.copy_(old)
-
-
-def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> None:
-    """Moves a network, in place."""
-    model.to(device)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
-
-
-def moved(images: Tensor, labels: Tensor, device: torch.device, channels_last: bool) -> Batch:
-    """Moves a batch without waiting for the copy."""
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    return images.to(device, non_blocking=True, memory_format=layout), labels.to(device, non_blocking=True)
-
-
-@contextlib.contextmanager
-def batchnorm_explained(flag: str) -> Iterator[None]:
-    """Turns torch's complaint about a single value a channel into what to do about it.
-
-    Args:
-        flag: the option that sets the batch size.
-    """
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise BenchError(
-            f"BatchNorm after global pooling cannot train on a batch of one image; raise {flag} to at least 2"
-        ) from error

@@ -19,9 +19,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from bench.cost import blank_image
 from bench.errors import BenchError, UsageError
 from bench.layers import IN, NORMS, OUT, WEIGHTED, axes_of, is_depthwise, is_grouped, width
+from bench.torch_utils.dry_run import blank_image
 
 TRACE_SIZE = (64, 64)
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from bench.console import progress
 from bench.latency_mode import PLAIN_MODE, LatencyMode, compilation
-from bench.modes import autocast, flags_kept
 from bench.options import MeasureOptions
 from bench.runs import provenance
+from bench.torch_utils.contexts import autocast, flags_kept
 
 MIN_ROUNDS = 10
 MIN_WARMUP = 3

@@ -17,8 +17,8 @@ from bench.cost import layer_macs
 from bench.latency import input_batches, interleaved, warm_up
 from bench.latency_mode import LatencyMode
 from bench.layers import WEIGHTED
-from bench.modes import autocast, flags_kept
 from bench.options import MeasureOptions
+from bench.torch_utils.contexts import autocast, flags_kept
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,7 +15,7 @@ class LiveBytes(TorchDispatchMode):
 
     Views share memory with what they show and count once, and so do results in place. The network's weights and
     buffers do not count, nor does what a kernel takes for itself while it runs. The count depends on shapes and on
-    the order of the operators alone: it is the same on fake tensors (`bench.cost.stand_in`).
+    the order of the operators alone: it is the same on fake tensors (`bench.torch_utils.dry_run.stand_in`).
 
     Attributes:
         live: bytes of the tensors alive.

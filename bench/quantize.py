@@ -19,9 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel, load_model
-from bench.cost import blank_image
 from bench.errors import BenchError, UsageError
-from bench.evaluation import Batch
 from bench.latency import time_networks
 from bench.layers import adopt_shapes
 from bench.models import ModelSpec, build_model
@@ -29,6 +27,8 @@ from bench.options import Int8Options, MeasureOptions
 from bench.reference import Reference, file_record
 from bench.runs import file_digest, plain, provenance, whole_file, write_json
 from bench.tensor_files import read_file
+from bench.torch_utils.batches import Batch
+from bench.torch_utils.dry_run import blank_image
 
 FORMAT = "segmentation-pruning-bench-int8/1"
 INT8, INT8_REPORT = "int8_model.pt", "int8_report.json"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UsageError
-from bench.evaluation import Batch
 from bench.groups import ChannelGroup, Member, prunable
 from bench.losses import pixel_divergence
-from bench.modes import flags_kept
 from bench.plan import PruningPlan
+from bench.torch_utils.batches import Batch
+from bench.torch_utils.contexts import flags_kept
 
 
 def squared_error(values: Tensor, reference: Tensor) -> tuple[float, float]:

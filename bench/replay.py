@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.modes import flags_kept
+from bench.torch_utils.contexts import flags_kept
 
 Closed = Mapping[str, Sequence[Tensor]]
 """Layer name -> int64 positions of its output channels that are switched off, for each variant."""

@@ -14,10 +14,10 @@ from bench.cut import cut
 from bench.devices import seed_everything
 from bench.distillation import Distillation
 from bench.errors import BenchError
-from bench.evaluation import Batch, moved, to_device
 from bench.groups import ChannelGroup
 from bench.options import TrainOptions
 from bench.plan import PruningPlan
+from bench.torch_utils.batches import Batch, moved, to_device
 from bench.training_step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:

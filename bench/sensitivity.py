@@ -21,7 +21,7 @@ from torch import nn
 
 from bench.console import progress, say
 from bench.errors import UsageError
-from bench.evaluation import Batch, evaluate, recalibrate
+from bench.evaluation import evaluate, recalibrate
 from bench.groups import ChannelGroup, prunable
 from bench.heat_map import heat_map
 from bench.options import SensitivityOptions
@@ -29,6 +29,7 @@ from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners.base import Pruner
 from bench.runs import digest, plain, provenance, read_json, run_folder, write_json, write_text
 from bench.target import Target
+from bench.torch_utils.batches import Batch
 from bench.workbench import Workbench
 
 FORMAT = "sensitivity/1"

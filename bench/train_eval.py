@@ -26,9 +26,10 @@ from bench.datasets.base import Classes
 from bench.devices import seed_everything
 from bench.distillation import Distillation
 from bench.errors import BenchError
-from bench.evaluation import evaluate, moved, recalibrate, to_device
+from bench.evaluation import evaluate, recalibrate
 from bench.options import RunOptions, TrainOptions
 from bench.runs import make_folder, provenance
+from bench.torch_utils.batches import moved, to_device
 from bench.training_state import BEST, Row, run_identity
 from bench.training_step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
@@ -75,8 +76,8 @@ def fit(
 ) -> FitResult:
     """Trains a network, dense or pruned, and keeps `best.pt`, `last.pt` and `metrics.csv` in a folder.
 
-    The zeros of sparse tensors (`bench.zeros`) stay. The same seed gives the same weights on CPU, also when the run
-    is killed at any moment and resumed.
+    The zeros of sparse tensors (`bench.torch_utils.sparse_weights`) stay. The same seed gives the same weights on CPU,
+    also when the run is killed at any moment and resumed.
 
     Args:
         saved: the network and what is known of it; moved to the device and trained in place, left in

@@ -22,7 +22,7 @@ from bench.errors import BenchError
 from bench.optim import Ema
 from bench.options import RunOptions, TrainOptions
 from bench.runs import plain, write_text
-from bench.zeros import SPARSE, FixedZeros
+from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
 
 BEST, LAST, METRICS = "best.pt", "last.pt", "metrics.csv"
 

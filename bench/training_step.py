@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel
 from bench.distillation import Distillation
-from bench.evaluation import batchnorm_explained
 from bench.losses import segmentation_loss
-from bench.modes import autocast
 from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
 from bench.options import TrainOptions, require
+from bench.torch_utils.batches import batchnorm_explained
+from bench.torch_utils.contexts import autocast
 from bench.training_state import TrainingState
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import bench.vision_compat  # noqa: F401
+import bench.torch_utils.torchvision_compat  # noqa: F401
 
 # isort: split
 from torchvision.transforms import InterpolationMode

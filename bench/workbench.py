@@ -19,7 +19,7 @@ from bench.checkpoint import SavedModel
 from bench.cost_table import CostTable
 from bench.cut import cut, fresh_network
 from bench.errors import BenchError, UsageError
-from bench.evaluation import Batch, recalibrate
+from bench.evaluation import recalibrate
 from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.latency import LatencyReport
@@ -32,8 +32,9 @@ from bench.reconstruction import Reconstruction
 from bench.reference import Reference, cost_changes
 from bench.runs import digest, is_done, make_folder, plain, provenance, whole_file
 from bench.target import Goal, Target
+from bench.torch_utils.batches import Batch
+from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.workpiece import Made, Pruned, Subject
-from bench.zeros import SPARSE, set_to_zero
 
 Result = TypeVar("Result")
 

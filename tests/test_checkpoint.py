@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import bench.vision_compat  # noqa: F401
+import bench.torch_utils.torchvision_compat  # noqa: F401
 
 # isort: split
 from torchvision.models import segmentation

@@ -25,7 +25,7 @@ from bench.plan import make_plan
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration, Pruner, Sparsifier
 from bench.target import Target
-from bench.zeros import set_to_zero
+from bench.torch_utils.sparse_weights import set_to_zero
 
 OUTPUTS, VOID = 12, 11
 SIZE = (64, 64)

@@ -18,8 +18,8 @@ from bench.groups import find_groups
 from bench.losses import distillation_loss, pixel_divergence, segmentation_loss
 from bench.models import MODELS
 from bench.options import DistillOptions, RunOptions, TrainOptions
+from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
-from bench.zeros import SPARSE, set_to_zero
 
 CPU = torch.device("cpu")
 

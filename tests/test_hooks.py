@@ -7,8 +7,8 @@ import torch
 import toy_networks as toys
 from torch import Tensor, nn
 
-from bench.hooks import channels_first, outputs_seen
-from bench.modes import batch_statistics
+from bench.torch_utils.contexts import batch_statistics
+from bench.torch_utils.hooks import channels_first, outputs_seen
 
 
 def test_outputs_are_seen_before_they_are_changed_in_place() -> None:

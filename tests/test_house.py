@@ -17,12 +17,15 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 # The floors of the house, from the ground up. A room imports only from its own floor and those below; `X` is a
 # module or a package's __init__, `X.*` are the modules of package X. A new module takes a place here.
 FLOORS = (
-    "errors console vision_compat modes hooks layers losses live_bytes cost target control agreement charts cells",
-    "parsing options latency_mode runs distributed tensor_files transforms datasets models pruners zeros",
-    "cli flags devices checkpoint optim latency groups cost_table family schedule replay datasets.* models.*",
-    "data metrics boundary inference pictures plan training_state report pair_report summary_plot latency_text "
-    "layer_costs heat_map",
-    "evaluation activations cut absorb budget distillation",
+    "errors console torch_utils.torchvision_compat torch_utils.contexts torch_utils.hooks layers losses "
+    "live_bytes torch_utils.dry_run cost target control agreement charts cells",
+    "parsing options latency_mode runs distributed tensor_files transforms datasets models pruners "
+    "torch_utils.sparse_weights",
+    "cli flags devices checkpoint optim latency groups cost_table family schedule replay datasets.* "
+    "models.*",
+    "data metrics boundary inference pictures plan training_state report pair_report summary_plot "
+    "latency_text layer_costs heat_map",
+    "torch_utils.batches evaluation activations cut absorb budget distillation",
     "train_eval training_step retraining reference ablation reconstruction panels html_report",
     "pruners.* latency_search",
     "preparation workpiece",

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.cost import blank_image, measure_cost
+from bench.cost import measure_cost
 from bench.live_bytes import LiveBytes
 from bench.models import ModelSpec, build_model
+from bench.torch_utils.dry_run import blank_image
 
 HEIGHT, WIDTH = 6, 10
 PIXELS = HEIGHT * WIDTH

@@ -12,10 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import (
-    metrics,
-    vision_compat,  # noqa: F401 - torchmetrics imports torchvision
-)
+from bench import metrics
 from bench.datasets.base import Classes
 from bench.errors import BenchError
 from bench.metrics import ConfusionMatrix, Quality, miou_change_interval, miou_interval

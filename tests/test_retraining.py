@@ -14,8 +14,8 @@ from bench.groups import find_groups
 from bench.models import MODELS
 from bench.options import RunOptions, TrainOptions
 from bench.retraining import Retraining
+from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
-from bench.zeros import SPARSE, set_to_zero
 
 CPU = torch.device("cpu")
 

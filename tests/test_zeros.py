@@ -16,8 +16,8 @@ from bench.checkpoint import load_model
 from bench.groups import find_groups
 from bench.models import MODELS
 from bench.options import RunOptions, TrainOptions
+from bench.torch_utils.sparse_weights import SPARSE, FixedZeros, set_to_zero
 from bench.train_eval import fit
-from bench.zeros import SPARSE, FixedZeros, set_to_zero
 
 CPU = torch.device("cpu")
 WEIGHT = "body.0.weight"

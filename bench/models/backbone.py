@@ -74,7 +74,7 @@ def load_backbone(model: nn.Module, source: str) -> None:
 
 
 def _download(architecture: str) -> dict[str, Tensor]:
-    import bench.vision_compat  # noqa: F401
+    import bench.torch_utils.torchvision_compat  # noqa: F401
 
     # isort: split
     from torchvision.models import get_model_weights

@@ -6,7 +6,7 @@ quarter as wide as the backbone's last stage. ResNet-18 is built by the same rul
 
 from __future__ import annotations
 
-import bench.vision_compat  # noqa: F401
+import bench.torch_utils.torchvision_compat  # noqa: F401
 
 # isort: split
 from torch import Tensor, nn

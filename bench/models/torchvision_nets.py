@@ -6,7 +6,7 @@ auxiliary head runs in training mode only, and evaluation mode returns the logit
 
 from __future__ import annotations
 
-import bench.vision_compat  # noqa: F401
+import bench.torch_utils.torchvision_compat  # noqa: F401
 
 # isort: split
 from torch import Tensor, nn

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import vision_compat  # noqa: F401 - torchmetrics imports torchvision
 from bench.datasets import dataset_class
 from bench.inference import predict
 from bench.metrics import ConfusionMatrix
 from bench.models import ModelSpec, build_model
 from bench.parsing import parse_size
+from bench.torch_utils import torchvision_compat as vision_compat  # noqa: F401 - torchmetrics imports torchvision
 
 
 class Stopwatch:

@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.cost import blank_image
 from bench.errors import BenchError, UsageError
-from bench.evaluation import Batch
 from bench.groups import TRACE_SIZE, ChannelGroup
 from bench.plan import Scores
 from bench.pruners.apoz.pruner import active_shares
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, rated_filters
+from bench.torch_utils.batches import Batch
+from bench.torch_utils.dry_run import blank_image
 
 NORM_SCALES = ("max", "raw", "minmax")
 

@@ -16,9 +16,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from bench.errors import BenchError, UsageError
 from bench.groups import ChannelGroup, Member, Producer
-from bench.hooks import channels_first, outputs_seen
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
+from bench.torch_utils.hooks import channels_first, outputs_seen
 
 CHOICES = {"hook": ("conv", "norm"), "target": ("pred", "gt"), "selection": ("mass", "ratio")}
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError, UsageError
-from bench.evaluation import batchnorm_explained
 from bench.groups import ChannelGroup
-from bench.hooks import channels_first, outputs_seen
 from bench.models.backbone import in_backbone
-from bench.modes import batch_statistics
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.sirfp.redundancy import FeatureAverages, matched, removal_scores
+from bench.torch_utils.batches import batchnorm_explained
+from bench.torch_utils.contexts import batch_statistics
+from bench.torch_utils.hooks import channels_first, outputs_seen
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Small tools over torch: contexts, hooks, dry runs, batches."""

@@ -1,0 +1,40 @@
+"""Forward passes on shapes alone, and inputs that only have the right shape."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextlib.contextmanager
+def stand_in(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy in evaluation mode whose tensors have a shape, a type and a device but no memory.
+
+    A copy, because a forward pass (or thop) may leave something behind in the modules. Fake tensors rather
+    than the meta device, because a network may make tensors of its own on the device it believes to be on.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    # deepcopy takes what its memo knows for copied already.
+    shadow = copy.deepcopy(model, {id(tensor): mode.from_tensor(tensor) for tensor in tensors}).eval()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # Fused attention is one operator that not every torch release counts; its parts are always counted.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield shadow
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def blank_image(model: nn.Module, input_size: tuple[int, int], batch: int = 1) -> Tensor:
+    """An input [batch, 3, H, W] of the type and on the device of a network's parameters."""
+    like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
+    return like.new_zeros((batch, 3, *input_size))
