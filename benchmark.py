@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
-from bench.options import (
+from bench.config.options import (
     DataOptions,
     DistillOptions,
     FinetuneOptions,
@@ -69,16 +69,16 @@ def main(argv: list[str]) -> None:
     oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
     distill = collect(DistillOptions, arguments)
 
-    from bench.console import console, say
     from bench.distillation import distillation_of
     from bench.iterative import check_schedule, open_workbench
     from bench.oracle import agreement_table, measure_agreement
     from bench.pipeline import open_reference
     from bench.pruners import make_pruners
     from bench.report import comparison_table
-    from bench.runs import make_folder
     from bench.schedule import schedule_of
     from bench.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
+    from bench.system.console import console, say
+    from bench.system.files import make_folder
     from bench.training_run import ensure_baseline
 
     # Everything that can be wrong with the request is found before the first minute of work.

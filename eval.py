@@ -10,7 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli import Parser, add_listings, collect, print_listing, refuse_changes, require_flags, run
-from bench.options import LATENCY_MODES, DataOptions, Int8Options, MeasureOptions, ModelOptions, PageOptions, RunOptions
+from bench.config.options import (
+    LATENCY_MODES,
+    DataOptions,
+    Int8Options,
+    MeasureOptions,
+    ModelOptions,
+    PageOptions,
+    RunOptions,
+)
 
 
 def build_parser() -> Parser:
@@ -55,12 +63,12 @@ def main(argv: list[str]) -> None:
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
-    from bench.console import console, say
     from bench.layer_costs import layers_table
     from bench.pair_report import int8_line, pair_table
     from bench.pipeline import open_reference
     from bench.quantize import measure_int8
     from bench.side_by_side import draw_pair, evaluate_pair, write_predictions
+    from bench.system.console import console, say
 
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)

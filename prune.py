@@ -17,8 +17,7 @@ from bench.cli import (
     require_flags,
     run,
 )
-from bench.flags import add_method, add_target, goal_of, method_settings
-from bench.options import (
+from bench.config.options import (
     OF_EPOCHS,
     DataOptions,
     DistillOptions,
@@ -32,6 +31,7 @@ from bench.options import (
     TrainOptions,
     require,
 )
+from bench.flags import add_method, add_target, goal_of, method_settings
 
 
 def build_parser() -> Parser:
@@ -68,9 +68,9 @@ def main(argv: list[str]) -> None:
     if print_listing(arguments):
         return
     if arguments.list_groups:
-        from bench.console import console
         from bench.pipeline import groups_of
         from bench.report import groups_table
+        from bench.system.console import console
 
         choice = collect(PruneOptions, arguments)
         console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
@@ -84,15 +84,15 @@ def main(argv: list[str]) -> None:
     else:
         goal = goal_of(arguments)
 
-    from bench.console import say
     from bench.iterative import check_schedule, open_workbench
     from bench.pair_report import pruning_lines
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
     from bench.pruners.base import Sparsifier
-    from bench.runs import make_folder
     from bench.schedule import schedule_of
     from bench.sensitivity import measure_sensitivity
+    from bench.system.console import say
+    from bench.system.files import make_folder
 
     several, recipe = collect(IterativeOptions, arguments), collect(TrainOptions, arguments)
     schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments), collect(DistillOptions, arguments))

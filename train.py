@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli import Parser, collect, run
-from bench.console import say
+from bench.config.options import TIMING, DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
 from bench.errors import UsageError
-from bench.options import TIMING, DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
+from bench.system.console import say
 
 
 def build_parser() -> Parser:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.console import progress
 from bench.errors import BenchError
 from bench.groups import ChannelGroup
 from bench.replay import Replay
-from bench.runs import make_folder, read_json, write_json
+from bench.system.console import progress
+from bench.system.files import make_folder, read_json, write_json
 from bench.torch_utils.batches import Batch
 
 FORMAT = "ablation-losses/1"

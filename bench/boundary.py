@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench import distributed
 from bench.datasets.base import Classes
 from bench.errors import BenchError
+from bench.system import processes as distributed
 
 
 @dataclass(frozen=True)

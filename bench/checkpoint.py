@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.layers import adopt_shapes
 from bench.models import ModelSpec, build_model, check_model
-from bench.runs import plain, whole_file
+from bench.system.files import plain, whole_file
 from bench.tensor_files import as_state_dict, fit, read_file
 
 FORMAT = "segmentation-pruning-bench/1"

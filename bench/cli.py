@@ -10,10 +10,10 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.console import say
+from bench.config.options import CHANNEL_LIMITS, PruneOptions, default_of
+from bench.config.values import parse_settings
 from bench.errors import BenchError, UsageError, unknown_name
-from bench.options import CHANNEL_LIMITS, PruneOptions, default_of
-from bench.parsing import parse_settings
+from bench.system.console import say
 from bench.target import Goal
 
 Options = TypeVar("Options")
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
         Args:
             title: heading in `--help`.
-            options: a dataclass of `bench.options`.
+            options: a dataclass of `bench.config.options`.
             skip: fields this command has no use for.
             defaults: other defaults than the group's, by field name.
         """

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils import data
 
 from bench import transforms
-from bench.console import progress
+from bench.config.options import DataOptions
 from bench.datasets import dataset_class
 from bench.datasets.base import Dataset, image_size, read_image
 from bench.errors import BenchError
-from bench.options import DataOptions
+from bench.system.console import progress
 
 Size = tuple[int, int]
 Batch = tuple[Tensor, Tensor]

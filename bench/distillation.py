@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.config.options import DistillOptions
 from bench.losses import distillation_loss
-from bench.options import DistillOptions
 from bench.torch_utils.contexts import flags_kept
 
 

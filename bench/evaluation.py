@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import distributed
 from bench.boundary import BoundaryCounts
-from bench.console import progress
 from bench.datasets.base import Classes
 from bench.inference import PLAIN, Scoring, predict
 from bench.metrics import ConfusionMatrix, Quality
-from bench.runs import plain
+from bench.system import processes as distributed
+from bench.system.console import progress
+from bench.system.files import plain
 from bench.torch_utils.batches import Batch, batchnorm_explained, moved, to_device
 from bench.torch_utils.contexts import autocast, flags_kept
 

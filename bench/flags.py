@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from bench.cli import Parser, chosen_goals
+from bench.config.values import parse_bytes, parse_kept, parse_latency, parse_ratio, parse_reduction, whole
 from bench.errors import UsageError
-from bench.parsing import parse_bytes, parse_kept, parse_latency, parse_ratio, parse_reduction, whole
 from bench.target import Goal
 
 SEARCH_TOLERANCE = 0.005

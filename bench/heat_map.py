@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.runs import whole_file
+from bench.system.files import whole_file
 
 
 def heat_map(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.options import MeasureOptions, require
+from bench.config.options import MeasureOptions, require
 
 Size = tuple[int, int]
 Network = Callable[[Tensor], Tensor]

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.absorb import absorb_bias
-from bench.console import say
+from bench.config.options import PruneOptions
 from bench.distillation import distillation_of
 from bench.errors import UsageError
 from bench.family import fixed_ratios
 from bench.groups import find_groups, prunable
-from bench.options import PruneOptions
 from bench.plan import PruningPlan, make_plan, original_channels, renumbered
 from bench.pruners.base import Method, Sparsifier
 from bench.reference import Reference
 from bench.retraining import Retraining
-from bench.runs import plain
 from bench.schedule import Schedule
+from bench.system.console import say
+from bench.system.files import plain
 from bench.target import Goal, Target
 from bench.tensor_files import tensors_digest
 from bench.workbench import Workbench

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.console import progress
+from bench.config.options import MeasureOptions
 from bench.latency_mode import PLAIN_MODE, LatencyMode, compilation
-from bench.options import MeasureOptions
-from bench.runs import provenance
+from bench.system.console import progress
+from bench.system.provenance import provenance
 from bench.torch_utils.contexts import autocast, flags_kept
 
 MIN_ROUNDS = 10

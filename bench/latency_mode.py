@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bench.config.options import MeasureOptions, require
 from bench.errors import BenchError
-from bench.options import MeasureOptions, require
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.console import say
 from bench.errors import BenchError
 from bench.family import Family
 from bench.latency import LatencyReport
+from bench.system.console import say
 from bench.target import Goal
 
 TOLERANCE = 0.02

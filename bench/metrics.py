@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench import distributed
 from bench.boundary import BoundaryScore
 from bench.datasets.base import Classes
 from bench.errors import BenchError
+from bench.system import processes as distributed
 
 Interval = tuple[float, float]
 

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from bench.ablation import Ablation, Removal
 from bench.agreement import Importances, agreement, bottom, ceiling, count_of, gain, overlap_error
-from bench.console import say
+from bench.config.options import OracleOptions
 from bench.errors import BenchError, UsageError
 from bench.groups import ChannelGroup, prunable
-from bench.options import OracleOptions
 from bench.pruners.base import Method
-from bench.runs import digest, make_folder, plain, provenance, write_json, write_text
+from bench.system.console import say
+from bench.system.files import digest, make_folder, plain, write_json, write_text
+from bench.system.provenance import provenance
 from bench.target import Goal
 from bench.workbench import Workbench
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.datasets.base import Classes
-from bench.runs import whole_file
+from bench.system.files import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor

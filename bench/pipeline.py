@@ -7,31 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.checkpoint import load_model, save_model
+from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.datasets import dataset_class
-from bench.devices import set_up
 from bench.distillation import Distillation
 from bench.errors import BenchError, UsageError
 from bench.groups import ChannelGroup, find_groups
 from bench.inference import PLAIN
 from bench.models import ModelSpec, build_model
-from bench.options import (
-    DataOptions,
-    MeasureOptions,
-    PruneOptions,
-    RunOptions,
-    TrainOptions,
-)
 from bench.pruners.base import Method
 from bench.reference import Reference
-from bench.runs import (
-    REPORT,
-    digest,
-    file_digest,
-    plain,
-    read_json,
-    run_folder,
-    write_json,
-)
+from bench.system.devices import set_up
+from bench.system.files import digest, file_digest, plain, read_json, write_json
+from bench.system.run_folder import REPORT, run_folder
 from bench.target import Goal
 from bench.train_eval import fit
 from bench.training_state import BEST, LAST

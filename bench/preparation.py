@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel, load_model, save_model
-from bench.console import say
 from bench.pruners.base import Pruner, Training
-from bench.runs import file_digest, is_done, run_folder
+from bench.system.console import say
+from bench.system.files import file_digest
+from bench.system.run_folder import is_done, run_folder
 from bench.training_state import BEST, LAST
 
 NETWORK = "network.pt"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel, load_model
+from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.cost import measure_cost
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
@@ -23,8 +24,8 @@ from bench.latency_mode import PLAIN_MODE, LatencyMode
 from bench.layer_costs import measure_layers
 from bench.layers import widths
 from bench.metrics import miou_change_interval
-from bench.options import DataOptions, MeasureOptions, RunOptions
-from bench.runs import compressed_size, file_digest, plain, provenance
+from bench.system.files import compressed_size, file_digest, plain
+from bench.system.provenance import provenance
 
 _COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes", "peak_activation_bytes")
 

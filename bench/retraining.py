@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from bench.checkpoint import SavedModel
-from bench.console import progress
+from bench.config.options import TrainOptions
 from bench.cut import cut
-from bench.devices import seed_everything
 from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.groups import ChannelGroup
-from bench.options import TrainOptions
 from bench.plan import PruningPlan
+from bench.system.console import progress
+from bench.system.devices import seed_everything
 from bench.torch_utils.batches import Batch, moved, to_device
 from bench.training_step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 

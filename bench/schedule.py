@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from bench.config.options import OF_EPOCHS, DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.errors import UsageError
-from bench.options import OF_EPOCHS, DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.target import Goal, Target
 
 # Goals that say how much goes, and those that say how much may stay in absolute terms; all others are shares to keep.

@@ -19,15 +19,17 @@ from typing import Any
 import yaml
 from torch import nn
 
-from bench.console import progress, say
+from bench.config.options import SensitivityOptions
 from bench.errors import UsageError
 from bench.evaluation import evaluate, recalibrate
 from bench.groups import ChannelGroup, prunable
 from bench.heat_map import heat_map
-from bench.options import SensitivityOptions
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners.base import Pruner
-from bench.runs import digest, plain, provenance, read_json, run_folder, write_json, write_text
+from bench.system.console import progress, say
+from bench.system.files import digest, plain, read_json, write_json, write_text
+from bench.system.provenance import provenance
+from bench.system.run_folder import run_folder
 from bench.target import Target
 from bench.torch_utils.batches import Batch
 from bench.workbench import Workbench

@@ -9,19 +9,13 @@ from typing import Any
 import numpy as np
 
 from bench.checkpoint import SavedModel, load_model
+from bench.config.options import PageOptions
 from bench.errors import BenchError, UsageError
 from bench.html_report import html_page
-from bench.options import (
-    PageOptions,
-)
 from bench.panels import panels_of, segment
 from bench.pictures import prediction_picture, write_ids
 from bench.reference import Reference
-from bench.runs import (
-    make_folder,
-    write_json,
-    write_text,
-)
+from bench.system.files import make_folder, write_json, write_text
 
 
 def evaluate_pair(reference: Reference, candidate: Path | None, report: Path, page: PageOptions) -> dict[str, Any]:

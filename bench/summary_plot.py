@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cells import STAGES, Row, baseline_miou, cells, last_stage, title
-from bench.runs import whole_file
+from bench.system.files import whole_file
 
 # Okabe and Ito's colours, without the yellow that a white page swallows, told apart by the colour-blind too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")

@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 
-from bench.console import say
+from bench.config.options import FinetuneOptions, RunOptions, TrainOptions
 from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.latency import device_name
 from bench.latency_mode import PLAIN_MODE
-from bench.options import FinetuneOptions, RunOptions, TrainOptions
 from bench.pipeline import (
     FINETUNED,
     FINETUNED_REPORT,
@@ -34,7 +33,10 @@ from bench.pipeline import (
 from bench.pruners.base import Method
 from bench.reference import Reference
 from bench.report import write_summary
-from bench.runs import FAILED, REPORT, digest, fail, is_done, make_folder, plain, provenance, read_json
+from bench.system.console import say
+from bench.system.files import digest, make_folder, plain, read_json
+from bench.system.provenance import provenance
+from bench.system.run_folder import FAILED, REPORT, fail, is_done
 from bench.target import Goal
 from bench.workbench import Workbench
 

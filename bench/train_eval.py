@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench import distributed
 from bench.checkpoint import SavedModel
-from bench.console import progress, say
+from bench.config.options import RunOptions, TrainOptions
 from bench.datasets.base import Classes
-from bench.devices import seed_everything
 from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.evaluation import evaluate, recalibrate
-from bench.options import RunOptions, TrainOptions
-from bench.runs import make_folder, provenance
+from bench.system import processes as distributed
+from bench.system.console import progress, say
+from bench.system.devices import seed_everything
+from bench.system.files import make_folder
+from bench.system.provenance import provenance
 from bench.torch_utils.batches import moved, to_device
 from bench.training_state import BEST, Row, run_identity
 from bench.training_step import TrainingLoss, check_precision, mixed_seed, new_state, take_step

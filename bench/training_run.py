@@ -8,32 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import distributed
 from bench.checkpoint import SavedModel, load_model
-from bench.console import say
+from bench.config.options import DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
-from bench.devices import set_up
 from bench.errors import BenchError, UsageError
 from bench.inference import Scoring
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
-from bench.options import (
-    DataOptions,
-    MeasureOptions,
-    ModelOptions,
-    RunOptions,
-    TrainOptions,
-)
-from bench.runs import (
-    REPORT,
-    is_done,
-    make_folder,
-    provenance,
-    read_json,
-    run_folder,
-    write_json,
-)
+from bench.system import processes as distributed
+from bench.system.console import say
+from bench.system.devices import set_up
+from bench.system.files import make_folder, read_json, write_json
+from bench.system.provenance import provenance
+from bench.system.run_folder import REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
 from bench.training_state import BEST, LAST, check_same_run, run_identity
 

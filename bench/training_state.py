@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from bench.checkpoint import SavedModel, load_model, save_model
+from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
 from bench.optim import Ema
-from bench.options import RunOptions, TrainOptions
-from bench.runs import plain, write_text
+from bench.system.files import plain, write_text
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
 
 BEST, LAST, METRICS = "best.pt", "last.pt", "metrics.csv"

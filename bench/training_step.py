@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel
+from bench.config.options import TrainOptions, require
 from bench.distillation import Distillation
 from bench.losses import segmentation_loss
 from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
-from bench.options import TrainOptions, require
 from bench.torch_utils.batches import batchnorm_explained
 from bench.torch_utils.contexts import autocast
 from bench.training_state import TrainingState

@@ -16,6 +16,7 @@ from torch import nn
 from bench.absorb import absorb_bias
 from bench.budget import Budget, budget_for, flat_scores
 from bench.checkpoint import SavedModel
+from bench.config.options import PruneOptions
 from bench.cost_table import CostTable
 from bench.cut import cut, fresh_network
 from bench.errors import BenchError, UsageError
@@ -24,13 +25,14 @@ from bench.family import fixed_ratios
 from bench.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.latency import LatencyReport
 from bench.latency_search import Measurement, find, search_record
-from bench.options import PruneOptions
 from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.preparation import NETWORK, Prepared, open_prepared, prepare
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.reconstruction import Reconstruction
 from bench.reference import Reference, cost_changes
-from bench.runs import digest, is_done, make_folder, plain, provenance, whole_file
+from bench.system.files import digest, make_folder, plain, whole_file
+from bench.system.provenance import provenance
+from bench.system.run_folder import is_done
 from bench.target import Goal, Target
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero

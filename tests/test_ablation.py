@@ -16,7 +16,7 @@ from bench.ablation import Ablation, full_precision, loss_sums
 from bench.errors import BenchError
 from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
-from bench.runs import read_json
+from bench.system.files import read_json
 from bench.torch_utils.batches import Batch
 
 VOID = 4

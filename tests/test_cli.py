@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from bench import options
 from bench.cli import Parser, collect, require_flags, run
-from bench.errors import BenchError, UsageError
-from bench.models import MODELS
-from bench.options import (
+from bench.config import options
+from bench.config.options import (
     DataOptions,
     DistillOptions,
     FinetuneOptions,
@@ -32,6 +30,8 @@ from bench.options import (
     TrainOptions,
     default_of,
 )
+from bench.errors import BenchError, UsageError
+from bench.models import MODELS
 from bench.pruners import methods
 
 GROUPS = [group for name, group in vars(options).items() if name.endswith("Options")]

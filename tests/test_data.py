@@ -11,11 +11,11 @@ from PIL import Image
 
 from bench import data as data_module
 from bench import transforms
+from bench.config.options import DataOptions
 from bench.data import SegmentationData, median_frequency
 from bench.datasets.camvid import COLOURS, NAMES, VOID, CamVid
 from bench.datasets.cityscapes import IGNORED, TRAIN_ID_TO_ID, Cityscapes
 from bench.errors import BenchError, UsageError
-from bench.options import DataOptions
 
 SIZE = (24, 32)
 COUNTS = {"train": 7, "val": 5, "test": 3}

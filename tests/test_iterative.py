@@ -16,19 +16,19 @@ from records import faults
 from torch import nn
 
 from bench.checkpoint import SavedModel, load_model, save_model
+from bench.config.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
 from bench.groups import find_groups, prunable
 from bench.iterative import check_schedule, open_workbench
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
-from bench.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.reference import Reference
 from bench.retraining import Retraining
-from bench.runs import digest
 from bench.schedule import Schedule
 from bench.sweep import grid, run_benchmark
+from bench.system.files import digest
 from bench.target import Goal, Target
 from bench.workbench import Workbench
 from bench.workpiece import Pruned

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from bench import latency
+from bench.config.options import MeasureOptions
 from bench.errors import BenchError, UsageError
 from bench.latency import Latency, interleaved, paired_interval, speedup_text, time_networks
 from bench.latency_mode import LatencyMode
 from bench.latency_text import latency_conditions, latency_lines
-from bench.options import MeasureOptions
-from bench.runs import plain
+from bench.system.files import plain
 
 
 class Sleeper(nn.Module):

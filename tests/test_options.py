@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
-from bench import options
-from bench.options import GridOptions, PruneOptions, default_of, require
+from bench.config import options
+from bench.config.options import GridOptions, PruneOptions, default_of, require
 
 GROUPS = [group for name, group in vars(options).items() if name.endswith("Options")]
 

@@ -19,15 +19,15 @@ from toy_training import CLASSES, ToyData
 from bench import ablation
 from bench.ablation import Ablation
 from bench.agreement import agreement, bottom, spearman
+from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
 from bench.errors import UsageError
 from bench.groups import find_groups, prunable
 from bench.losses import segmentation_loss
-from bench.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
 from bench.oracle import CSV, RECORD, Oracle, measure_agreement, sampled_channels
 from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration
 from bench.reference import Reference
-from bench.runs import file_digest
+from bench.system.files import file_digest
 from bench.target import Goal
 from bench.workbench import Workbench
 

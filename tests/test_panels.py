@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.datasets.base import Classes
-from bench.options import DataOptions, MeasureOptions, RunOptions
 from bench.panels import ALONE, PAIR, Panel, make_panel, panels_of, segment, verdicts
 from bench.reference import Reference
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.parsing import above_zero, parse_ratio, parse_settings, parse_size, positive, share, whole
+from bench.config.values import above_zero, parse_ratio, parse_settings, parse_size, positive, share, whole
 
 
 @pytest.mark.parametrize("text", ["360,480", "360x480", " 360 , 480 "])

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from bench.checkpoint import SavedModel, save_model
+from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
-from bench.options import DataOptions, MeasureOptions, RunOptions
 from bench.reference import Reference
 from bench.side_by_side import write_predictions
 

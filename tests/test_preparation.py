@@ -14,15 +14,15 @@ from torch import Tensor
 
 from bench import train_eval
 from bench.checkpoint import load_model
+from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions, TrainOptions
 from bench.errors import BenchError
-from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions, TrainOptions
 from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
 from bench.reference import Reference
-from bench.runs import file_digest, read_json
 from bench.sensitivity import measure_sensitivity
 from bench.sweep import grid, run_benchmark
+from bench.system.files import file_digest, read_json
 from bench.target import Goal, Target
 from bench.workbench import Workbench
 

@@ -12,14 +12,14 @@ from conftest import Outcome
 from torch import nn
 from torch.nn.functional import kl_div, mse_loss
 
+from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.errors import UsageError
 from bench.groups import find_groups
-from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.pruners import make_pruner
 from bench.reconstruction import Reconstruction, squared_error
 from bench.reference import Reference
-from bench.runs import read_json
 from bench.sweep import row_of
+from bench.system.files import read_json
 from bench.target import Target
 from bench.workbench import RECONSTRUCTION_SEED, Workbench
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from toy_training import TOY, ToyData, new_network
 
+from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
-from bench.options import RunOptions, TrainOptions
-from bench.runs import read_json
+from bench.system.files import read_json
 from bench.train_eval import fit
 from train import main as run_script
 

@@ -12,22 +12,9 @@ import pytest
 import torch
 
 from bench.errors import BenchError
-from bench.runs import (
-    begin,
-    digest,
-    fail,
-    file_digest,
-    finish,
-    is_done,
-    make_folder,
-    plain,
-    provenance,
-    read_json,
-    run_folder,
-    whole_file,
-    write_json,
-    write_text,
-)
+from bench.system.files import digest, file_digest, make_folder, plain, read_json, whole_file, write_json, write_text
+from bench.system.provenance import provenance
+from bench.system.run_folder import begin, fail, finish, is_done, run_folder
 
 
 @dataclass

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from bench.config.options import DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.errors import UsageError
-from bench.options import DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
-from bench.runs import plain
 from bench.schedule import Schedule, goals, schedule_of
+from bench.system.files import plain
 from bench.target import Goal, Target
 
 

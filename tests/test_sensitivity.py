@@ -16,17 +16,17 @@ from PIL import Image
 
 from bench import sensitivity
 from bench.checkpoint import SavedModel, load_model, save_model
+from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
 from bench.cost import measure_cost
 from bench.errors import UsageError
 from bench.evaluation import evaluate, recalibrate
 from bench.groups import prunable
 from bench.heat_map import heat_map
 from bench.models import ModelSpec, build_model
-from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
 from bench.pruners import make_pruner
 from bench.reference import Reference
-from bench.runs import file_digest
 from bench.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated
+from bench.system.files import file_digest
 from bench.workbench import Workbench
 
 PLAIN = PruneOptions(recalibrate=False, calib_batch_size=4, recalibration_images=4)

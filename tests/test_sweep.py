@@ -13,9 +13,7 @@ import torch
 from toy_latency import time_by_macs
 
 from bench.checkpoint import SavedModel, load_model
-from bench.distillation import distillation_of
-from bench.errors import BenchError
-from bench.options import (
+from bench.config.options import (
     DataOptions,
     DistillOptions,
     FinetuneOptions,
@@ -24,12 +22,14 @@ from bench.options import (
     RunOptions,
     TrainOptions,
 )
+from bench.distillation import distillation_of
+from bench.errors import BenchError
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
 from bench.reference import Reference
-from bench.runs import file_digest
 from bench.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
+from bench.system.files import file_digest
 from bench.target import Goal
 from bench.workbench import Workbench
 

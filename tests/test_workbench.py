@@ -18,14 +18,14 @@ from torch import Tensor
 from toy_latency import time_by_macs
 
 from bench.checkpoint import load_model, save_model
+from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
 from bench.inference import PLAIN
-from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.pipeline import prune_model
 from bench.pruners import make_pruner
 from bench.reference import Reference
-from bench.runs import file_digest, plain
+from bench.system.files import file_digest, plain
 from bench.target import Goal, Target
 from bench.workbench import Pruned, Workbench
 

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import cli, distributed
+from bench import cli
 from bench.checkpoint import SavedModel
+from bench.config.options import DistillOptions, RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.distillation import Distillation
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
-from bench.options import DistillOptions, RunOptions, TrainOptions
+from bench.system import processes as distributed
 
 CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
 TOY = ModelEntry("toy_training:toy_net", "for tests")

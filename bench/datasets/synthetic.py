@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.console import progress
 from bench.datasets.camvid import CamVid
 from bench.datasets.scenes import VERSION, draw_scene
 from bench.errors import BenchError
+from bench.system.console import progress
 
 IMAGES = {"train": 160, "val": 40, "test": 40}
 SIZE = (144, 192)

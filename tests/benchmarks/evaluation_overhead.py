@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.config.values import parse_size
 from bench.datasets import dataset_class
 from bench.inference import predict
 from bench.metrics import ConfusionMatrix
 from bench.models import ModelSpec, build_model
-from bench.parsing import parse_size
 from bench.torch_utils import torchvision_compat as vision_compat  # noqa: F401 - torchmetrics imports torchvision
 
 

@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.ablation import Ablation, Removal, loss_sums, switched_off
+from bench.config.values import parse_size
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.oracle import sampled_channels
-from bench.parsing import parse_size
 from bench.torch_utils.batches import Batch
 from tests.toy_networks import cut_copy, plan_keeping, settled
 

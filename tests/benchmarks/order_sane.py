@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
+from bench.config.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
+from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
-from bench.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
-from bench.parsing import parse_size
 from bench.pruners import make_pruner
 from bench.reference import Reference
 from bench.target import Goal

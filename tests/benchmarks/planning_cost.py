@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from bench.config.values import parse_size
 from bench.cost_table import CostTable
 from bench.cut import cut
 from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
-from bench.parsing import parse_size
 from bench.plan import Scores, make_plan
 from bench.target import Target
 

@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
+from bench.config.options import MeasureOptions
+from bench.config.values import parse_size
 from bench.cost_table import CostTable
 from bench.cut import cut
 from bench.groups import find_groups, prunable
 from bench.latency import time_networks
 from bench.models import ModelSpec, build_model
-from bench.options import MeasureOptions
-from bench.parsing import parse_size
 from bench.plan import make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration

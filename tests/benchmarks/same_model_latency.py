@@ -17,13 +17,13 @@ import sys
 import torch
 from torch import nn
 
+from bench.config.options import MeasureOptions
+from bench.config.values import parse_size
 from bench.cost_table import CostTable
 from bench.cut import cut
 from bench.groups import find_groups, prunable
 from bench.latency import Latency, speedup_text, time_networks
 from bench.models import ModelSpec, build_model
-from bench.options import MeasureOptions
-from bench.parsing import parse_size
 from bench.plan import make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration

@@ -15,12 +15,12 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.budget import Budget, budget_for
+from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
 from bench.evaluation import recalibrate
 from bench.groups import ChannelGroup, find_groups, prunable
 from bench.losses import pixel_divergence
-from bench.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration

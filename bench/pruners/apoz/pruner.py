@@ -13,10 +13,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from bench.activations import zero_shares
-from bench.console import say
 from bench.groups import ChannelGroup
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
+from bench.system.console import say
 
 
 def active_shares(

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.console import progress, say
-from bench.devices import seed_everything
 from bench.errors import BenchError
 from bench.evaluation import recalibrate
 from bench.losses import main_logits, pixel_divergence, segmentation_loss
 from bench.pruners.base import Training
 from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.search import GateOptimizer, cosine
+from bench.system.console import progress, say
+from bench.system.devices import seed_everything
 from bench.torch_utils.batches import batchnorm_explained
 
 LAST_RATE = 0.16

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.console import progress
 from bench.errors import BenchError
 from bench.groups import ChannelGroup
 from bench.losses import segmentation_loss
 from bench.pruners.base import Calibration
 from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.gates import budget_loss
+from bench.system.console import progress
 
 
 class GateOptimizer:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.checkpoint import SavedModel
-from bench.console import say
+from bench.config.options import RunOptions, TrainOptions
 from bench.errors import UsageError
 from bench.groups import ChannelGroup
 from bench.optim import learning_rate
-from bench.options import RunOptions, TrainOptions
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
+from bench.system.console import say
 from bench.train_eval import fit
 from bench.training_state import LAST
 

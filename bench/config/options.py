@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from bench.errors import UsageError
-from bench.parsing import (
+from bench.config.values import (
     above_zero,
     list_of,
     parse_boundary_width,
@@ -27,6 +26,7 @@ from bench.parsing import (
     share,
     whole,
 )
+from bench.errors import UsageError
 
 
 def option(

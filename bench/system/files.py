@@ -6,22 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-
-DONE, FAILED = "done", "failed"
-REPORT = "report.json"
-"""What was measured on the network of a run folder."""
 
 
 def make_folder(path: Path | str) -> Path:
@@ -121,80 +112,3 @@ def compressed_size(path: Path | str) -> int:
     with Path(path).open("rb") as file:
         size = sum(len(packer.compress(block)) for block in iter(lambda: file.read(1 << 20), b""))
     return size + len(packer.flush())
-
-
-def begin(folder: Path) -> None:
-    """Marks a run folder as under way: neither done nor failed."""
-    make_folder(folder)
-    for marker in (DONE, FAILED):
-        (folder / marker).unlink(missing_ok=True)
-
-
-def finish(folder: Path) -> None:
-    """Marks a run folder as done; call after its last output is written."""
-    write_text(folder / DONE, datetime.now(timezone.utc).isoformat(timespec="seconds") + "\n")
-
-
-def fail(folder: Path, reason: str) -> None:
-    """Marks a run folder as failed and says why."""
-    write_text(folder / FAILED, reason.rstrip() + "\n")
-
-
-def is_done(folder: Path, *outputs: str) -> bool:
-    """Whether a run is marked done and its outputs are there."""
-    return (folder / DONE).is_file() and all((folder / name).is_file() for name in outputs)
-
-
-@contextlib.contextmanager
-def run_folder(folder: Path) -> Iterator[Path]:
-    """Marks a folder done when the block ends and failed, with the reason, when it raises."""
-    begin(folder)
-    try:
-        yield folder
-    except BaseException as error:
-        with contextlib.suppress(BenchError):
-            fail(folder, f"{type(error).__name__}: {error}")
-        raise
-    finish(folder)
-
-
-def provenance() -> dict[str, Any]:
-    """How a result came about: command, code, versions, machine, time."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    return {
-        "command": shlex.join(sys.argv),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git": _git_state(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.version.cuda if cuda else None,
-        "gpu": torch.cuda.get_device_name() if cuda else None,
-    }
-
-
-def _git_state() -> str | None:
-    here = Path(__file__).resolve().parent
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return described.stdout.strip()
-    return None
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""The machine: console, devices, processes, files, run folders, provenance."""

@@ -1,0 +1,52 @@
+"""Run folders: done and failed markers, and the names of the files in them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.system.files import make_folder, write_text
+
+DONE, FAILED = "done", "failed"
+
+
+REPORT = "report.json"
+"""What was measured on the network of a run folder."""
+
+
+def begin(folder: Path) -> None:
+    """Marks a run folder as under way: neither done nor failed."""
+    make_folder(folder)
+    for marker in (DONE, FAILED):
+        (folder / marker).unlink(missing_ok=True)
+
+
+def finish(folder: Path) -> None:
+    """Marks a run folder as done; call after its last output is written."""
+    write_text(folder / DONE, datetime.now(timezone.utc).isoformat(timespec="seconds") + "\n")
+
+
+def fail(folder: Path, reason: str) -> None:
+    """Marks a run folder as failed and says why."""
+    write_text(folder / FAILED, reason.rstrip() + "\n")
+
+
+def is_done(folder: Path, *outputs: str) -> bool:
+    """Whether a run is marked done and its outputs are there."""
+    return (folder / DONE).is_file() and all((folder / name).is_file() for name in outputs)
+
+
+@contextlib.contextmanager
+def run_folder(folder: Path) -> Iterator[Path]:
+    """Marks a folder done when the block ends and failed, with the reason, when it raises."""
+    begin(folder)
+    try:
+        yield folder
+    except BaseException as error:
+        with contextlib.suppress(BenchError):
+            fail(folder, f"{type(error).__name__}: {error}")
+        raise
+    finish(folder)
