@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup
 from bench.errors import BenchError
-from bench.groups import ChannelGroup
 from bench.replay import Replay
 from bench.system.console import progress
 from bench.system.files import make_folder, read_json, write_json

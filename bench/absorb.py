@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.groups import TRACE_SIZE, ChannelGroup, Member
-from bench.layers import OUT, width
+from bench.channels.groups import TRACE_SIZE, ChannelGroup, Member
+from bench.channels.layer_axes import OUT, width
 from bench.plan import PruningPlan
 from bench.torch_utils.dry_run import blank_image
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from bench.channels.groups import ChannelGroup, prunable
 from bench.cost_table import CostTable
 from bench.errors import UsageError
 from bench.family import fixed_ratios
-from bench.groups import ChannelGroup, prunable
 from bench.plan import Scores, make_plan
 from bench.target import Target
 

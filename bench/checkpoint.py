@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.channels.layer_axes import adopt_shapes
 from bench.errors import BenchError
-from bench.layers import adopt_shapes
 from bench.models import ModelSpec, build_model, check_model
 from bench.system.files import plain, whole_file
 from bench.tensor_files import as_state_dict, fit, read_file

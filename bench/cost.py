@@ -16,7 +16,7 @@ from thop import profile
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.layers import WEIGHTED
+from bench.channels.layer_axes import WEIGHTED
 from bench.live_bytes import LiveBytes
 from bench.torch_utils.dry_run import blank_image, stand_in
 

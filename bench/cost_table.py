@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup, group_sides
+from bench.channels.layer_axes import axes_of
 from bench.cost import weight_places
-from bench.groups import ChannelGroup, group_sides
-from bench.layers import axes_of
 
 
 class Prediction(NamedTuple):

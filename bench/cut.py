@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.groups import ChannelGroup, find_groups, group_sides
-from bench.layers import axes_of, keep_channels, width
+from bench.channels.groups import ChannelGroup, find_groups, group_sides
+from bench.channels.layer_axes import axes_of, keep_channels, width
 from bench.models import ModelSpec, build_model
 from bench.optim import Slices, carry_over, cut_state
 from bench.plan import PruningPlan

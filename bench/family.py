@@ -23,9 +23,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from bench.channels.groups import ChannelGroup, prunable
 from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError, UsageError
-from bench.groups import ChannelGroup, prunable
 from bench.target import Target
 
 

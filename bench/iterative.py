@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.absorb import absorb_bias
+from bench.channels.groups import find_groups, prunable
 from bench.config.options import PruneOptions
 from bench.distillation import distillation_of
 from bench.errors import UsageError
 from bench.family import fixed_ratios
-from bench.groups import find_groups, prunable
 from bench.plan import PruningPlan, make_plan, original_channels, renumbered
 from bench.pruners.base import Method, Sparsifier
 from bench.reference import Reference

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from bench.channels.layer_axes import sliced
 from bench.config.options import TrainOptions
 from bench.errors import BenchError
-from bench.layers import sliced
 
 Slices = dict[str, list[tuple[int, Tensor]]]
 """Tensor name -> (axis, positions kept on it) of every axis that loses some."""

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from bench.ablation import Ablation, Removal
 from bench.agreement import Importances, agreement, bottom, ceiling, count_of, gain, overlap_error
+from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import OracleOptions
 from bench.errors import BenchError, UsageError
-from bench.groups import ChannelGroup, prunable
 from bench.pruners.base import Method
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, write_json, write_text

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.channels.groups import ChannelGroup, find_groups
 from bench.checkpoint import load_model, save_model
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.datasets import dataset_class
 from bench.distillation import Distillation
 from bench.errors import BenchError, UsageError
-from bench.groups import ChannelGroup, find_groups
 from bench.inference import PLAIN
 from bench.models import ModelSpec, build_model
 from bench.pruners.base import Method

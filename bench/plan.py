@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.channels.groups import ChannelGroup, prunable
 from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError
 from bench.family import Family
-from bench.groups import ChannelGroup, prunable
 from bench.target import Target, megabytes
 
 Scores = dict[str, Tensor]

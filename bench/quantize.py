@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.channels.layer_axes import adopt_shapes
 from bench.checkpoint import SavedModel, load_model
 from bench.config.options import Int8Options, MeasureOptions
 from bench.errors import BenchError, UsageError
 from bench.latency import time_networks
-from bench.layers import adopt_shapes
 from bench.models import ModelSpec, build_model
 from bench.reference import Reference, file_record
 from bench.system.files import file_digest, plain, whole_file, write_json

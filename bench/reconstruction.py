@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup, Member, prunable
 from bench.errors import UsageError
-from bench.groups import ChannelGroup, Member, prunable
 from bench.losses import pixel_divergence
 from bench.plan import PruningPlan
 from bench.torch_utils.batches import Batch

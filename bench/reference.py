@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.channels.layer_axes import widths
 from bench.checkpoint import SavedModel, load_model
 from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.cost import measure_cost
@@ -22,7 +23,6 @@ from bench.inference import Scoring
 from bench.latency import LatencyReport, time_networks
 from bench.latency_mode import PLAIN_MODE, LatencyMode
 from bench.layer_costs import measure_layers
-from bench.layers import widths
 from bench.metrics import miou_change_interval
 from bench.system.files import compressed_size, file_digest, plain
 from bench.system.provenance import provenance

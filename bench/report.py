@@ -23,7 +23,7 @@ from bench.target import Goal
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bench.groups import ChannelGroup
+    from bench.channels.groups import ChannelGroup
 
 FORMAT = "benchmark-summary/1"
 

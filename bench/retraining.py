@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from bench.channels.groups import ChannelGroup
 from bench.checkpoint import SavedModel
 from bench.config.options import TrainOptions
 from bench.cut import cut
 from bench.distillation import Distillation
 from bench.errors import BenchError
-from bench.groups import ChannelGroup
 from bench.plan import PruningPlan
 from bench.system.console import progress
 from bench.system.devices import seed_everything

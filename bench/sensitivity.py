@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 from torch import nn
 
+from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import SensitivityOptions
 from bench.errors import UsageError
 from bench.evaluation import evaluate, recalibrate
-from bench.groups import ChannelGroup, prunable
 from bench.heat_map import heat_map
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners.base import Pruner

@@ -15,6 +15,7 @@ from torch import nn
 
 from bench.absorb import absorb_bias
 from bench.budget import Budget, budget_for, flat_scores
+from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.checkpoint import SavedModel
 from bench.config.options import PruneOptions
 from bench.cost_table import CostTable
@@ -22,7 +23,6 @@ from bench.cut import cut, fresh_network
 from bench.errors import BenchError, UsageError
 from bench.evaluation import recalibrate
 from bench.family import fixed_ratios
-from bench.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.latency import LatencyReport
 from bench.latency_search import Measurement, find, search_record
 from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from bench.channels.groups import ChannelGroup
 from bench.checkpoint import Channels, SavedModel
 from bench.evaluation import Evaluation
-from bench.groups import ChannelGroup
 from bench.plan import PruningPlan
 from bench.preparation import Prepared
 

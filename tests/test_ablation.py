@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from bench import ablation
 from bench.ablation import Ablation, full_precision, loss_sums
+from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError
-from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.system.files import read_json
 from bench.torch_utils.batches import Batch

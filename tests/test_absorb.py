@@ -10,7 +10,7 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.absorb import absorb_bias
-from bench.groups import ChannelGroup, find_groups, prunable
+from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.plan import PruningPlan
 

@@ -12,8 +12,8 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.activations import ZeroShares, zero_shares
+from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError
-from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
 
 

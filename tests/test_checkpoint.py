@@ -15,9 +15,9 @@ import bench.torch_utils.torchvision_compat  # noqa: F401
 # isort: split
 from torchvision.models import segmentation
 
+from bench.channels.layer_axes import IN, OUT, keep_channels
 from bench.checkpoint import SavedModel, load_model, save_model
 from bench.errors import BenchError, UsageError
-from bench.layers import IN, OUT, keep_channels
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 
 SPEC = ModelSpec("unet_small", 12)

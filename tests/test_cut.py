@@ -9,9 +9,9 @@ import torch
 import toy_networks as toys
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.cut import cut
 from bench.errors import BenchError
-from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.optim import Ema
 from bench.plan import PruningPlan

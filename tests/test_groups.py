@@ -10,8 +10,8 @@ import torch
 import toy_networks as toys
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup, Member, find_groups, prunable
 from bench.errors import BenchError, UsageError
-from bench.groups import ChannelGroup, Member, find_groups, prunable
 from bench.models import ModelSpec, build_model
 
 

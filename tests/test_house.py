@@ -17,11 +17,12 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 # The floors of the house, from the ground up. A room imports only from its own floor and those below; `X` is a
 # module or a package's __init__, `X.*` are the modules of package X. A new module takes a place here.
 FLOORS = (
-    "errors system.console torch_utils.torchvision_compat torch_utils.contexts torch_utils.hooks layers "
-    "losses live_bytes torch_utils.dry_run cost target control agreement charts cells",
+    "errors system.console torch_utils.torchvision_compat torch_utils.contexts torch_utils.hooks "
+    "channels.layer_axes losses live_bytes torch_utils.dry_run cost target control agreement charts cells",
     "config.values config.options latency_mode system.run_folder system.provenance system.files "
     "system.processes tensor_files transforms datasets models pruners torch_utils.sparse_weights",
-    "cli flags system.devices checkpoint optim latency groups cost_table family schedule replay datasets.* models.*",
+    "cli flags system.devices checkpoint optim latency channels.groups cost_table family schedule replay "
+    "datasets.* models.*",
     "data metrics boundary inference pictures plan training_state report pair_report summary_plot "
     "latency_text layer_costs heat_map",
     "torch_utils.batches evaluation activations cut absorb budget distillation",

@@ -15,11 +15,11 @@ import toy_networks as toys
 from records import faults
 from torch import nn
 
+from bench.channels.groups import find_groups, prunable
 from bench.checkpoint import SavedModel, load_model, save_model
 from bench.config.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
-from bench.groups import find_groups, prunable
 from bench.iterative import check_schedule, open_workbench
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.pruners import make_pruner
@@ -243,10 +243,10 @@ def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench)
 def test_pools_hold_for_every_cut(make_bench: MakeBench) -> None:
     bench = make_bench(UNTRAINED, **RAW)
     target = replace(bench.target(L1, Goal("channels", 0.5)), scope="global")
-    names = [group.name for group in prunable(bench.groups)]
+    names = [group.name for group in prunable(bench.channels.groups)]
     target = replace(target, pools={name: name for name in names})
     pruned = bench.prune(L1, target, seed=0)
-    widths = {group.name: group.channels for group in bench.groups}
+    widths = {group.name: group.channels for group in bench.channels.groups}
     for cut, share in zip(pruned.info["iterations"], (0.25, 0.5), strict=True):
         # A pool for each group: all lose the same share.
         assert all(

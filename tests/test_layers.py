@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from bench.layers import IN, OUT, adopt_shapes, axes_of, is_depthwise, is_grouped, keep_channels, width, widths
+from bench.channels.layer_axes import (
+    IN,
+    OUT,
+    adopt_shapes,
+    axes_of,
+    is_depthwise,
+    is_grouped,
+    keep_channels,
+    width,
+    widths,
+)
 
 KEPT = torch.tensor([0, 2, 3])
 

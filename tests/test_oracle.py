@@ -19,9 +19,9 @@ from toy_training import CLASSES, ToyData
 from bench import ablation
 from bench.ablation import Ablation
 from bench.agreement import agreement, bottom, spearman
+from bench.channels.groups import find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
 from bench.errors import UsageError
-from bench.groups import find_groups, prunable
 from bench.losses import segmentation_loss
 from bench.oracle import CSV, RECORD, Oracle, measure_agreement, sampled_channels
 from bench.pruners import make_pruner, make_pruners
@@ -128,7 +128,7 @@ def test_a_dead_channel_is_the_least_important(trained: tuple, tmp_path: Path) -
 
 
 def test_channels_are_drawn_from_every_group(bench: Workbench) -> None:
-    groups = prunable(bench.groups)
+    groups = prunable(bench.channels.groups)
     drawn = sampled_channels(groups, 20, seed=3)
     assert list(drawn) == groups
     for group, channels in drawn.items():
@@ -149,7 +149,7 @@ def test_the_record_holds_a_row_for_each_method_and_seed(
     assert record["baseline"]["sha256"] == file_digest(tiny_baseline)
     oracle = record["oracle"]
     assert (oracle["images"], oracle["most_channels_of_a_group"], oracle["input_size"]) == (3, 4, [48, 64])
-    assert list(oracle["groups"]) == [group.name for group in prunable(bench.groups)]
+    assert list(oracle["groups"]) == [group.name for group in prunable(bench.channels.groups)]
     for group in oracle["groups"].values():
         assert len(group["channels"]) == len(group["loss_change"]) == 4
     for kind in ("absolute", "signed"):
@@ -184,7 +184,7 @@ def test_the_set_test_removes_whole_sets(record: dict[str, Any], bench: Workbenc
         order = scores[name][group["channels"]].argsort(stable=True)[:2]
         gone = {group["channels"][position] for position in order.tolist()}
         kept = [channel for channel in range(group["of"]) if channel not in gone]
-        cut = toys.cut_copy(model, bench.groups, toys.plan_keeping(bench.groups, {name: kept}))
+        cut = toys.cut_copy(model, bench.channels.groups, toys.plan_keeping(bench.channels.groups, {name: kept}))
         images, labels = (torch.cat(side) for side in zip(*batches, strict=True))
         with torch.inference_mode():
             total += float(segmentation_loss(cut(images), labels, bench.reference.data.classes.ignore_index))

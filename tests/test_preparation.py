@@ -97,7 +97,7 @@ def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tm
     sparse = load_model(folder / "network.pt")
     layers = dict(sparse.model.named_modules())
     scores, _ = bench.scores(slimming(), 0)
-    for group in bench.groups:
+    for group in bench.channels.groups:
         for norm in group.norms if group.name in scores else ():
             torch.testing.assert_close(scores[group.name], layers[norm.layer].weight.detach().abs())
     name = "downs.0.conv.0"

@@ -11,9 +11,9 @@ import toy_networks as toys
 from records import faults
 from torch import Tensor, nn
 
+from bench.channels.groups import find_groups
 from bench.checkpoint import SavedModel, load_model, save_model
 from bench.errors import BenchError
-from bench.groups import find_groups
 from bench.models import ModelSpec, build_model
 from bench.quantize import load_int8, quantized, save_int8
 

@@ -12,9 +12,9 @@ from conftest import Outcome
 from torch import nn
 from torch.nn.functional import kl_div, mse_loss
 
+from bench.channels.groups import find_groups
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.errors import UsageError
-from bench.groups import find_groups
 from bench.pruners import make_pruner
 from bench.reconstruction import Reconstruction, squared_error
 from bench.reference import Reference

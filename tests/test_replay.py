@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.ablation import switched_off
+from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError
-from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.replay import Replay
 

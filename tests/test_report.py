@@ -13,9 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from bench.cells import cells
+from bench.channels.groups import find_groups
 from bench.datasets.base import Classes
 from bench.errors import BenchError
-from bench.groups import find_groups
 from bench.pair_report import pair_table
 from bench.pictures import PANEL_WIDTH, prediction_picture, write_ids
 from bench.report import COLUMNS, comparison_table, groups_table, write_summary

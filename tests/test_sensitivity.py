@@ -15,12 +15,12 @@ import yaml
 from PIL import Image
 
 from bench import sensitivity
+from bench.channels.groups import prunable
 from bench.checkpoint import SavedModel, load_model, save_model
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
 from bench.cost import measure_cost
 from bench.errors import UsageError
 from bench.evaluation import evaluate, recalibrate
-from bench.groups import prunable
 from bench.heat_map import heat_map
 from bench.models import ModelSpec, build_model
 from bench.pruners import make_pruner
@@ -90,7 +90,7 @@ def test_rows_are_what_a_cut_network_costs_and_scores(measured: dict[str, Any], 
     bench = make_bench()
     scores, _ = bench.scores(L1, 0)
     images = bench.batches(4, 0)
-    groups = {group.name: group for group in bench.groups}
+    groups = {group.name: group for group in bench.channels.groups}
     different = set()
     for row in measured["rows"]:
         plan = plan_of(groups[row["group"]], row["ratio"], scores, bench)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup, prunable
 from bench.cost_table import Prediction
 from bench.cut import cut
-from bench.groups import ChannelGroup, prunable
 from bench.plan import PruningPlan, Scores
 
 IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(5))

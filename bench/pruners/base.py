@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.budget import Budget
+from bench.channels.groups import ChannelGroup
 from bench.checkpoint import SavedModel
 from bench.errors import UsageError, unknown_name
-from bench.groups import ChannelGroup
 from bench.plan import Scores
 from bench.target import Goal
 

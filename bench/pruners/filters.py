@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.groups import ChannelGroup
-from bench.layers import out_filters
+from bench.channels.groups import ChannelGroup
+from bench.channels.layer_axes import out_filters
 
 
 def filter_norm(filters: Tensor, order: int) -> Tensor:

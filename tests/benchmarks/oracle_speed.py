@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.ablation import Ablation, Removal, loss_sums, switched_off
+from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.config.values import parse_size
-from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.oracle import sampled_channels
 from bench.torch_utils.batches import Batch

@@ -23,10 +23,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from bench.channels.groups import find_groups, prunable
 from bench.config.values import parse_size
 from bench.cost_table import CostTable
 from bench.cut import cut
-from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.plan import Scores, make_plan
 from bench.target import Target

@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
+from bench.channels.groups import find_groups, prunable
 from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
 from bench.cost_table import CostTable
 from bench.cut import cut
-from bench.groups import find_groups, prunable
 from bench.latency import time_networks
 from bench.models import ModelSpec, build_model
 from bench.plan import make_plan

@@ -30,12 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.budget import budget_for
+from bench.channels.groups import find_groups, layers_to_spare, prunable
 from bench.config.options import DataOptions
 from bench.config.values import parse_size
 from bench.cost_table import CostTable
 from bench.data import SegmentationData
 from bench.datasets.synthetic import draw_dataset
-from bench.groups import find_groups, layers_to_spare, prunable
 from bench.losses import segmentation_loss
 from bench.models import ModelSpec, build_model
 from bench.pruners import make_pruner, methods

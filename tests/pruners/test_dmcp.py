@@ -15,11 +15,11 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.budget import Budget, budget_for
+from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
 from bench.evaluation import recalibrate
-from bench.groups import ChannelGroup, find_groups, prunable
 from bench.losses import pixel_divergence
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners import make_pruner
@@ -346,7 +346,7 @@ def test_the_published_recipe_end_to_end(make_bench: Callable[..., Workbench]) -
     # The widths were learned in the second half, and the order is the baseline's.
     logits = torch.cat([values for name, values in prepared.learnt.items() if name.startswith("logits/")])
     assert (logits != 3).all()
-    order = importance_order(bench.reference.saved.model, prunable(bench.groups))
+    order = importance_order(bench.reference.saved.model, prunable(bench.channels.groups))
     assert all(torch.equal(prepared.learnt[f"order/{name}"], channels) for name, channels in order.items())
     for name, kept in pruned.info["plan"]["kept"].items():
         assert kept == sorted(order[name][: len(kept)].tolist())

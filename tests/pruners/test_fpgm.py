@@ -8,8 +8,8 @@ import toy_networks as toys
 from torch import Tensor, nn
 from torch.ao.pruning._experimental.pruner.FPGM_pruner import FPGMPruner
 
+from bench.channels.groups import find_groups, prunable
 from bench.errors import UsageError
-from bench.groups import find_groups, prunable
 from bench.plan import Scores
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration

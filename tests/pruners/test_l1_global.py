@@ -7,8 +7,8 @@ import torch
 import toy_networks as toys
 from torch import nn
 
+from bench.channels.groups import find_groups, prunable
 from bench.cost_table import CostTable
-from bench.groups import find_groups, prunable
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration

@@ -11,8 +11,8 @@ import toy_networks as toys
 import yaml
 from torch import Tensor, nn
 
+from bench.channels.groups import find_groups, layers_to_spare
 from bench.errors import BenchError, UsageError
-from bench.groups import find_groups, layers_to_spare
 from bench.models import ModelSpec, build_model
 from bench.pruners import make_pruner
 from bench.pruners.magnitude.pruner import Magnitude, least_important, magnitude_importance, zero_counts

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.channels.groups import find_groups, prunable
 from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
-from bench.groups import find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.plan import Scores, make_plan
 from bench.pruners import make_pruner

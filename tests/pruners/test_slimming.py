@@ -7,10 +7,10 @@ import torch
 import toy_networks as toys
 from torch import Tensor, nn
 
+from bench.channels.groups import find_groups, prunable
 from bench.config.options import TrainOptions
 from bench.cost_table import CostTable
 from bench.errors import UsageError
-from bench.groups import find_groups, prunable
 from bench.plan import Scores, make_plan
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration

@@ -11,8 +11,8 @@ import toy_networks as toys
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.errors import BenchError
-from bench.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
 from bench.plan import Scores
 from bench.pruners import make_pruner

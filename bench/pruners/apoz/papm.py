@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import TRACE_SIZE, ChannelGroup
 from bench.errors import BenchError, UsageError
-from bench.groups import TRACE_SIZE, ChannelGroup
 from bench.plan import Scores
 from bench.pruners.apoz.pruner import active_shares
 from bench.pruners.base import Calibration, Pruner

@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from bench.activations import zero_shares
-from bench.groups import ChannelGroup
+from bench.channels.groups import ChannelGroup
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.system.console import say

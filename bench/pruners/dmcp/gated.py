@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.budget import Budget
-from bench.groups import ChannelGroup, Member
-from bench.layers import CONVOLUTIONS, OUT, width
+from bench.channels.groups import ChannelGroup, Member
+from bench.channels.layer_axes import CONVOLUTIONS, OUT, width
 from bench.pruners.dmcp.gates import (
     expected_width,
     gate_layout,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup
 from bench.errors import BenchError
-from bench.groups import ChannelGroup
 from bench.losses import segmentation_loss
 from bench.pruners.base import Calibration
 from bench.pruners.dmcp.gated import Gates, Widths

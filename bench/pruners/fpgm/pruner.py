@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup
 from bench.errors import UsageError
-from bench.groups import ChannelGroup
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, merge_normalised, rated_filters, relative_to_mean

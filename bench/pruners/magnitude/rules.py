@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from bench.channels.layer_axes import is_depthwise
 from bench.errors import UsageError
-from bench.layers import is_depthwise
 
 DEPTHWISE = "depthwise"
 """What a rule may ask for as a type besides class names: a convolution with one filter a channel."""

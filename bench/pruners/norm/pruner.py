@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from bench.groups import ChannelGroup
+from bench.channels.groups import ChannelGroup
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, merge_normalised, rated_filters

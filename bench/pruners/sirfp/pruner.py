@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup
 from bench.errors import BenchError, UsageError
-from bench.groups import ChannelGroup
 from bench.models.backbone import in_backbone
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup
 from bench.checkpoint import SavedModel
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import UsageError
-from bench.groups import ChannelGroup
 from bench.optim import learning_rate
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training

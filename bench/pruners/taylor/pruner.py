@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.channels.groups import ChannelGroup, Producer
+from bench.channels.layer_axes import out_filters
 from bench.errors import BenchError, UsageError
-from bench.groups import ChannelGroup, Producer
-from bench.layers import out_filters
 from bench.losses import segmentation_loss
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Pruner

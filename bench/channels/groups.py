@@ -19,8 +19,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, axes_of, is_depthwise, is_grouped, width
 from bench.errors import BenchError, UsageError
-from bench.layers import IN, NORMS, OUT, WEIGHTED, axes_of, is_depthwise, is_grouped, width
 from bench.torch_utils.dry_run import blank_image
 
 TRACE_SIZE = (64, 64)
@@ -103,7 +103,7 @@ def find_groups(model: nn.Module, *, ignore: Sequence[str] = (), protect_first: 
     """Finds the groups of coupled channels of a network.
 
     Args:
-        model: any network whose layers are in `bench.layers`; left as it was.
+        model: any network whose layers are in `bench.channels.layer_axes`; left as it was.
         ignore: patterns (`fnmatch`) of layer names whose output channels stay.
         protect_first: whether the first layer's output channels stay.
 
