@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from bench import data as data_module
-from bench import transforms
 from bench.config.options import DataOptions
 from bench.data import SegmentationData, median_frequency
+from bench.datasets import transforms
 from bench.datasets.camvid import COLOURS, NAMES, VOID, CamVid
 from bench.datasets.cityscapes import IGNORED, TRAIN_ID_TO_ID, Cityscapes
 from bench.errors import BenchError, UsageError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import transforms
-from bench.transforms import MEAN, STD, augment, choose_window, jitter, normalize, prepare, prepare_label
+from bench.datasets import transforms
+from bench.datasets.transforms import MEAN, STD, augment, choose_window, jitter, normalize, prepare, prepare_label
 
 IGNORED = 255
 
