@@ -18,6 +18,7 @@ from bench.config.options import PruneOptions
 from bench.distillation import distillation_of
 from bench.errors import UsageError
 from bench.family import fixed_ratios
+from bench.models.state_dict_file import tensors_digest
 from bench.plan import PruningPlan, make_plan, original_channels, renumbered
 from bench.pruners.base import Method, Sparsifier
 from bench.reference import Reference
@@ -26,7 +27,6 @@ from bench.schedule import Schedule
 from bench.system.console import say
 from bench.system.files import plain
 from bench.target import Goal, Target
-from bench.tensor_files import tensors_digest
 from bench.workbench import Workbench
 from bench.workpiece import Made, Pruned, Subject
 

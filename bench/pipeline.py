@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.channels.groups import ChannelGroup, find_groups
-from bench.checkpoint import load_model, save_model
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.datasets import dataset_class
 from bench.distillation import Distillation
 from bench.errors import BenchError, UsageError
 from bench.inference import PLAIN
 from bench.models import ModelSpec, build_model
+from bench.models.checkpoint import load_model, save_model
 from bench.pruners.base import Method
 from bench.reference import Reference
 from bench.system.devices import set_up

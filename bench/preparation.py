@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench.checkpoint import SavedModel, load_model, save_model
+from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners.base import Pruner, Training
 from bench.system.console import say
 from bench.system.files import file_digest

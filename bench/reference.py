@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import widths
-from bench.checkpoint import SavedModel, load_model
 from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.cost import measure_cost
 from bench.data import SegmentationData
@@ -24,6 +23,7 @@ from bench.latency import LatencyReport, time_networks
 from bench.latency_mode import PLAIN_MODE, LatencyMode
 from bench.layer_costs import measure_layers
 from bench.metrics import miou_change_interval
+from bench.models.checkpoint import SavedModel, load_model
 from bench.system.files import compressed_size, file_digest, plain
 from bench.system.provenance import provenance
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from bench.channels.groups import ChannelGroup
-from bench.checkpoint import SavedModel
 from bench.config.options import TrainOptions
 from bench.cut import cut
 from bench.distillation import Distillation
 from bench.errors import BenchError
+from bench.models.checkpoint import SavedModel
 from bench.plan import PruningPlan
 from bench.system.console import progress
 from bench.system.devices import seed_everything

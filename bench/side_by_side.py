@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.checkpoint import SavedModel, load_model
 from bench.config.options import PageOptions
 from bench.errors import BenchError, UsageError
 from bench.html_report import html_page
+from bench.models.checkpoint import SavedModel, load_model
 from bench.panels import panels_of, segment
 from bench.pictures import prediction_picture, write_ids
 from bench.reference import Reference

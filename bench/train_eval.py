@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.checkpoint import SavedModel
 from bench.config.options import RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.evaluation import evaluate, recalibrate
+from bench.models.checkpoint import SavedModel
 from bench.system import processes as distributed
 from bench.system.console import progress, say
 from bench.system.devices import seed_everything

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.checkpoint import SavedModel, load_model
 from bench.config.options import DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
@@ -16,6 +15,7 @@ from bench.errors import BenchError, UsageError
 from bench.inference import Scoring
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
+from bench.models.checkpoint import SavedModel, load_model
 from bench.system import processes as distributed
 from bench.system.console import say
 from bench.system.devices import set_up

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.checkpoint import SavedModel, load_model, save_model
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
+from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.optim import Ema
 from bench.system.files import plain, write_text
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.checkpoint import SavedModel
 from bench.config.options import TrainOptions, require
 from bench.distillation import Distillation
 from bench.losses import segmentation_loss
+from bench.models.checkpoint import SavedModel
 from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
 from bench.torch_utils.batches import batchnorm_explained
 from bench.torch_utils.contexts import autocast

@@ -16,7 +16,6 @@ from torch import nn
 from bench.absorb import absorb_bias
 from bench.budget import Budget, budget_for, flat_scores
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
-from bench.checkpoint import SavedModel
 from bench.config.options import PruneOptions
 from bench.cost_table import CostTable
 from bench.cut import cut, fresh_network
@@ -25,6 +24,7 @@ from bench.evaluation import recalibrate
 from bench.family import fixed_ratios
 from bench.latency import LatencyReport
 from bench.latency_search import Measurement, find, search_record
+from bench.models.checkpoint import SavedModel
 from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.preparation import NETWORK, Prepared, open_prepared, prepare
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from bench.channels.groups import ChannelGroup
-from bench.checkpoint import Channels, SavedModel
 from bench.evaluation import Evaluation
+from bench.models.checkpoint import Channels, SavedModel
 from bench.plan import PruningPlan
 from bench.preparation import Prepared
 

@@ -77,8 +77,8 @@ def tiny_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of an untrained `unet_small` for CamVid at 48x64."""
     import torch
 
-    from bench.checkpoint import SavedModel, save_model
     from bench.models import ModelSpec, build_model
+    from bench.models.checkpoint import SavedModel, save_model
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -16,9 +16,9 @@ import bench.torch_utils.torchvision_compat  # noqa: F401
 from torchvision.models import segmentation
 
 from bench.channels.layer_axes import IN, OUT, keep_channels
-from bench.checkpoint import SavedModel, load_model, save_model
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
+from bench.models.checkpoint import SavedModel, load_model, save_model
 
 SPEC = ModelSpec("unet_small", 12)
 IMAGES = torch.randn(2, 3, 49, 65, generator=torch.Generator().manual_seed(5))
@@ -129,7 +129,7 @@ def test_a_narrowed_network_opens_in_a_new_process(model: nn.Module, tmp_path: P
     )
     script = (
         "import sys, torch\n"
-        "from bench.checkpoint import load_model\n"
+        "from bench.models.checkpoint import load_model\n"
         "known = torch.load(sys.argv[2], weights_only=True)\n"
         "torch.set_num_threads(known['threads'])\n"
         "saved = load_model(sys.argv[1])\n"

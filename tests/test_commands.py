@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from records import faults
 
-from bench.checkpoint import load_model
 from bench.cost import measure_cost
 from bench.datasets.camvid import CamVid
 from bench.metrics import ConfusionMatrix
+from bench.models.checkpoint import load_model
 
 TIMES = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
 
@@ -167,7 +167,7 @@ def test_prune_to_a_size_with_all_limits(place, trained):
 
 def test_a_pruned_file_gives_the_same_output_in_another_process(place, pruned, project_root, tmp_path):
     program = (
-        "import sys, torch; from bench.checkpoint import load_model; "
+        "import sys, torch; from bench.models.checkpoint import load_model; "
         "torch.save(load_model(sys.argv[1]).model(torch.linspace(-1, 1, 3 * 48 * 64).view(1, 3, 48, 64)), sys.argv[2])"
     )
     path, output = place.runs / "taylor_pruned" / "pruned_model.pt", tmp_path / "output.pt"

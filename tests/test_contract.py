@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from bench.budget import budget_for
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
-from bench.checkpoint import SavedModel, load_model, save_model
 from bench.cost import measure_cost
 from bench.cost_table import CostTable
 from bench.losses import segmentation_loss
 from bench.models import MODELS, ModelSpec, build_model
+from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan import make_plan
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration, Pruner, Sparsifier
@@ -144,7 +144,7 @@ def test_a_pruned_file_opens_in_a_new_process(project_root: Path, tmp_path: Path
         torch.save({"images": images, "logits": saved.model(images)}, tmp_path / "known.pt")
     program = (
         "import sys, torch\n"
-        "from bench.checkpoint import load_model\n"
+        "from bench.models.checkpoint import load_model\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "torch.load(sys.argv[1], weights_only=True)\n"
         "known = torch.load(sys.argv[2], weights_only=True)\n"

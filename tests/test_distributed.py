@@ -11,12 +11,12 @@ import pytest
 import torch
 from toy_training import TOY, ToyData, new_network, toy_distillation
 
-from bench.checkpoint import load_model
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.evaluation import evaluate, evaluate_images
 from bench.inference import Scoring
 from bench.models import MODELS
+from bench.models.checkpoint import load_model
 from bench.system import processes as distributed
 from bench.train_eval import fit
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from conftest import Outcome
 
-from bench.checkpoint import load_model
 from bench.cost import count_parameters
 from bench.errors import UsageError
+from bench.models.checkpoint import load_model
 
 Prune = Callable[..., Outcome]
 

@@ -20,9 +20,10 @@ FLOORS = (
     "errors system.console torch_utils.torchvision_compat torch_utils.contexts torch_utils.hooks "
     "channels.layer_axes losses live_bytes torch_utils.dry_run cost target control agreement charts cells",
     "config.values config.options latency_mode system.run_folder system.provenance system.files "
-    "system.processes tensor_files datasets.transforms datasets models pruners torch_utils.sparse_weights",
-    "cli flags system.devices checkpoint optim latency channels.groups cost_table family schedule replay "
-    "datasets.* models.*",
+    "system.processes models.state_dict_file datasets.transforms datasets models pruners "
+    "torch_utils.sparse_weights",
+    "cli flags system.devices models.checkpoint optim latency channels.groups cost_table family schedule "
+    "replay datasets.* models.*",
     "data metrics boundary inference pictures plan training_state report pair_report summary_plot "
     "latency_text layer_costs heat_map",
     "torch_utils.batches evaluation activations cut absorb budget distillation",

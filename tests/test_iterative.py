@@ -16,12 +16,12 @@ from records import faults
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.checkpoint import SavedModel, load_model, save_model
 from bench.config.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
 from bench.iterative import check_schedule, open_workbench
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
+from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.reference import Reference

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.checkpoint import SavedModel, save_model
 from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
+from bench.models.checkpoint import SavedModel, save_model
 from bench.reference import Reference
 from bench.side_by_side import write_predictions
 

@@ -13,9 +13,9 @@ from records import faults
 from torch import Tensor
 
 from bench import train_eval
-from bench.checkpoint import load_model
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions, TrainOptions
 from bench.errors import BenchError
+from bench.models.checkpoint import load_model
 from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner

@@ -12,9 +12,9 @@ from records import faults
 from torch import Tensor, nn
 
 from bench.channels.groups import find_groups
-from bench.checkpoint import SavedModel, load_model, save_model
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
+from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.quantize import load_int8, quantized, save_int8
 
 IMAGES = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(4))

@@ -9,10 +9,10 @@ from toy_networks import plan_keeping
 from toy_training import TOY, ToyData, new_network, toy_distillation
 
 from bench.channels.groups import find_groups
-from bench.checkpoint import SavedModel
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
+from bench.models.checkpoint import SavedModel
 from bench.retraining import Retraining
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit

@@ -16,13 +16,13 @@ from PIL import Image
 
 from bench import sensitivity
 from bench.channels.groups import prunable
-from bench.checkpoint import SavedModel, load_model, save_model
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
 from bench.cost import measure_cost
 from bench.errors import UsageError
 from bench.evaluation import evaluate, recalibrate
 from bench.heat_map import heat_map
 from bench.models import ModelSpec, build_model
+from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
 from bench.reference import Reference
 from bench.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated

@@ -12,7 +12,6 @@ import pytest
 import torch
 from toy_latency import time_by_macs
 
-from bench.checkpoint import SavedModel, load_model
 from bench.config.options import (
     DataOptions,
     DistillOptions,
@@ -24,6 +23,7 @@ from bench.config.options import (
 )
 from bench.distillation import distillation_of
 from bench.errors import BenchError
+from bench.models.checkpoint import SavedModel, load_model
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor

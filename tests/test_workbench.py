@@ -17,11 +17,11 @@ from records import faults
 from torch import Tensor
 from toy_latency import time_by_macs
 
-from bench.checkpoint import load_model, save_model
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
 from bench.inference import PLAIN
+from bench.models.checkpoint import load_model, save_model
 from bench.pipeline import prune_model
 from bench.pruners import make_pruner
 from bench.reference import Reference

@@ -22,11 +22,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import cli
-from bench.checkpoint import SavedModel
 from bench.config.options import DistillOptions, RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.distillation import Distillation
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
+from bench.models.checkpoint import SavedModel
 from bench.system import processes as distributed
 
 CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
@@ -156,9 +156,9 @@ def main(argv: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(arguments.slow)
 
-    from bench.checkpoint import load_model
     from bench.evaluation import evaluate_images
     from bench.inference import Scoring
+    from bench.models.checkpoint import load_model
     from bench.train_eval import fit
 
     torch.set_num_threads(1)

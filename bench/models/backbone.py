@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError, UsageError
-from bench.tensor_files import as_state_dict, fit, read_file
+from bench.models.state_dict_file import as_state_dict, fit, read_file
 
 DOWNLOAD = "imagenet"
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from bench.budget import Budget
 from bench.channels.groups import ChannelGroup
-from bench.checkpoint import SavedModel
 from bench.errors import UsageError, unknown_name
+from bench.models.checkpoint import SavedModel
 from bench.plan import Scores
 from bench.target import Goal
 

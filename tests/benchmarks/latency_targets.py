@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from bench.checkpoint import SavedModel, save_model
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
+from bench.models.checkpoint import SavedModel, save_model
 from bench.pipeline import open_reference
 from bench.pruners import make_pruner
 from bench.target import Goal

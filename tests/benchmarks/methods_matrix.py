@@ -21,10 +21,10 @@ import torch
 
 import eval as eval_script
 import prune as prune_script
-from bench.checkpoint import SavedModel, save_model
 from bench.datasets.synthetic import draw_dataset
 from bench.errors import BenchError
 from bench.models import MODELS, ModelSpec, build_model
+from bench.models.checkpoint import SavedModel, save_model
 from bench.pruners import methods
 
 SIZE = (64, 64)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from bench.budget import Budget
 from bench.channels.groups import ChannelGroup
-from bench.checkpoint import SavedModel
 from bench.errors import UsageError
+from bench.models.checkpoint import SavedModel
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
 from bench.pruners.dmcp.gated import Widths

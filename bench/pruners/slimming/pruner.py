@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
-from bench.checkpoint import SavedModel
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import UsageError
+from bench.models.checkpoint import SavedModel
 from bench.optim import learning_rate
 from bench.plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training

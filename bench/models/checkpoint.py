@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from bench.channels.layer_axes import adopt_shapes
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model, check_model
+from bench.models.state_dict_file import as_state_dict, fit, read_file
 from bench.system.files import plain, whole_file
-from bench.tensor_files import as_state_dict, fit, read_file
 
 FORMAT = "segmentation-pruning-bench/1"
 
