@@ -63,10 +63,10 @@ def main(argv: list[str]) -> None:
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
-    from bench.layer_costs import layers_table
+    from bench.measure.int8 import measure_int8
+    from bench.measure.layer_costs import layers_table
     from bench.pair_report import int8_line, pair_table
     from bench.pipeline import open_reference
-    from bench.quantize import measure_int8
     from bench.side_by_side import draw_pair, evaluate_pair, write_predictions
     from bench.system.console import console, say
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, group_sides
 from bench.channels.layer_axes import axes_of
-from bench.cost import weight_places
+from bench.measure.cost import weight_places
 
 
 class Prediction(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 
 from bench.charts import bar_chart, strip_chart
 from bench.datasets.base import Classes
-from bench.latency import speedup_text
-from bench.layer_costs import LAYERS_NOTE, layer_lines, layers_title
+from bench.measure.latency import speedup_text
+from bench.measure.layer_costs import LAYERS_NOTE, layer_lines, layers_title
 from bench.pair_report import change_text, pair_lines, pair_title
 from bench.panels import ALONE, APART, PAIR, Panel
 from bench.pictures import NOT_SCORED

@@ -18,10 +18,10 @@ from bench.config.options import PruneOptions
 from bench.distillation import distillation_of
 from bench.errors import UsageError
 from bench.family import fixed_ratios
+from bench.measure.baseline import Reference
 from bench.models.state_dict_file import tensors_digest
 from bench.plan import PruningPlan, make_plan, original_channels, renumbered
 from bench.pruners.base import Method, Sparsifier
-from bench.reference import Reference
 from bench.retraining import Retraining
 from bench.schedule import Schedule
 from bench.system.console import say

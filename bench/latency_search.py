@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.family import Family
-from bench.latency import LatencyReport
+from bench.measure.latency import LatencyReport
 from bench.system.console import say
 from bench.target import Goal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.latency import speedup_text
+from bench.measure.latency import speedup_text
 
 
 def latency_lines(report: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.boundary import BoundaryScore
 from bench.datasets.base import Classes
 from bench.errors import BenchError
+from bench.measure.boundary_score import BoundaryScore
 from bench.system import processes as distributed
 
 Interval = tuple[float, float]

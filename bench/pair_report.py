@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.cells import Row, title
-from bench.latency import speedup_text
 from bench.latency_text import latency_conditions, latency_lines
+from bench.measure.latency import speedup_text
 
 if TYPE_CHECKING:
     from rich.table import Table

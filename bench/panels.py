@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from bench.datasets.base import Classes
 from bench.datasets.transforms import prepare
-from bench.inference import predict
+from bench.measure.baseline import Reference
+from bench.measure.inference import predict
 from bench.pictures import NOT_SCORED, indexed
-from bench.reference import Reference
 
 # Okabe and Ito's colours where something is lost or won, told apart by the colour-blind too.
 ALONE = {"right": (228, 228, 228), "wrong": (213, 94, 0), "not scored": NOT_SCORED}

@@ -11,11 +11,11 @@ from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunO
 from bench.datasets import dataset_class
 from bench.distillation import Distillation
 from bench.errors import BenchError, UsageError
-from bench.inference import PLAIN
+from bench.measure.baseline import Reference
+from bench.measure.inference import PLAIN
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
 from bench.pruners.base import Method
-from bench.reference import Reference
 from bench.system.devices import set_up
 from bench.system.files import digest, file_digest, plain, read_json, write_json
 from bench.system.run_folder import REPORT, run_folder

@@ -22,10 +22,11 @@ from torch import nn
 from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import SensitivityOptions
 from bench.errors import UsageError
-from bench.evaluation import evaluate, recalibrate
 from bench.heat_map import heat_map
+from bench.measure.evaluation import evaluate
 from bench.plan import PruningPlan, Scores, make_plan
 from bench.pruners.base import Pruner
+from bench.recover.recalibration import recalibrate
 from bench.system.console import progress, say
 from bench.system.files import digest, plain, read_json, write_json, write_text
 from bench.system.provenance import provenance

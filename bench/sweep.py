@@ -18,8 +18,9 @@ import torch
 from bench.config.options import FinetuneOptions, RunOptions, TrainOptions
 from bench.distillation import Distillation
 from bench.errors import BenchError
-from bench.latency import device_name
-from bench.latency_mode import PLAIN_MODE
+from bench.measure.baseline import Reference
+from bench.measure.latency import device_name
+from bench.measure.latency_mode import PLAIN_MODE
 from bench.pipeline import (
     FINETUNED,
     FINETUNED_REPORT,
@@ -31,7 +32,6 @@ from bench.pipeline import (
     time_model,
 )
 from bench.pruners.base import Method
-from bench.reference import Reference
 from bench.report import write_summary
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, read_json

@@ -1,7 +1,7 @@
 """Training, validation and BatchNorm recalibration of a segmentation network.
 
 `fit` trains, fresh or fine-tuning alike; `evaluate` scores and `recalibrate` re-estimates running statistics
-(both live in `bench.evaluation`).
+(both live in `bench.measure.evaluation`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from bench.config.options import RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.distillation import Distillation
 from bench.errors import BenchError
-from bench.evaluation import evaluate, recalibrate
+from bench.measure.evaluation import evaluate
 from bench.models.checkpoint import SavedModel
+from bench.recover.recalibration import recalibrate
 from bench.system import processes as distributed
 from bench.system.console import progress, say
 from bench.system.devices import seed_everything

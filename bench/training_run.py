@@ -12,7 +12,7 @@ from bench.config.options import DataOptions, MeasureOptions, ModelOptions, RunO
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.errors import BenchError, UsageError
-from bench.inference import Scoring
+from bench.measure.inference import Scoring
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
 from bench.models.checkpoint import SavedModel, load_model

@@ -20,16 +20,16 @@ from bench.config.options import PruneOptions
 from bench.cost_table import CostTable
 from bench.cut import cut, fresh_network
 from bench.errors import BenchError, UsageError
-from bench.evaluation import recalibrate
 from bench.family import fixed_ratios
-from bench.latency import LatencyReport
 from bench.latency_search import Measurement, find, search_record
+from bench.measure.baseline import Reference, cost_changes
+from bench.measure.latency import LatencyReport
 from bench.models.checkpoint import SavedModel
 from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.preparation import NETWORK, Prepared, open_prepared, prepare
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.reconstruction import Reconstruction
-from bench.reference import Reference, cost_changes
+from bench.recover.recalibration import recalibrate
 from bench.system.files import digest, make_folder, plain, whole_file
 from bench.system.provenance import provenance
 from bench.system.run_folder import is_done

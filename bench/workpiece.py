@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from bench.channels.groups import ChannelGroup
-from bench.evaluation import Evaluation
+from bench.measure.evaluation import Evaluation
 from bench.models.checkpoint import Channels, SavedModel
 from bench.plan import PruningPlan
 from bench.preparation import Prepared

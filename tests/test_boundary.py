@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from bench import boundary
-from bench.boundary import BoundaryCounts, BoundaryScore, dilated
 from bench.datasets.base import Classes
 from bench.errors import BenchError
-from bench.evaluation import evaluate
-from bench.inference import Scoring
+from bench.measure import boundary_score as boundary
+from bench.measure.boundary_score import BoundaryCounts, BoundaryScore, dilated
+from bench.measure.evaluation import evaluate
+from bench.measure.inference import Scoring
 
 VOID = 3
 CLASSES = Classes(("ground", "box", "never"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), outputs=4, ignore_index=VOID)

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from records import faults
 
-from bench.cost import measure_cost
 from bench.datasets.camvid import CamVid
+from bench.measure.cost import measure_cost
 from bench.metrics import ConfusionMatrix
 from bench.models.checkpoint import load_model
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from bench.budget import budget_for
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
-from bench.cost import measure_cost
 from bench.cost_table import CostTable
 from bench.losses import segmentation_loss
+from bench.measure.cost import measure_cost
 from bench.models import MODELS, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan import make_plan

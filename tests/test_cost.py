@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.cost import count_parameters, layer_macs, measure_cost, state_bytes
+from bench.measure.cost import count_parameters, layer_macs, measure_cost, state_bytes
 from bench.models import MODELS, ModelSpec, build_model
 from bench.torch_utils import torchvision_compat as vision_compat  # noqa: F401 - before torchvision
 from bench.torch_utils.dry_run import stand_in

@@ -13,8 +13,8 @@ from toy_training import TOY, ToyData, new_network, toy_distillation
 
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
-from bench.evaluation import evaluate, evaluate_images
-from bench.inference import Scoring
+from bench.measure.evaluation import evaluate, evaluate_images
+from bench.measure.inference import Scoring
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.system import processes as distributed

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from conftest import Outcome
 
-from bench.cost import count_parameters
 from bench.errors import UsageError
+from bench.measure.cost import count_parameters
 from bench.models.checkpoint import load_model
 
 Prune = Callable[..., Outcome]

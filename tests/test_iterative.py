@@ -17,14 +17,14 @@ from torch import nn
 
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
-from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
 from bench.iterative import check_schedule, open_workbench
+from bench.measure.baseline import Reference
+from bench.measure.cost import measure_cost
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.reference import Reference
 from bench.retraining import Retraining
 from bench.schedule import Schedule
 from bench.sweep import grid, run_benchmark
@@ -94,7 +94,7 @@ def test_the_record_of_every_cut(make_bench: MakeBench) -> None:
         "parameters": cost.parameters, "macs": cost.macs, "bytes": cost.state_bytes
     }  # fmt: skip
     assert list(info["quality"]) == ["split", "baseline", "cut", "recalibrated"]
-    assert bench.reference.evaluate(pruned.saved.model, "again").record() == info["quality"]["recalibrated"]
+    assert bench.measure.baseline.evaluate(pruned.saved.model, "again").record() == info["quality"]["recalibrated"]
     assert pruned.saved.meta["pruning"][-1]["schedule"] == info["schedule"]
     assert not pruned.saved.model.training
 
@@ -113,7 +113,7 @@ def test_the_same_command_gives_the_same_bytes(make_bench: MakeBench, tmp_path: 
 
 def test_the_baseline_stays_as_it_was(make_bench: MakeBench) -> None:
     bench = make_bench(evaluate=False)
-    model = bench.reference.saved.model
+    model = bench.measure.baseline.saved.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = bench.prune(L1, Target("channels", 0.4), seed=0)
     again = bench.prune(L1, Target("channels", 0.4), seed=0)
@@ -126,7 +126,7 @@ def test_the_baseline_teaches_between_the_cuts(make_bench: MakeBench) -> None:
     target, trained = Target("channels", 0.4), []
     for weight in (0.0, 2.0):
         bench = make_bench(replace(TRAINED, distill=DistillOptions(weight)), **RAW)
-        model = bench.reference.saved.model
+        model = bench.measure.baseline.saved.model
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         trained.append(bench.prune(L1, target, seed=0))
         assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench import latency
 from bench.config.options import MeasureOptions
 from bench.errors import BenchError, UsageError
-from bench.latency import Latency, interleaved, paired_interval, speedup_text, time_networks
-from bench.latency_mode import LatencyMode
 from bench.latency_text import latency_conditions, latency_lines
+from bench.measure import latency
+from bench.measure.latency import Latency, interleaved, paired_interval, speedup_text, time_networks
+from bench.measure.latency_mode import LatencyMode
 from bench.system.files import plain
 
 

@@ -10,8 +10,8 @@ import pytest
 from toy_latency import timed
 
 from bench.errors import BenchError
-from bench.latency import LatencyReport
 from bench.latency_search import MOST, TOLERANCE, Measurement, find, search_record
+from bench.measure.latency import LatencyReport
 from bench.target import Goal
 
 DENSE = 10**9

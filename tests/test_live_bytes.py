@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.cost import measure_cost
-from bench.live_bytes import LiveBytes
+from bench.measure.activation_memory import LiveBytes
+from bench.measure.cost import measure_cost
 from bench.models import ModelSpec, build_model
 from bench.torch_utils.dry_run import blank_image
 

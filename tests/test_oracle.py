@@ -23,10 +23,10 @@ from bench.channels.groups import find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
 from bench.errors import UsageError
 from bench.losses import segmentation_loss
+from bench.measure.baseline import Reference
 from bench.oracle import CSV, RECORD, Oracle, measure_agreement, sampled_channels
 from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration
-from bench.reference import Reference
 from bench.system.files import file_digest
 from bench.target import Goal
 from bench.workbench import Workbench
@@ -178,7 +178,7 @@ def test_the_set_test_removes_whole_sets(record: dict[str, Any], bench: Workbenc
     """What it reports for a method is the mean loss of networks that were really cut."""
     row = next(row for row in record["rows"] if row["method"] == "l1")
     scores = torch.load(bench._scores_folder / row["scores"], weights_only=True)["scores"]
-    model, total = bench.reference.saved.model, 0.0
+    model, total = bench.measure.baseline.saved.model, 0.0
     batches = bench.batches(OPTIONS.oracle_images, OPTIONS.oracle_seed)
     for name, group in record["oracle"]["groups"].items():
         order = scores[name][group["channels"]].argsort(stable=True)[:2]
@@ -187,7 +187,7 @@ def test_the_set_test_removes_whole_sets(record: dict[str, Any], bench: Workbenc
         cut = toys.cut_copy(model, bench.channels.groups, toys.plan_keeping(bench.channels.groups, {name: kept}))
         images, labels = (torch.cat(side) for side in zip(*batches, strict=True))
         with torch.inference_mode():
-            total += float(segmentation_loss(cut(images), labels, bench.reference.data.classes.ignore_index))
+            total += float(segmentation_loss(cut(images), labels, bench.measure.baseline.data.classes.ignore_index))
     found = row["set_test"]["0.5"]
     assert found["method"] == pytest.approx(total / len(record["oracle"]["groups"]), rel=1e-5)
     assert found["gain"] == pytest.approx(

@@ -12,8 +12,8 @@ from torch import nn
 
 from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.datasets.base import Classes
+from bench.measure.baseline import Reference
 from bench.panels import ALONE, PAIR, Panel, make_panel, panels_of, segment, verdicts
-from bench.reference import Reference
 
 TWO = Classes(names=("sky", "road"), palette=((10, 20, 200), (200, 100, 50)), outputs=3, ignore_index=2)
 

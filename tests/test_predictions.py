@@ -12,9 +12,9 @@ from PIL import Image
 
 from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.errors import BenchError
+from bench.measure.baseline import Reference
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
-from bench.reference import Reference
 from bench.side_by_side import write_predictions
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from bench.channels.groups import find_groups
 from bench.errors import BenchError
+from bench.measure.int8 import load_int8, quantized, save_int8
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
-from bench.quantize import load_int8, quantized, save_int8
 
 IMAGES = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(4))
 BATCHES = [(IMAGES, torch.zeros(2, 48, 64, dtype=torch.int64))]

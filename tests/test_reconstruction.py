@@ -15,9 +15,9 @@ from torch.nn.functional import kl_div, mse_loss
 from bench.channels.groups import find_groups
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.errors import UsageError
+from bench.measure.baseline import Reference
 from bench.pruners import make_pruner
 from bench.reconstruction import Reconstruction, squared_error
-from bench.reference import Reference
 from bench.sweep import row_of
 from bench.system.files import read_json
 from bench.target import Target

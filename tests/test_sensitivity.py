@@ -17,14 +17,15 @@ from PIL import Image
 from bench import sensitivity
 from bench.channels.groups import prunable
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
-from bench.cost import measure_cost
 from bench.errors import UsageError
-from bench.evaluation import evaluate, recalibrate
 from bench.heat_map import heat_map
+from bench.measure.baseline import Reference
+from bench.measure.cost import measure_cost
+from bench.measure.evaluation import evaluate
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
-from bench.reference import Reference
+from bench.recover.recalibration import recalibrate
 from bench.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated
 from bench.system.files import file_digest
 from bench.workbench import Workbench
@@ -99,7 +100,7 @@ def test_rows_are_what_a_cut_network_costs_and_scores(measured: dict[str, Any], 
         network, _ = bench.smaller(plan)
         cost = measure_cost(network, (48, 64))
         assert (row["parameters"], row["macs"]) == (cost.parameters, cost.macs)
-        quality = evaluate(network, images, bench.reference.data.classes, device=torch.device("cpu"))
+        quality = evaluate(network, images, bench.measure.baseline.data.classes, device=torch.device("cpu"))
         assert row["miou"] == quality.miou
         different.add(row["miou"])
     assert len(different) > 5
@@ -134,9 +135,9 @@ def test_another_split_and_recalibration_give_other_numbers(
     assert again["baseline"]["miou"] == measured["baseline"]["miou"] == measured["baseline"]["miou_treated"]
     # Drops are counted from the whole network recalibrated as well.
     bench = make_bench(recalibrate=True)
-    whole = bench.reference.saved.model
+    whole = bench.measure.baseline.saved.model
     recalibrate(whole, bench.batches(4, 0), torch.device("cpu"))
-    treated = evaluate(whole, bench.batches(4, 0), bench.reference.data.classes, device=torch.device("cpu")).miou
+    treated = evaluate(whole, bench.batches(4, 0), bench.measure.baseline.data.classes, device=torch.device("cpu")).miou
     assert again["baseline"]["miou_treated"] == treated != measured["baseline"]["miou"]
     assert all(row["miou_drop_points"] == 0 for row in again["rows"] if row["ratio"] == 0)
     drops = [(row["miou_drop_points"], row["miou"]) for row in again["rows"]]
@@ -148,9 +149,9 @@ def test_another_split_and_recalibration_give_other_numbers(
 
 def test_the_baseline_is_left_as_it_was(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(recalibrate=True)
-    before = {name: tensor.clone() for name, tensor in bench.reference.saved.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in bench.measure.baseline.saved.model.state_dict().items()}
     measure_sensitivity(bench, L1, replace(TRIED, sensitivity_ratios=[0.5]), 0, tmp_path / "out")
-    after = bench.reference.saved.model.state_dict()
+    after = bench.measure.baseline.saved.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 

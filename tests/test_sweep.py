@@ -23,11 +23,11 @@ from bench.config.options import (
 )
 from bench.distillation import distillation_of
 from bench.errors import BenchError
+from bench.measure.baseline import Reference
 from bench.models.checkpoint import SavedModel, load_model
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
-from bench.reference import Reference
 from bench.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
 from bench.system.files import file_digest
 from bench.target import Goal
@@ -326,7 +326,7 @@ def test_latency_is_measured_anew_in_another_mode(bench):
     assert latency["throughput"]["batch"] == 2
     assert other["latency_ms"] == latency["networks"]["candidate"]["median_ms"]
     # A measurement on the way to a latency is in the same mode, but without what it has no use for.
-    short = bench.reference(mode).time(effort=0.5)
+    short = bench.measure.baseline(mode).time(effort=0.5)
     assert (short.throughput, short.networks["baseline"].memory_format) == (None, "channels_last")
 
 

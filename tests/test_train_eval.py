@@ -10,8 +10,8 @@ from toy_training import CLASSES, TOY, ToyData, new_network
 
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
-from bench.evaluation import evaluate_both, evaluate_images
 from bench.losses import segmentation_loss
+from bench.measure.evaluation import evaluate_both, evaluate_images
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.train_eval import evaluate, fit, recalibrate

@@ -18,13 +18,13 @@ from torch import Tensor
 from toy_latency import time_by_macs
 
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
-from bench.cost import measure_cost
 from bench.errors import BenchError, UsageError
-from bench.inference import PLAIN
+from bench.measure.baseline import Reference
+from bench.measure.cost import measure_cost
+from bench.measure.inference import PLAIN
 from bench.models.checkpoint import load_model, save_model
 from bench.pipeline import prune_model
 from bench.pruners import make_pruner
-from bench.reference import Reference
 from bench.system.files import file_digest, plain
 from bench.target import Goal, Target
 from bench.workbench import Pruned, Workbench
@@ -80,13 +80,13 @@ def test_the_same_seed_gives_the_same_network_and_numbers(make_bench: MakeBench,
 
 def test_one_bench_can_be_used_again(make_bench: MakeBench) -> None:
     bench = make_bench()
-    before = {name: tensor.clone() for name, tensor in bench.reference.saved.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in bench.measure.baseline.saved.model.state_dict().items()}
     first = bench.prune(TAYLOR, HALF, seed=1)
     bench.prune(L1, Target("channels", 0.8, "local"), seed=1)
     again = bench.prune(TAYLOR, HALF, seed=1)
     assert without_times(again.info) == without_times(first.info)
     assert torch.equal(logits_of(again), logits_of(first))
-    after = bench.reference.saved.model.state_dict()
+    after = bench.measure.baseline.saved.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
@@ -167,14 +167,14 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
         "name": "unet_small",
         "outputs": 12,
         "kwargs": {},
-        "classes": list(bench.reference.data.classes.names),
+        "classes": list(bench.measure.baseline.data.classes.names),
         "input_size": [48, 64],
     }
     assert info["dataset"] == "camvid"
     assert info["options"]["calib_images"] == 4
     assert list(info["quality"]) == ["split", "baseline", "cut", "recalibrated"]
     assert info["quality"]["split"] == "test"
-    assert info["quality"]["baseline"] == bench.reference.quality
+    assert info["quality"]["baseline"] == bench.measure.baseline.quality
     assert 0 <= info["quality"]["recalibrated"]["miou"] <= 1
 
     plan = info["plan"]
@@ -192,7 +192,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
         assert after[name] < before[name]
 
     saved = pruned.saved
-    assert saved.spec == bench.reference.saved.spec
+    assert saved.spec == bench.measure.baseline.saved.spec
     assert saved.channels == plan["kept"]
     assert saved.meta["input_size"] == [48, 64]
     assert [step["method"] for step in saved.meta["pruning"]] == ["taylor"]
@@ -201,7 +201,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
 def test_quality_is_that_of_the_network(make_bench: MakeBench) -> None:
     bench = make_bench()
     pruned = bench.prune(L1, Target("channels", 0.3, "local"), seed=0)
-    again = bench.reference.evaluate(pruned.saved.model, "again")
+    again = bench.measure.baseline.evaluate(pruned.saved.model, "again")
     assert again.record() == pruned.evaluation.record() == pruned.info["quality"]["recalibrated"]
     assert torch.equal(again.per_image, pruned.evaluation.per_image)
     raw = make_bench(recalibrate=False).prune(L1, Target("channels", 0.3, "local"), seed=0)
@@ -296,7 +296,7 @@ def test_the_effort_is_a_share_of_a_full_measurement(make_bench: MakeBench, monk
     reference = make_bench().reference
     reference._measure = MeasureOptions(latency_warmup=20, latency_runs=200, latency_seconds=10.0)
     asked = []
-    monkeypatch.setattr("bench.reference.time_networks", lambda *_, options, **__: asked.append(options))
+    monkeypatch.setattr("bench.measure.baseline.time_networks", lambda *_, options, **__: asked.append(options))
     for effort in (1.0, 0.2):
         reference.time(reference.saved.model, effort)
     assert asked == [
@@ -335,7 +335,7 @@ def test_removing_nothing_gives_the_baseline(make_bench: MakeBench, tmp_path: Pa
     save_model(tmp_path / "same.pt", pruned.saved)
     opened = load_model(tmp_path / "same.pt").model
     with torch.inference_mode():
-        assert torch.equal(opened(IMAGES), bench.reference.saved.model.eval()(IMAGES))
+        assert torch.equal(opened(IMAGES), bench.measure.baseline.saved.model.eval()(IMAGES))
     assert pruned.info["quality"]["cut"] == pruned.info["quality"]["baseline"]
     assert "recalibrated" not in pruned.info["quality"]
     assert set(pruned.info["cost"]["change"].values()) == {0.0}
@@ -384,7 +384,7 @@ def test_a_comparison(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path
     pruned = bench.prune(L1, Target("channels", 0.5, "local"), seed=0)
     path = tmp_path / "pruned.pt"
     save_model(path, pruned.saved)
-    report = bench.reference.compare(path, pruned.saved)
+    report = bench.measure.baseline.compare(path, pruned.saved)
     assert json.loads(json.dumps(report)) == report
     assert report["candidate"]["quality"] == pruned.info["quality"]["recalibrated"]
     assert report["candidate"]["cost"] == pruned.info["cost"]["after"]
@@ -401,7 +401,7 @@ def test_a_comparison(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path
     assert low <= change["miou_points"] <= high
     assert report["scoring"] == pruned.info["scoring"] == plain(PLAIN)
     known = replace(pruned.evaluation, quality=replace(pruned.evaluation.quality, miou=0.5))
-    assert bench.reference.compare(path, pruned.saved, evaluation=known)["candidate"]["quality"]["miou"] == 0.5
+    assert bench.measure.baseline.compare(path, pruned.saved, evaluation=known)["candidate"]["quality"]["miou"] == 0.5
 
 
 def test_a_baseline_alone(make_bench: MakeBench) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from bench.latency import Latency, LatencyReport
-from bench.reference import Reference
+from bench.measure.baseline import Reference
+from bench.measure.latency import Latency, LatencyReport
 
 
 def timed(share: float, baseline_ms: float = 20.0, spread: float = 0.01) -> LatencyReport:

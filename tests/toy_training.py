@@ -156,8 +156,8 @@ def main(argv: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(arguments.slow)
 
-    from bench.evaluation import evaluate_images
-    from bench.inference import Scoring
+    from bench.measure.evaluation import evaluate_images
+    from bench.measure.inference import Scoring
     from bench.models.checkpoint import load_model
     from bench.train_eval import fit
 

@@ -30,7 +30,7 @@ def outputs_seen(model: nn.Module, names: Iterable[str], see: Callable[[str, Ten
 
 
 def channels_first(layer: nn.Module, output: Tensor) -> Tensor:
-    """The output of a layer of `bench.channels.layer_axes` with its channels on axis 1 and at least one axis behind: [N, C, ...]."""
+    """A layer's output with its channels on axis 1 and at least one axis behind: [N, C, ...]."""
     is_last = isinstance(layer, (nn.Linear, nn.LayerNorm))
     maps = output.movedim(-1, 1) if is_last else output
     return maps if maps.dim() > 2 else maps.unsqueeze(-1)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench.config.values import parse_size
 from bench.datasets import dataset_class
-from bench.inference import predict
+from bench.measure.inference import predict
 from bench.metrics import ConfusionMatrix
 from bench.models import ModelSpec, build_model
 from bench.torch_utils import torchvision_compat as vision_compat  # noqa: F401 - torchmetrics imports torchvision

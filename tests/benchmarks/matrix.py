@@ -21,10 +21,10 @@ import torch
 
 from bench.budget import budget_for
 from bench.channels.groups import find_groups, prunable
-from bench.cost import measure_cost
 from bench.cost_table import CostTable
 from bench.cut import cut
 from bench.losses import segmentation_loss
+from bench.measure.cost import measure_cost
 from bench.models import MODELS, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan import make_plan

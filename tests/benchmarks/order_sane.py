@@ -23,8 +23,8 @@ import torch
 from bench.config.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
+from bench.measure.baseline import Reference
 from bench.pruners import make_pruner
-from bench.reference import Reference
 from bench.target import Goal
 from bench.training_run import train_model
 from bench.training_state import BEST

@@ -30,7 +30,7 @@ from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
 from bench.cost_table import CostTable
 from bench.cut import cut
-from bench.latency import time_networks
+from bench.measure.latency import time_networks
 from bench.models import ModelSpec, build_model
 from bench.plan import make_plan
 from bench.pruners import make_pruner

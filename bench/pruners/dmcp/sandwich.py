@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.evaluation import recalibrate
 from bench.losses import main_logits, pixel_divergence, segmentation_loss
 from bench.pruners.base import Training
 from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.search import GateOptimizer, cosine
+from bench.recover.recalibration import recalibrate
 from bench.system.console import progress, say
 from bench.system.devices import seed_everything
 from bench.torch_utils.batches import batchnorm_explained

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.boundary import BoundaryCounts
 from bench.datasets.base import Classes
-from bench.inference import PLAIN, Scoring, predict
+from bench.measure.boundary_score import BoundaryCounts
+from bench.measure.inference import PLAIN, Scoring, predict
 from bench.metrics import ConfusionMatrix, Quality
 from bench.system import processes as distributed
 from bench.system.console import progress
 from bench.system.files import plain
-from bench.torch_utils.batches import Batch, batchnorm_explained, moved, to_device
+from bench.torch_utils.batches import Batch, moved, to_device
 from bench.torch_utils.contexts import autocast, flags_kept
 
 
@@ -163,42 +163,3 @@ def _predictions(
             with torch.inference_mode():
                 found = [predict(network, images, labels.shape[-2:], scoring) for network in networks]
             yield found, labels
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> None:
-    """Re-estimates the running statistics of BatchNorm as their plain average over some batches.
-
-    Weights, training flags and momenta stay as they were, and so do the statistics of a layer that the
-    evaluation forward does not reach (an auxiliary head's). Dropout is off.
-
-    Args:
-        model: any network; without BatchNorm nothing changes. It is moved to the device.
-        batches: images [N, 3, h, w] and labels (not used).
-        device: where to run.
-
-    Raises:
-        BenchError: a BatchNorm sees a single value a channel.
-    """
-    norms = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
-    ]
-    if not norms:
-        return
-    model.to(device)
-    before = [(norm.momentum, *(buffer.clone() for buffer in norm.buffers())) for norm in norms]
-    with flags_kept(model), batchnorm_explained("--calib-batch-size"):
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's cumulative average
-            norm.train()
-        for images, _ in progress(batches, "recalibration"):
-            model(images.to(device, non_blocking=True))
-    for norm, (momentum, *buffers) in zip(norms, before, strict=True):
-        norm.momentum = momentum
-        if norm.num_batches_tracked == 0:
-            for buffer, old in zip(norm.buffers(), buffers, strict=True):
-                buffer.copy_(old)

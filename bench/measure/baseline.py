@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from bench.channels.layer_axes import widths
 from bench.config.options import DataOptions, MeasureOptions, RunOptions
-from bench.cost import measure_cost
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.errors import BenchError
-from bench.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
-from bench.inference import Scoring
-from bench.latency import LatencyReport, time_networks
-from bench.latency_mode import PLAIN_MODE, LatencyMode
-from bench.layer_costs import measure_layers
+from bench.measure.cost import measure_cost
+from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
+from bench.measure.inference import Scoring
+from bench.measure.latency import LatencyReport, time_networks
+from bench.measure.latency_mode import PLAIN_MODE, LatencyMode
+from bench.measure.layer_costs import measure_layers
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, load_model
 from bench.system.files import compressed_size, file_digest, plain
@@ -202,8 +202,8 @@ class Reference:
             latency: what `time` reported of a network of the same shape, likewise.
 
         Returns:
-            What `report.json` holds; `latency` is a `bench.latency.LatencyReport`, `layers` a list of
-            `bench.layer_costs.LayerCost`, both None where they are not wanted.
+            What `report.json` holds; `latency` is a `bench.measure.latency.LatencyReport`, `layers` a list of
+            `bench.measure.layer_costs.LayerCost`, both None where they are not wanted.
         """
         evaluation = evaluation or self.evaluate(candidate.model.to(self.device), "candidate")
         quality, cost = evaluation.record(), self.cost_of(candidate.model)

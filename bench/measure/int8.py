@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from bench.channels.layer_axes import adopt_shapes
 from bench.config.options import Int8Options, MeasureOptions
 from bench.errors import BenchError, UsageError
-from bench.latency import time_networks
+from bench.measure.baseline import Reference, file_record
+from bench.measure.latency import time_networks
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model
 from bench.models.state_dict_file import read_file
-from bench.reference import Reference, file_record
 from bench.system.files import file_digest, plain, whole_file, write_json
 from bench.system.provenance import provenance
 from bench.torch_utils.batches import Batch

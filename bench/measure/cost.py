@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.channels.layer_axes import WEIGHTED
-from bench.live_bytes import LiveBytes
+from bench.measure.activation_memory import LiveBytes
 from bench.torch_utils.dry_run import blank_image, stand_in
 
 COUNTER = "torch.utils.flop_counter"
@@ -34,7 +34,7 @@ class Cost:
         flops: 2 * macs.
         state_bytes: bytes of the tensors a checkpoint of the network stores.
         peak_activation_bytes: the most bytes that the image and all that a forward pass in evaluation mode makes of it
-            take at once; see `bench.live_bytes`.
+            take at once; see `bench.measure.activation_memory`.
         thop_macs: multiply-accumulates as thop counts them.
         thop_percent: how many percent of `macs` thop counts more.
         thop_note: one line: what makes that difference.

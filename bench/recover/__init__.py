@@ -1,0 +1,1 @@
+"""RECOVER: what helps a network after the cut."""
