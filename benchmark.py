@@ -69,7 +69,6 @@ def main(argv: list[str]) -> None:
     oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
     distill = collect(DistillOptions, arguments)
 
-    from bench.distillation import distillation_of
     from bench.iterative import check_schedule, open_workbench
     from bench.oracle import agreement_table, measure_agreement
     from bench.pipeline import open_reference
@@ -79,6 +78,7 @@ def main(argv: list[str]) -> None:
     from bench.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
     from bench.system.console import console, say
     from bench.system.files import make_folder
+    from bench.training.distillation import distillation_of
     from bench.training_run import ensure_baseline
 
     # Everything that can be wrong with the request is found before the first minute of work.

@@ -49,12 +49,12 @@ def main(argv: list[str]) -> None:
         return
     require_flags(arguments, "benchmark_dir", "baseline")
 
-    from bench.distillation import distillation_of
     from bench.errors import UsageError
     from bench.pipeline import open_reference
     from bench.report import comparison_table
     from bench.sweep import baseline_record, check_outcome, finetune_benchmark, finetune_recipe
     from bench.system.console import console, say
+    from bench.training.distillation import distillation_of
 
     recipe = finetune_recipe(collect(TrainOptions, arguments), collect(FinetuneOptions, arguments))
     if recipe is None:

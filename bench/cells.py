@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.target import KINDS, Goal
+from bench.plan.target import KINDS, Goal
 
 Row = Mapping[str, Any]
 

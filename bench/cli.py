@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from bench.config.options import CHANNEL_LIMITS, PruneOptions, default_of
 from bench.config.values import parse_settings
 from bench.errors import BenchError, UsageError, unknown_name
+from bench.plan.target import Goal
 from bench.system.console import say
-from bench.target import Goal
 
 Options = TypeVar("Options")
 

@@ -9,7 +9,7 @@ from typing import Any
 from bench.cli import Parser, chosen_goals
 from bench.config.values import parse_bytes, parse_kept, parse_latency, parse_ratio, parse_reduction, whole
 from bench.errors import UsageError
-from bench.target import Goal
+from bench.plan.target import Goal
 
 SEARCH_TOLERANCE = 0.005
 """How far off --auto-search may end, as a share of the network's parameters."""

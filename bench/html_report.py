@@ -14,7 +14,7 @@ from bench.measure.layer_costs import LAYERS_NOTE, layer_lines, layers_title
 from bench.pair_report import change_text, pair_lines, pair_title
 from bench.panels import ALONE, APART, PAIR, Panel
 from bench.pictures import NOT_SCORED
-from bench.target import Goal
+from bench.plan.target import Goal
 
 Report = Mapping[str, Any]
 

@@ -12,21 +12,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench.absorb import absorb_bias
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import PruneOptions
-from bench.distillation import distillation_of
 from bench.errors import UsageError
-from bench.family import fixed_ratios
 from bench.measure.baseline import Reference
 from bench.models.state_dict_file import tensors_digest
-from bench.plan import PruningPlan, make_plan, original_channels, renumbered
+from bench.plan.pruning_plan import PruningPlan, make_plan, original_channels, renumbered
+from bench.plan.removal_order import fixed_ratios
+from bench.plan.target import Goal, Target
 from bench.pruners.base import Method, Sparsifier
-from bench.retraining import Retraining
+from bench.recover.bias_absorption import absorb_bias
+from bench.recover.training_between_cuts import Retraining
 from bench.schedule import Schedule
 from bench.system.console import say
 from bench.system.files import plain
-from bench.target import Goal, Target
+from bench.training.distillation import distillation_of
 from bench.workbench import Workbench
 from bench.workpiece import Made, Pruned, Subject
 

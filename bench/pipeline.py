@@ -9,19 +9,19 @@ from typing import Any
 from bench.channels.groups import ChannelGroup, find_groups
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.datasets import dataset_class
-from bench.distillation import Distillation
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Reference
 from bench.measure.inference import PLAIN
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
+from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.devices import set_up
 from bench.system.files import digest, file_digest, plain, read_json, write_json
 from bench.system.run_folder import REPORT, run_folder
-from bench.target import Goal
 from bench.train_eval import fit
-from bench.training_state import BEST, LAST
+from bench.training.distillation import Distillation
+from bench.training.state import BEST, LAST
 from bench.workbench import Workbench
 
 PRUNED, INFO = "pruned_model.pt", "pruning_info.json"

@@ -15,7 +15,7 @@ from bench.pruners.base import Pruner, Training
 from bench.system.console import say
 from bench.system.files import file_digest
 from bench.system.run_folder import is_done, run_folder
-from bench.training_state import BEST, LAST
+from bench.training.state import BEST, LAST
 
 NETWORK = "network.pt"
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, Member, prunable
 from bench.errors import UsageError
-from bench.losses import pixel_divergence
-from bench.plan import PruningPlan
+from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.contexts import flags_kept
+from bench.training.losses import pixel_divergence
 
 
 def squared_error(values: Tensor, reference: Tensor) -> tuple[float, float]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from bench.cells import STAGES, Cell, Row, baseline_miou, cells, goal_of, known, last_stage, title
 from bench.control import CONTROL, gaps_to_control
 from bench.measure.latency import speedup_text
+from bench.plan.target import Goal
 from bench.summary_plot import plot_summary
 from bench.system.files import make_folder, plain, write_json, write_text
-from bench.target import Goal
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config.options import OF_EPOCHS, DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.errors import UsageError
-from bench.target import Goal, Target
+from bench.plan.target import Goal, Target
 
 # Goals that say how much goes, and those that say how much may stay in absolute terms; all others are shares to keep.
 _REMOVED, _ABSOLUTE = ("channels",), ("size",)

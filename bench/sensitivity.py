@@ -24,14 +24,14 @@ from bench.config.options import SensitivityOptions
 from bench.errors import UsageError
 from bench.heat_map import heat_map
 from bench.measure.evaluation import evaluate
-from bench.plan import PruningPlan, Scores, make_plan
+from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
+from bench.plan.target import Target
 from bench.pruners.base import Pruner
 from bench.recover.recalibration import recalibrate
 from bench.system.console import progress, say
 from bench.system.files import digest, plain, read_json, write_json, write_text
 from bench.system.provenance import provenance
 from bench.system.run_folder import run_folder
-from bench.target import Target
 from bench.torch_utils.batches import Batch
 from bench.workbench import Workbench
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from bench.config.options import FinetuneOptions, RunOptions, TrainOptions
-from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.measure.baseline import Reference
 from bench.measure.latency import device_name
@@ -31,13 +30,14 @@ from bench.pipeline import (
     prune_model,
     time_model,
 )
+from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.report import write_summary
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, read_json
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, REPORT, fail, is_done
-from bench.target import Goal
+from bench.training.distillation import Distillation
 from bench.workbench import Workbench
 
 Row = dict[str, Any]

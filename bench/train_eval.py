@@ -21,7 +21,6 @@ from torch import Tensor
 
 from bench.config.options import RunOptions, TrainOptions
 from bench.datasets.base import Classes
-from bench.distillation import Distillation
 from bench.errors import BenchError
 from bench.measure.evaluation import evaluate
 from bench.models.checkpoint import SavedModel
@@ -32,8 +31,9 @@ from bench.system.devices import seed_everything
 from bench.system.files import make_folder
 from bench.system.provenance import provenance
 from bench.torch_utils.batches import moved, to_device
-from bench.training_state import BEST, Row, run_identity
-from bench.training_step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
+from bench.training.distillation import Distillation
+from bench.training.state import BEST, Row, run_identity
+from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData

@@ -23,7 +23,7 @@ from bench.system.files import make_folder, read_json, write_json
 from bench.system.provenance import provenance
 from bench.system.run_folder import REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
-from bench.training_state import BEST, LAST, check_same_run, run_identity
+from bench.training.state import BEST, LAST, check_same_run, run_identity
 
 CONFIG = "config.json"
 

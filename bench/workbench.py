@@ -13,27 +13,27 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from bench.absorb import absorb_bias
-from bench.budget import Budget, budget_for, flat_scores
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.config.options import PruneOptions
-from bench.cost_table import CostTable
-from bench.cut import cut, fresh_network
+from bench.cut.network import cut, fresh_network
 from bench.errors import BenchError, UsageError
-from bench.family import fixed_ratios
-from bench.latency_search import Measurement, find, search_record
 from bench.measure.baseline import Reference, cost_changes
 from bench.measure.latency import LatencyReport
 from bench.models.checkpoint import SavedModel
-from bench.plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
+from bench.plan.cost_table import CostTable
+from bench.plan.latency_search import Measurement, find, search_record
+from bench.plan.macs_budget import Budget, budget_for, flat_scores
+from bench.plan.pruning_plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
+from bench.plan.removal_order import fixed_ratios
+from bench.plan.target import Goal, Target
 from bench.preparation import NETWORK, Prepared, open_prepared, prepare
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.reconstruction import Reconstruction
+from bench.recover.bias_absorption import absorb_bias
 from bench.recover.recalibration import recalibrate
 from bench.system.files import digest, make_folder, plain, whole_file
 from bench.system.provenance import provenance
 from bench.system.run_folder import is_done
-from bench.target import Goal, Target
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.workpiece import Made, Pruned, Subject

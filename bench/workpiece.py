@@ -10,7 +10,7 @@ from torch import nn
 from bench.channels.groups import ChannelGroup
 from bench.measure.evaluation import Evaluation
 from bench.models.checkpoint import Channels, SavedModel
-from bench.plan import PruningPlan
+from bench.plan.pruning_plan import PruningPlan
 from bench.preparation import Prepared
 
 

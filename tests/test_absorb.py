@@ -9,10 +9,10 @@ import torch
 import toy_networks as toys
 from torch import Tensor, nn
 
-from bench.absorb import absorb_bias
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.models import ModelSpec, build_model
-from bench.plan import PruningPlan
+from bench.plan.pruning_plan import PruningPlan
+from bench.recover.bias_absorption import absorb_bias
 
 
 class Pointwise(nn.Module):

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 import toy_networks as toys
 from torch import Tensor, nn
 
-from bench.activations import ZeroShares, zero_shares
 from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
+from bench.pruners.apoz.zero_counts import ZeroShares, zero_shares
 
 
 def batches(count: int = 2, size: tuple[int, int] = (16, 24)) -> list[tuple[Tensor, None]]:

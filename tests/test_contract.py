@@ -14,18 +14,18 @@ import torch
 import toy_networks as toys
 from torch import Tensor, nn
 
-from bench.budget import budget_for
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
-from bench.cost_table import CostTable
-from bench.losses import segmentation_loss
 from bench.measure.cost import measure_cost
 from bench.models import MODELS, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
-from bench.plan import make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.macs_budget import budget_for
+from bench.plan.pruning_plan import make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration, Pruner, Sparsifier
-from bench.target import Target
 from bench.torch_utils.sparse_weights import set_to_zero
+from bench.training.losses import segmentation_loss
 
 OUTPUTS, VOID = 12, 11
 SIZE = (64, 64)

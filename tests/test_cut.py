@@ -10,11 +10,11 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
-from bench.cut import cut
+from bench.cut.network import cut
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
-from bench.optim import Ema
-from bench.plan import PruningPlan
+from bench.plan.pruning_plan import PruningPlan
+from bench.training.optimizer import Ema
 
 
 @torch.no_grad()

@@ -12,14 +12,14 @@ from toy_training import CLASSES, TOY, ToyData, new_network, toy_distillation
 
 from bench.channels.groups import find_groups
 from bench.config.options import DistillOptions, RunOptions, TrainOptions
-from bench.cut import cut
-from bench.distillation import Distillation, distillation_of
+from bench.cut.network import cut
 from bench.errors import BenchError
-from bench.losses import distillation_loss, pixel_divergence, segmentation_loss
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
+from bench.training.distillation import Distillation, distillation_of
+from bench.training.losses import distillation_loss, pixel_divergence, segmentation_loss
 
 CPU = torch.device("cpu")
 

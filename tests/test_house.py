@@ -18,18 +18,20 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 # module or a package's __init__, `X.*` are the modules of package X. A new module takes a place here.
 FLOORS = (
     "errors system.console torch_utils.torchvision_compat torch_utils.contexts torch_utils.hooks "
-    "channels.layer_axes losses measure.activation_memory torch_utils.dry_run measure.cost target control "
-    "agreement charts cells",
+    "channels.layer_axes training.losses measure.activation_memory torch_utils.dry_run measure.cost "
+    "plan.target control agreement charts cells",
     "config.values config.options measure.latency_mode system.run_folder system.provenance system.files "
     "system.processes models.state_dict_file datasets.transforms datasets models pruners "
     "torch_utils.sparse_weights",
-    "cli flags system.devices models.checkpoint optim measure.latency channels.groups cost_table family "
-    "schedule replay datasets.* models.*",
-    "data metrics measure.boundary_score measure.inference pictures plan training_state report "
-    "pair_report summary_plot latency_text measure.layer_costs heat_map",
-    "torch_utils.batches recover.recalibration measure.evaluation activations cut absorb budget distillation",
-    "train_eval training_step retraining measure.baseline ablation reconstruction panels html_report",
-    "pruners.* latency_search",
+    "cli flags system.devices models.checkpoint cut.optimizer_state training.optimizer measure.latency "
+    "channels.groups plan.cost_table plan.removal_order schedule replay datasets.* models.*",
+    "data metrics measure.boundary_score measure.inference pictures plan.pruning_plan training.state "
+    "report pair_report summary_plot latency_text measure.layer_costs heat_map",
+    "torch_utils.batches recover.recalibration measure.evaluation pruners.apoz.zero_counts cut.network "
+    "recover.bias_absorption plan.macs_budget training.distillation",
+    "train_eval training.step recover.training_between_cuts measure.baseline ablation reconstruction "
+    "panels html_report",
+    "pruners.* plan.latency_search",
     "preparation workpiece",
     "workbench iterative",
     "pipeline training_run side_by_side sensitivity measure.int8 oracle",

@@ -23,13 +23,13 @@ from bench.measure.baseline import Reference
 from bench.measure.cost import measure_cost
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.retraining import Retraining
+from bench.recover.training_between_cuts import Retraining
 from bench.schedule import Schedule
 from bench.sweep import grid, run_benchmark
 from bench.system.files import digest
-from bench.target import Goal, Target
 from bench.workbench import Workbench
 from bench.workpiece import Pruned
 
@@ -222,14 +222,14 @@ def test_what_several_cuts_do_not_fit(
 ) -> None:
     pruner, bench = make_pruner(method, settings), make_bench(UNTRAINED)
     with pytest.raises(UsageError, match=says):
-        bench.prune(pruner, bench.target(pruner, goal), seed=0)
+        bench.prune(pruner, bench.plan.target(pruner, goal), seed=0)
     check_schedule(None, pruner, goal)
 
 
 def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench) -> None:
     bench = make_bench(UNTRAINED, **RAW)
     pruner = make_pruner("l1_global")
-    pruned = bench.prune(pruner, bench.target(pruner, Goal("params", 0.5, within=0.01)), seed=0)
+    pruned = bench.prune(pruner, bench.plan.target(pruner, Goal("params", 0.5, within=0.01)), seed=0)
     first, last = pruned.info["iterations"]
     assert (first["goal"]["within"], last["goal"]["within"]) == (None, 0.01)
     assert pruned.info["cost"]["after"]["parameters"] / pruned.info["cost"]["before"]["parameters"] == pytest.approx(
@@ -242,7 +242,7 @@ def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench)
 
 def test_pools_hold_for_every_cut(make_bench: MakeBench) -> None:
     bench = make_bench(UNTRAINED, **RAW)
-    target = replace(bench.target(L1, Goal("channels", 0.5)), scope="global")
+    target = replace(bench.plan.target(L1, Goal("channels", 0.5)), scope="global")
     names = [group.name for group in prunable(bench.channels.groups)]
     target = replace(target, pools={name: name for name in names})
     pruned = bench.prune(L1, target, seed=0)

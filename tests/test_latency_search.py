@@ -10,9 +10,9 @@ import pytest
 from toy_latency import timed
 
 from bench.errors import BenchError
-from bench.latency_search import MOST, TOLERANCE, Measurement, find, search_record
 from bench.measure.latency import LatencyReport
-from bench.target import Goal
+from bench.plan.latency_search import MOST, TOLERANCE, Measurement, find, search_record
+from bench.plan.target import Goal
 
 DENSE = 10**9
 TARGETS = (0.9, 0.75, 0.6, 0.45, 0.3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.losses import distillation_loss, pixel_divergence, segmentation_loss
+from bench.training.losses import distillation_loss, pixel_divergence, segmentation_loss
 
 IGNORE = 3
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bench.config.options import TrainOptions
-from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
+from bench.training.optimizer import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
 
 
 def test_poly_values():

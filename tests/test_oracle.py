@@ -22,13 +22,13 @@ from bench.agreement import agreement, bottom, spearman
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
 from bench.errors import UsageError
-from bench.losses import segmentation_loss
 from bench.measure.baseline import Reference
 from bench.oracle import CSV, RECORD, Oracle, measure_agreement, sampled_channels
+from bench.plan.target import Goal
 from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration
 from bench.system.files import file_digest
-from bench.target import Goal
+from bench.training.losses import segmentation_loss
 from bench.workbench import Workbench
 
 GOAL = Goal("channels", 0.3)

@@ -14,13 +14,13 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
-from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError, UsageError
-from bench.family import fixed_ratios, nearest_allowed
 from bench.measure.cost import measure_cost
 from bench.models import ModelSpec, build_model
-from bench.plan import PruningPlan, make_plan, original_channels, renumbered
-from bench.target import Target
+from bench.plan.cost_table import CostTable, Prediction
+from bench.plan.pruning_plan import PruningPlan, make_plan, original_channels, renumbered
+from bench.plan.removal_order import fixed_ratios, nearest_allowed
+from bench.plan.target import Target
 
 # The table of these is read off and checked in a second.
 SMALL = ("unet_small", "simple_segnet", "resnet18_seg", "resnet50_seg")

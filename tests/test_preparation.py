@@ -17,13 +17,13 @@ from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunO
 from bench.errors import BenchError
 from bench.measure.baseline import Reference
 from bench.models.checkpoint import load_model
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
 from bench.sensitivity import measure_sensitivity
 from bench.sweep import grid, run_benchmark
 from bench.system.files import file_digest, read_json
-from bench.target import Goal, Target
 from bench.workbench import Workbench
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)

@@ -16,11 +16,11 @@ from bench.channels.groups import find_groups
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.errors import UsageError
 from bench.measure.baseline import Reference
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.reconstruction import Reconstruction, squared_error
 from bench.sweep import row_of
 from bench.system.files import read_json
-from bench.target import Target
 from bench.workbench import RECONSTRUCTION_SEED, Workbench
 
 CPU = torch.device("cpu")

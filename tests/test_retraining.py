@@ -13,7 +13,7 @@ from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
 from bench.models.checkpoint import SavedModel
-from bench.retraining import Retraining
+from bench.recover.training_between_cuts import Retraining
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
 

@@ -8,9 +8,9 @@ import pytest
 
 from bench.config.options import DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.errors import UsageError
+from bench.plan.target import Goal, Target
 from bench.schedule import Schedule, goals, schedule_of
 from bench.system.files import plain
-from bench.target import Goal, Target
 
 
 def values(kind: str, value: float, shape: str, iterations: int = 3, dense: float = 1.0) -> list[float]:

@@ -21,16 +21,16 @@ from bench.config.options import (
     RunOptions,
     TrainOptions,
 )
-from bench.distillation import distillation_of
 from bench.errors import BenchError
 from bench.measure.baseline import Reference
 from bench.models.checkpoint import SavedModel, load_model
+from bench.plan.target import Goal
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
 from bench.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
 from bench.system.files import file_digest
-from bench.target import Goal
+from bench.training.distillation import distillation_of
 from bench.workbench import Workbench
 
 QUICK = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)

@@ -12,12 +12,12 @@ import toy_networks as toys
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.cli import chosen_goals
 from bench.config.values import parse_bytes, parse_kept, parse_latency, parse_ratios
-from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError, UsageError
 from bench.measure.cost import measure_cost
 from bench.models import ModelSpec, build_model
-from bench.plan import PruningPlan, Scores, make_plan
-from bench.target import Goal, Target
+from bench.plan.cost_table import CostTable, Prediction
+from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
+from bench.plan.target import Goal, Target
 
 NETWORKS = ("unet_small", "simple_segnet", "resnet18_seg", "resnet50_seg")
 COSTS = {"macs": "macs", "params": "parameters", "size": "bytes"}

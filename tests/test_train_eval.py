@@ -10,11 +10,11 @@ from toy_training import CLASSES, TOY, ToyData, new_network
 
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
-from bench.losses import segmentation_loss
 from bench.measure.evaluation import evaluate_both, evaluate_images
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.train_eval import evaluate, fit, recalibrate
+from bench.training.losses import segmentation_loss
 
 CPU = torch.device("cpu")
 

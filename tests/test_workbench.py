@@ -24,9 +24,9 @@ from bench.measure.cost import measure_cost
 from bench.measure.inference import PLAIN
 from bench.models.checkpoint import load_model, save_model
 from bench.pipeline import prune_model
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.system.files import file_digest, plain
-from bench.target import Goal, Target
 from bench.workbench import Pruned, Workbench
 
 IMAGES = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
@@ -234,21 +234,21 @@ def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBen
 def test_targets_of_a_method(make_bench: MakeBench) -> None:
     goal, exact = Goal("channels", 0.3), Goal("params", 0.5, within=0.01)
     bench = make_bench()
-    assert bench.target(TAYLOR, goal) == Target("channels", 0.3, "global", 0.02)
+    assert bench.plan.target(TAYLOR, goal) == Target("channels", 0.3, "global", 0.02)
     assert make_bench(min_keep=0.1).target(L1, goal) == Target("channels", 0.3, "local", 0.1)
     limits = {"max_ratio": 0.8, "round_to": 8, "ratio_of": {"head*": 0.1}}
     narrowed = make_bench(scope="isomorphic", **limits)
     assert narrowed.target(L1, Goal("size", 10**7)) == Target("size", 10**7, "isomorphic", **limits)
-    assert bench.target(TAYLOR, exact) == Target("params", 0.5, "global", within=0.01)
+    assert bench.plan.target(TAYLOR, exact) == Target("params", 0.5, "global", within=0.01)
     assert Target("params", 0.5, within=0.01).goal == exact
     with pytest.raises(UsageError, match="l1 ranks with --scope local; pass --scope global or leave it out"):
-        bench.target(L1, exact)
+        bench.plan.target(L1, exact)
 
 
 def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(make_bench: MakeBench) -> None:
     sirfp, goal = make_pruner("sirfp"), Goal("channels", 0.5)
     bench = make_bench(recalibrate=False, evaluate=False)
-    target = bench.target(sirfp, goal)
+    target = bench.plan.target(sirfp, goal)
     assert set(target.pools.values()) == {"backbone", "rest"}
     assert make_bench(scope="global").target(sirfp, goal) == Target("channels", 0.5)
     info = bench.prune(sirfp, target, seed=0).info
@@ -257,7 +257,7 @@ def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(mak
     assert whole.info["scores"] == info["scores"]
     assert whole.info["plan"]["kept"] != info["plan"]["kept"]
     with pytest.raises(UsageError, match="sirfp ranks in pools; pass --scope global"):
-        bench.target(sirfp, Goal("params", 0.5, within=0.01))
+        bench.plan.target(sirfp, Goal("params", 0.5, within=0.01))
 
 
 # --- a latency, which is measured

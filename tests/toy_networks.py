@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, prunable
-from bench.cost_table import Prediction
-from bench.cut import cut
-from bench.plan import PruningPlan, Scores
+from bench.cut.network import cut
+from bench.plan.cost_table import Prediction
+from bench.plan.pruning_plan import PruningPlan, Scores
 
 IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(5))
 

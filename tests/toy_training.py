@@ -24,10 +24,10 @@ if __name__ == "__main__":
 from bench import cli
 from bench.config.options import DistillOptions, RunOptions, TrainOptions
 from bench.datasets.base import Classes
-from bench.distillation import Distillation
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
 from bench.system import processes as distributed
+from bench.training.distillation import Distillation
 
 CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
 TOY = ModelEntry("toy_training:toy_net", "for tests")

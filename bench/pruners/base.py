@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.budget import Budget
 from bench.channels.groups import ChannelGroup
 from bench.errors import UsageError, unknown_name
 from bench.models.checkpoint import SavedModel
-from bench.plan import Scores
-from bench.target import Goal
+from bench.plan.macs_budget import Budget
+from bench.plan.pruning_plan import Scores
+from bench.plan.target import Goal
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData

@@ -24,8 +24,8 @@ from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
 from bench.pipeline import open_reference
+from bench.plan.target import Goal
 from bench.pruners import make_pruner
-from bench.target import Goal
 from bench.workbench import Workbench
 
 OUTPUTS = 12

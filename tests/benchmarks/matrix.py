@@ -19,18 +19,18 @@ from pathlib import Path
 
 import torch
 
-from bench.budget import budget_for
 from bench.channels.groups import find_groups, prunable
-from bench.cost_table import CostTable
-from bench.cut import cut
-from bench.losses import segmentation_loss
+from bench.cut.network import cut
 from bench.measure.cost import measure_cost
 from bench.models import MODELS, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
-from bench.plan import make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.macs_budget import budget_for
+from bench.plan.pruning_plan import make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.target import Target
+from bench.training.losses import segmentation_loss
 
 OUTPUTS, VOID = 12, 11
 SIZE, ODD = (64, 64), (45, 71)

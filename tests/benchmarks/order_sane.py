@@ -24,10 +24,10 @@ from bench.config.options import DataOptions, MeasureOptions, ModelOptions, Prun
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
 from bench.measure.baseline import Reference
+from bench.plan.target import Goal
 from bench.pruners import make_pruner
-from bench.target import Goal
+from bench.training.state import BEST
 from bench.training_run import train_model
-from bench.training_state import BEST
 from bench.workbench import Workbench
 
 MODELS = "simple_segnet,unet_small,deeplabv3_resnet50"

@@ -25,11 +25,11 @@ import torch
 
 from bench.channels.groups import find_groups, prunable
 from bench.config.values import parse_size
-from bench.cost_table import CostTable
-from bench.cut import cut
+from bench.cut.network import cut
 from bench.models import ModelSpec, build_model
-from bench.plan import Scores, make_plan
-from bench.target import Target
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import Scores, make_plan
+from bench.plan.target import Target
 
 Result = TypeVar("Result")
 OUTPUTS = 12

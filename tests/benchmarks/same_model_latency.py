@@ -20,14 +20,14 @@ from torch import nn
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
-from bench.cost_table import CostTable
-from bench.cut import cut
+from bench.cut.network import cut
 from bench.measure.latency import Latency, speedup_text, time_networks
 from bench.models import ModelSpec, build_model
-from bench.plan import make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.target import Target
 
 OUTPUTS, VOID = 12, 11
 CLOSE, SHARE = 0.03, 19 / 20

@@ -29,18 +29,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.budget import budget_for
 from bench.channels.groups import find_groups, layers_to_spare, prunable
 from bench.config.options import DataOptions
 from bench.config.values import parse_size
-from bench.cost_table import CostTable
 from bench.data import SegmentationData
 from bench.datasets.synthetic import draw_dataset
-from bench.losses import segmentation_loss
 from bench.models import ModelSpec, build_model
+from bench.plan.cost_table import CostTable
+from bench.plan.macs_budget import budget_for
+from bench.plan.target import Target
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration, Pruner, Sparsifier
-from bench.target import Target
+from bench.training.losses import segmentation_loss
 
 OUTPUTS, VOID = 12, 11
 PASSES = {"forward": ("sirfp", "apoz", "papm"), "backward": ("taylor", "dmcp"), "classes": ("fgp",)}

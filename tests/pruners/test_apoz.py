@@ -8,13 +8,13 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
-from bench.plan import Scores, make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import Scores, make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.apoz.papm import papm_importance, pixels_of, scaled_norm
 from bench.pruners.base import Calibration
-from bench.target import Target
 
 VOID = 3
 Batches = list[tuple[Tensor, Tensor]]

@@ -14,14 +14,14 @@ import torch
 import toy_networks as toys
 from torch import Tensor, nn
 
-from bench.budget import Budget, budget_for
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
-from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
-from bench.losses import pixel_divergence
 from bench.measure.baseline import Reference
-from bench.plan import PruningPlan, Scores, make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.macs_budget import Budget, budget_for
+from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.dmcp import sandwich, search
@@ -29,7 +29,7 @@ from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.gates import gate_layout, gates_by_rank, scores_from_width
 from bench.pruners.dmcp.pruner import first_logits, importance_order
 from bench.recover.recalibration import recalibrate
-from bench.target import Target
+from bench.training.losses import pixel_divergence
 from bench.workbench import Workbench
 
 SIZE, VOID = (16, 24), 3

@@ -12,13 +12,13 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
-from bench.plan import Scores, make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import Scores, make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.fgp.pruner import class_support, mass_score, shares, signed_means
-from bench.target import Target
 
 VOID = 3
 Batch = tuple[Tensor, Tensor]

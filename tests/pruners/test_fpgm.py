@@ -10,7 +10,7 @@ from torch.ao.pruning._experimental.pruner.FPGM_pruner import FPGMPruner
 
 from bench.channels.groups import find_groups, prunable
 from bench.errors import UsageError
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.fpgm import pruner

@@ -8,12 +8,12 @@ import toy_networks as toys
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.cost_table import CostTable
-from bench.plan import PruningPlan, Scores, make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.l1_global.pruner import global_importance
-from bench.target import Target
 
 
 def scores_of(model: nn.Module, ignore: tuple[str, ...] = ()) -> Scores:

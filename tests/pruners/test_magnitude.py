@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from bench.channels.groups import find_groups, layers_to_spare
 from bench.errors import BenchError, UsageError
 from bench.models import ModelSpec, build_model
+from bench.plan.target import Goal
 from bench.pruners import make_pruner
 from bench.pruners.magnitude.pruner import Magnitude, least_important, magnitude_importance, zero_counts
 from bench.pruners.magnitude.rules import read_rules, weights_of
-from bench.target import Goal
 
 TABLES = ("configs/magnitude_segmentation.yaml", "configs/magnitude_tokenc3_lsnet.yaml")
 

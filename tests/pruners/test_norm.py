@@ -10,12 +10,12 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.cost_table import CostTable
-from bench.plan import Scores, make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import Scores, make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.filters import filter_norm, merge_normalised
-from bench.target import Target
 
 SIZE = (16, 24)
 

@@ -14,10 +14,11 @@ from torch.nn.functional import conv2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.channels.groups import find_groups, prunable
-from bench.cost_table import CostTable
 from bench.errors import BenchError, UsageError
 from bench.models import ModelSpec, build_model
-from bench.plan import Scores, make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import Scores, make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.sirfp.redundancy import (
@@ -27,7 +28,6 @@ from bench.pruners.sirfp.redundancy import (
     matched,
     removal_scores,
 )
-from bench.target import Target
 
 VOID = 3
 Batch = tuple[Tensor, Tensor]

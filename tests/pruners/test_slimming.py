@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import TrainOptions
-from bench.cost_table import CostTable
 from bench.errors import UsageError
-from bench.plan import Scores, make_plan
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import Scores, make_plan
+from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.slimming.pruner import movement, scale_importance
-from bench.target import Target
 
 
 def scores_of(model: nn.Module) -> Scores:

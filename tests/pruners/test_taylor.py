@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.taylor.pruner import taylor_importance

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import TRACE_SIZE, ChannelGroup
 from bench.errors import BenchError, UsageError
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners.apoz.pruner import active_shares
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, rated_filters

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from bench.activations import zero_shares
 from bench.channels.groups import ChannelGroup
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
+from bench.pruners.apoz.zero_counts import zero_shares
 from bench.pruners.base import Calibration, Pruner
 from bench.system.console import say
 
@@ -22,7 +22,7 @@ from bench.system.console import say
 def active_shares(
     model: nn.Module, groups: Sequence[ChannelGroup], batches: Iterable[tuple[Tensor, Tensor | None]]
 ) -> Scores:
-    """1 - APoZ of each channel, as `bench.activations.zero_shares` counts; says which groups meet no ReLU."""
+    """1 - APoZ of each channel, as `zero_counts.zero_shares` counts; says which groups meet no ReLU."""
     zeros = zero_shares(model, groups, batches)
     if zeros.without_relu:
         say(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.budget import Budget
 from bench.channels.groups import ChannelGroup, Member
 from bench.channels.layer_axes import CONVOLUTIONS, OUT, width
+from bench.plan.macs_budget import Budget
 from bench.pruners.dmcp.gates import (
     expected_width,
     gate_layout,

@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.budget import Budget
 from bench.channels.groups import ChannelGroup
 from bench.errors import UsageError
 from bench.models.checkpoint import SavedModel
-from bench.plan import Scores
+from bench.plan.macs_budget import Budget
+from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
 from bench.pruners.dmcp.gated import Widths
 from bench.pruners.dmcp.gates import gate_layout, scores_from_width

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.losses import main_logits, pixel_divergence, segmentation_loss
 from bench.pruners.base import Training
 from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.search import GateOptimizer, cosine
@@ -18,6 +17,7 @@ from bench.recover.recalibration import recalibrate
 from bench.system.console import progress, say
 from bench.system.devices import seed_everything
 from bench.torch_utils.batches import batchnorm_explained
+from bench.training.losses import main_logits, pixel_divergence, segmentation_loss
 
 LAST_RATE = 0.16
 """The learning rate of the weights ends at this share of its start (published: from 0.5 to 0.08)."""

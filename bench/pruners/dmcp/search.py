@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
 from bench.errors import BenchError
-from bench.losses import segmentation_loss
 from bench.pruners.base import Calibration
 from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.gates import budget_loss
 from bench.system.console import progress
+from bench.training.losses import segmentation_loss
 
 
 class GateOptimizer:

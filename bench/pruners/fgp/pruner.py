@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from bench.channels.groups import ChannelGroup, Member, Producer
 from bench.errors import BenchError, UsageError
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.torch_utils.hooks import channels_first, outputs_seen
 

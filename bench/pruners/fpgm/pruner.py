@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
 from bench.errors import UsageError
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, merge_normalised, rated_filters, relative_to_mean
 

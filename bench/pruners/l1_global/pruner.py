@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, first_layer
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, rated_filters, relative_to_mean
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bench.channels.groups import ChannelGroup
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, merge_normalised, rated_filters
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.channels.groups import ChannelGroup
 from bench.errors import BenchError, UsageError
 from bench.models.backbone import in_backbone
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.sirfp.redundancy import FeatureAverages, matched, removal_scores
 from bench.torch_utils.batches import batchnorm_explained

@@ -17,12 +17,12 @@ from bench.channels.groups import ChannelGroup
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import UsageError
 from bench.models.checkpoint import SavedModel
-from bench.optim import learning_rate
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
 from bench.system.console import say
 from bench.train_eval import fit
-from bench.training_state import LAST
+from bench.training.optimizer import learning_rate
+from bench.training.state import LAST
 
 
 def scale_importance(gammas: Sequence[Tensor]) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from bench.channels.groups import ChannelGroup, Producer
 from bench.channels.layer_axes import out_filters
 from bench.errors import BenchError, UsageError
-from bench.losses import segmentation_loss
-from bench.plan import Scores
+from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
+from bench.training.losses import segmentation_loss
 
 TERMS = ("gate", "gamma")
 

@@ -24,9 +24,9 @@ import numpy as np
 from torch import Tensor
 
 from bench.channels.groups import ChannelGroup, prunable
-from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError, UsageError
-from bench.target import Target
+from bench.plan.cost_table import CostTable, Prediction
+from bench.plan.target import Target
 
 
 class Family:

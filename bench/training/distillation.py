@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.config.options import DistillOptions
-from bench.losses import distillation_loss
 from bench.torch_utils.contexts import flags_kept
+from bench.training.losses import distillation_loss
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Distillation:
             return self.teacher.eval()(images)
 
     def loss(self, output: Tensor | Mapping[str, Tensor], logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-        """The weighted `bench.losses.distillation_loss`; classes count alike whatever the weights of the labels.
+        """The weighted `distillation_loss` of `losses`; classes count alike whatever the weights of the labels.
 
         Args:
             output: of the network in training.

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from bench.channels.groups import ChannelGroup, prunable
-from bench.cost_table import CostTable
 from bench.errors import UsageError
-from bench.family import fixed_ratios
-from bench.plan import Scores, make_plan
-from bench.target import Target
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import Scores, make_plan
+from bench.plan.removal_order import fixed_ratios
+from bench.plan.target import Target
 
 
 @dataclass(frozen=True)

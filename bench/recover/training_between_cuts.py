@@ -10,15 +10,15 @@ from torch import nn
 
 from bench.channels.groups import ChannelGroup
 from bench.config.options import TrainOptions
-from bench.cut import cut
-from bench.distillation import Distillation
+from bench.cut.network import cut
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel
-from bench.plan import PruningPlan
+from bench.plan.pruning_plan import PruningPlan
 from bench.system.console import progress
 from bench.system.devices import seed_everything
 from bench.torch_utils.batches import Batch, moved, to_device
-from bench.training_step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
+from bench.training.distillation import Distillation
+from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData

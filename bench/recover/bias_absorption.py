@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import TRACE_SIZE, ChannelGroup, Member
 from bench.channels.layer_axes import OUT, width
-from bench.plan import PruningPlan
+from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.dry_run import blank_image
 
 _BATCHNORM = nn.modules.batchnorm._BatchNorm

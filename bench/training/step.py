@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.config.options import TrainOptions, require
-from bench.distillation import Distillation
-from bench.losses import segmentation_loss
 from bench.models.checkpoint import SavedModel
-from bench.optim import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
 from bench.torch_utils.batches import batchnorm_explained
 from bench.torch_utils.contexts import autocast
-from bench.training_state import TrainingState
+from bench.training.distillation import Distillation
+from bench.training.losses import segmentation_loss
+from bench.training.optimizer import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
+from bench.training.state import TrainingState
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData
@@ -37,7 +37,7 @@ def new_state(
         saved: the network, on the device.
         options: the recipe.
         device: where it is trained.
-        identity: see `bench.training_state.run_identity`.
+        identity: see `bench.training.state.run_identity`.
     """
     return TrainingState(
         saved,

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.errors import BenchError
-from bench.family import Family
 from bench.measure.latency import LatencyReport
+from bench.plan.removal_order import Family
+from bench.plan.target import Goal
 from bench.system.console import say
-from bench.target import Goal
 
 TOLERANCE = 0.02
 """The search ends this close to what is wanted."""

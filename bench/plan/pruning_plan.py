@@ -1,7 +1,7 @@
 """Which channels go: from scores and a target to the exact list of channels each group keeps.
 
-The scores and the limits of a target define a family of ever smaller networks (`bench.family`). The goal names one
-member, found by bisection on predicted costs; a latency cannot be predicted and is searched elsewhere.
+The scores and the limits of a target define an order in which channels go (`bench.plan.removal_order`), and with it ever
+smaller networks. The goal names one of them, found by bisection on predicted costs; a latency cannot be predicted and is searched elsewhere.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from bench.channels.groups import ChannelGroup, prunable
-from bench.cost_table import CostTable, Prediction
 from bench.errors import BenchError
-from bench.family import Family
-from bench.target import Target, megabytes
+from bench.plan.cost_table import CostTable, Prediction
+from bench.plan.removal_order import Family
+from bench.plan.target import Target, megabytes
 
 Scores = dict[str, Tensor]
 """Group name -> [channels] importance, larger = keep. A method's whole output."""
@@ -85,7 +85,7 @@ def make_plan(
         scores: a score for every channel of the prunable groups, of those still there if some are gone; a group
             without one stays as it is.
         table: predicts the cost of a choice.
-        target: what to reach, unless it is a latency (`bench.latency_search`). A share of the channels is never
+        target: what to reach, unless it is a latency (`bench.plan.latency_search`). A share of the channels is never
             exceeded, but by `local`, which takes the same share of every group, to the nearest number that it may
             keep. Of the two choices on either side of a share of MACs or parameters the closer one is taken, and must
             be as close as is asked; a size is never exceeded.

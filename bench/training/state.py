@@ -20,9 +20,9 @@ from torch import nn
 from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel, load_model, save_model
-from bench.optim import Ema
 from bench.system.files import plain, write_text
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
+from bench.training.optimizer import Ema
 
 BEST, LAST, METRICS = "best.pt", "last.pt", "metrics.csv"
 

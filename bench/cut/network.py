@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, group_sides
 from bench.channels.layer_axes import axes_of, keep_channels, width
+from bench.cut.optimizer_state import Slices, carry_over, cut_state
 from bench.models import ModelSpec, build_model
-from bench.optim import Slices, carry_over, cut_state
-from bench.plan import PruningPlan
+from bench.plan.pruning_plan import PruningPlan
 
 
 def fresh_network(spec: ModelSpec, plan: PruningPlan, seed: int) -> nn.Module:
@@ -38,7 +38,8 @@ def cut(
     """Cuts a network in place; each side of each layer is sliced once.
 
     The groups describe the network before the cut and do not fit it afterwards. What was narrowed has new parameters,
-    without gradients. A moving average of the weights (`bench.optim.Ema`) is a network and is cut by the same plan.
+    without gradients. A moving average of the weights (`bench.training.optimizer.Ema`) is a network and is cut by the
+    same plan.
 
     Args:
         model: the network the groups were found in.

@@ -1,0 +1,1 @@
+"""CUT: removing the channels a plan does not keep."""

@@ -1,0 +1,1 @@
+"""PLAN: from scores and a target to the channels each group keeps."""

@@ -1,0 +1,1 @@
+"""Training: losses, optimizer, a step, the state of a run, distillation."""
