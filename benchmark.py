@@ -69,12 +69,12 @@ def main(argv: list[str]) -> None:
     oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
     distill = collect(DistillOptions, arguments)
 
-    from bench.iterative import check_schedule, open_workbench
+    from bench.engine.cut_schedule import schedule_of
+    from bench.engine.iterative import check_schedule, open_workbench
     from bench.oracle import agreement_table, measure_agreement
     from bench.pipeline import open_reference
     from bench.pruners import make_pruners
     from bench.report import comparison_table
-    from bench.schedule import schedule_of
     from bench.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
     from bench.system.console import console, say
     from bench.system.files import make_folder

@@ -84,12 +84,12 @@ def main(argv: list[str]) -> None:
     else:
         goal = goal_of(arguments)
 
-    from bench.iterative import check_schedule, open_workbench
+    from bench.engine.cut_schedule import schedule_of
+    from bench.engine.iterative import check_schedule, open_workbench
     from bench.pair_report import pruning_lines
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
     from bench.pruners.base import Sparsifier
-    from bench.schedule import schedule_of
     from bench.sensitivity import measure_sensitivity
     from bench.system.console import say
     from bench.system.files import make_folder

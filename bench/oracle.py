@@ -22,13 +22,13 @@ from bench.ablation import Ablation, Removal
 from bench.agreement import Importances, agreement, bottom, ceiling, count_of, gain, overlap_error
 from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import OracleOptions
+from bench.engine.session import Workbench
 from bench.errors import BenchError, UsageError
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, write_json, write_text
 from bench.system.provenance import provenance
-from bench.workbench import Workbench
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,6 +9,7 @@ from typing import Any
 from bench.channels.groups import ChannelGroup, find_groups
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
 from bench.datasets import dataset_class
+from bench.engine.session import Workbench
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Reference
 from bench.measure.inference import PLAIN
@@ -22,7 +23,6 @@ from bench.system.run_folder import REPORT, run_folder
 from bench.train_eval import fit
 from bench.training.distillation import Distillation
 from bench.training.state import BEST, LAST
-from bench.workbench import Workbench
 
 PRUNED, INFO = "pruned_model.pt", "pruning_info.json"
 FINETUNED, FINETUNED_REPORT = "finetuned_model.pt", "finetuned_report.json"

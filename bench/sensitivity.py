@@ -21,6 +21,7 @@ from torch import nn
 
 from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import SensitivityOptions
+from bench.engine.session import Workbench
 from bench.errors import UsageError
 from bench.heat_map import heat_map
 from bench.measure.evaluation import evaluate
@@ -33,7 +34,6 @@ from bench.system.files import digest, plain, read_json, write_json, write_text
 from bench.system.provenance import provenance
 from bench.system.run_folder import run_folder
 from bench.torch_utils.batches import Batch
-from bench.workbench import Workbench
 
 FORMAT = "sensitivity/1"
 CSV, RECORD, PICTURE, RATIOS = "sensitivity.csv", "sensitivity.json", "sensitivity.png", "sensitivity_ratios.yaml"

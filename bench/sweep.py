@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bench.config.options import FinetuneOptions, RunOptions, TrainOptions
+from bench.engine.session import Workbench
 from bench.errors import BenchError
 from bench.measure.baseline import Reference
 from bench.measure.latency import device_name
@@ -38,7 +39,6 @@ from bench.system.files import digest, make_folder, plain, read_json
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
-from bench.workbench import Workbench
 
 Row = dict[str, Any]
 

@@ -24,16 +24,16 @@ FLOORS = (
     "system.processes models.state_dict_file datasets.transforms datasets models pruners "
     "torch_utils.sparse_weights",
     "cli flags system.devices models.checkpoint cut.optimizer_state training.optimizer measure.latency "
-    "channels.groups plan.cost_table plan.removal_order schedule replay datasets.* models.*",
+    "channels.groups plan.cost_table plan.removal_order engine.cut_schedule replay datasets.* models.*",
     "data metrics measure.boundary_score measure.inference pictures plan.pruning_plan training.state "
     "report pair_report summary_plot latency_text measure.layer_costs heat_map",
     "torch_utils.batches recover.recalibration measure.evaluation pruners.apoz.zero_counts cut.network "
     "recover.bias_absorption plan.macs_budget training.distillation",
-    "train_eval training.step recover.training_between_cuts measure.baseline ablation reconstruction "
+    "train_eval training.step recover.training_between_cuts measure.baseline ablation engine.output_error "
     "panels html_report",
     "pruners.* plan.latency_search",
-    "preparation workpiece",
-    "workbench iterative",
+    "engine.method_training engine.results",
+    "engine.session engine.iterative",
     "pipeline training_run side_by_side sensitivity measure.int8 oracle",
     "sweep",
 )

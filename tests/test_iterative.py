@@ -17,8 +17,11 @@ from torch import nn
 
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
+from bench.engine.cut_schedule import Schedule
+from bench.engine.iterative import check_schedule, open_workbench
+from bench.engine.results import Pruned
+from bench.engine.session import Workbench
 from bench.errors import BenchError, UsageError
-from bench.iterative import check_schedule, open_workbench
 from bench.measure.baseline import Reference
 from bench.measure.cost import measure_cost
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
@@ -27,11 +30,8 @@ from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.recover.training_between_cuts import Retraining
-from bench.schedule import Schedule
 from bench.sweep import grid, run_benchmark
 from bench.system.files import digest
-from bench.workbench import Workbench
-from bench.workpiece import Pruned
 
 OPTIONS = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
 RECIPE = TrainOptions(batch_size=2, lr=0.01)

@@ -21,6 +21,7 @@ from bench.ablation import Ablation
 from bench.agreement import agreement, bottom, spearman
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
+from bench.engine.session import Workbench
 from bench.errors import UsageError
 from bench.measure.baseline import Reference
 from bench.oracle import CSV, RECORD, Oracle, measure_agreement, sampled_channels
@@ -29,7 +30,6 @@ from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration
 from bench.system.files import file_digest
 from bench.training.losses import segmentation_loss
-from bench.workbench import Workbench
 
 GOAL = Goal("channels", 0.3)
 OPTIONS = OracleOptions(oracle_images=3, oracle_units=4, oracle_ratios=[0.25, 0.5])

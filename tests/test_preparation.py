@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import train_eval
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions, TrainOptions
+from bench.engine.session import Workbench
 from bench.errors import BenchError
 from bench.measure.baseline import Reference
 from bench.models.checkpoint import load_model
@@ -24,7 +25,6 @@ from bench.pruners.slimming import pruner as slimming_pruner
 from bench.sensitivity import measure_sensitivity
 from bench.sweep import grid, run_benchmark
 from bench.system.files import file_digest, read_json
-from bench.workbench import Workbench
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
 SPARSE = {"sparse_epochs": 2, "sparse_batch_size": 4, "sparsity_lambda": 0.05, "sparse_lr": 0.05}

@@ -14,14 +14,14 @@ from torch.nn.functional import kl_div, mse_loss
 
 from bench.channels.groups import find_groups
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.engine.output_error import Reconstruction, squared_error
+from bench.engine.session import RECONSTRUCTION_SEED, Workbench
 from bench.errors import UsageError
 from bench.measure.baseline import Reference
 from bench.plan.target import Target
 from bench.pruners import make_pruner
-from bench.reconstruction import Reconstruction, squared_error
 from bench.sweep import row_of
 from bench.system.files import read_json
-from bench.workbench import RECONSTRUCTION_SEED, Workbench
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(3, 3, 16, 24, generator=torch.Generator().manual_seed(8))

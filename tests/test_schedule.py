@@ -7,9 +7,9 @@ import json
 import pytest
 
 from bench.config.options import DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
+from bench.engine.cut_schedule import Schedule, goals, schedule_of
 from bench.errors import UsageError
 from bench.plan.target import Goal, Target
-from bench.schedule import Schedule, goals, schedule_of
 from bench.system.files import plain
 
 

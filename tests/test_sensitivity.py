@@ -17,6 +17,7 @@ from PIL import Image
 from bench import sensitivity
 from bench.channels.groups import prunable
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
+from bench.engine.session import Workbench
 from bench.errors import UsageError
 from bench.heat_map import heat_map
 from bench.measure.baseline import Reference
@@ -28,7 +29,6 @@ from bench.pruners import make_pruner
 from bench.recover.recalibration import recalibrate
 from bench.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated
 from bench.system.files import file_digest
-from bench.workbench import Workbench
 
 PLAIN = PruneOptions(recalibrate=False, calib_batch_size=4, recalibration_images=4)
 TRIED = SensitivityOptions(sensitivity_ratios=[0.5, 0.0], sensitivity_images=4)

@@ -21,6 +21,7 @@ from bench.config.options import (
     RunOptions,
     TrainOptions,
 )
+from bench.engine.session import Workbench
 from bench.errors import BenchError
 from bench.measure.baseline import Reference
 from bench.models.checkpoint import SavedModel, load_model
@@ -31,7 +32,6 @@ from bench.pruners.taylor.pruner import Taylor
 from bench.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
 from bench.system.files import file_digest
 from bench.training.distillation import distillation_of
-from bench.workbench import Workbench
 
 QUICK = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
 UNTIMED = MeasureOptions(latency=False)

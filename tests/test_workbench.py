@@ -18,6 +18,7 @@ from torch import Tensor
 from toy_latency import time_by_macs
 
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.engine.session import Pruned, Workbench
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Reference
 from bench.measure.cost import measure_cost
@@ -27,7 +28,6 @@ from bench.pipeline import prune_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.system.files import file_digest, plain
-from bench.workbench import Pruned, Workbench
 
 IMAGES = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)

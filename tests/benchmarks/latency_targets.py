@@ -20,13 +20,13 @@ import torch
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
+from bench.engine.session import Workbench
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
 from bench.pipeline import open_reference
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
-from bench.workbench import Workbench
 
 OUTPUTS = 12
 

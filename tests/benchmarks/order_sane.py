@@ -23,12 +23,12 @@ import torch
 from bench.config.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
+from bench.engine.session import Workbench
 from bench.measure.baseline import Reference
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
 from bench.training.state import BEST
 from bench.training_run import train_model
-from bench.workbench import Workbench
 
 MODELS = "simple_segnet,unet_small,deeplabv3_resnet50"
 MOST_POINTS = 3.0

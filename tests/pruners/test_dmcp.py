@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.engine.session import Workbench
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Reference
 from bench.plan.cost_table import CostTable
@@ -30,7 +31,6 @@ from bench.pruners.dmcp.gates import gate_layout, gates_by_rank, scores_from_wid
 from bench.pruners.dmcp.pruner import first_logits, importance_order
 from bench.recover.recalibration import recalibrate
 from bench.training.losses import pixel_divergence
-from bench.workbench import Workbench
 
 SIZE, VOID = (16, 24), 3
 CPU = torch.device("cpu")

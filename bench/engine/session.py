@@ -16,6 +16,9 @@ from torch import nn
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.config.options import PruneOptions
 from bench.cut.network import cut, fresh_network
+from bench.engine.method_training import NETWORK, Prepared, open_prepared, prepare
+from bench.engine.output_error import Reconstruction
+from bench.engine.results import Made, Pruned, Subject
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Reference, cost_changes
 from bench.measure.latency import LatencyReport
@@ -26,9 +29,7 @@ from bench.plan.macs_budget import Budget, budget_for, flat_scores
 from bench.plan.pruning_plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
 from bench.plan.removal_order import fixed_ratios
 from bench.plan.target import Goal, Target
-from bench.preparation import NETWORK, Prepared, open_prepared, prepare
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
-from bench.reconstruction import Reconstruction
 from bench.recover.bias_absorption import absorb_bias
 from bench.recover.recalibration import recalibrate
 from bench.system.files import digest, make_folder, plain, whole_file
@@ -36,7 +37,6 @@ from bench.system.provenance import provenance
 from bench.system.run_folder import is_done
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
-from bench.workpiece import Made, Pruned, Subject
 
 Result = TypeVar("Result")
 

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from bench.channels.groups import ChannelGroup
+from bench.engine.method_training import Prepared
 from bench.measure.evaluation import Evaluation
 from bench.models.checkpoint import Channels, SavedModel
 from bench.plan.pruning_plan import PruningPlan
-from bench.preparation import Prepared
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from typing import Any
 
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import PruneOptions
+from bench.engine.cut_schedule import Schedule
+from bench.engine.results import Made, Pruned, Subject
+from bench.engine.session import Workbench
 from bench.errors import UsageError
 from bench.measure.baseline import Reference
 from bench.models.state_dict_file import tensors_digest
@@ -23,12 +26,9 @@ from bench.plan.target import Goal, Target
 from bench.pruners.base import Method, Sparsifier
 from bench.recover.bias_absorption import absorb_bias
 from bench.recover.training_between_cuts import Retraining
-from bench.schedule import Schedule
 from bench.system.console import say
 from bench.system.files import plain
 from bench.training.distillation import distillation_of
-from bench.workbench import Workbench
-from bench.workpiece import Made, Pruned, Subject
 
 
 def open_workbench(
