@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
 
     from bench.engine.cut_schedule import schedule_of
     from bench.engine.iterative import check_schedule, open_workbench
-    from bench.oracle import agreement_table, measure_agreement
+    from bench.oracle.compare_scores import agreement_table, measure_agreement
     from bench.pipeline import open_reference
     from bench.pruners import make_pruners
     from bench.report import comparison_table

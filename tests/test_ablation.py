@@ -11,11 +11,11 @@ import toy_networks as toys
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench import ablation
-from bench.ablation import Ablation, full_precision, loss_sums
 from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
+from bench.oracle import ablation
+from bench.oracle.ablation import Ablation, full_precision, loss_sums
 from bench.system.files import read_json
 from bench.torch_utils.batches import Batch
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.agreement import (
+from bench.oracle.agreement import (
     above_chance,
     agreement,
     bottom,

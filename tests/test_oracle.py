@@ -16,15 +16,15 @@ from conftest import Outcome
 from torch import nn
 from toy_training import CLASSES, ToyData
 
-from bench import ablation
-from bench.ablation import Ablation
-from bench.agreement import agreement, bottom, spearman
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
 from bench.engine.session import Workbench
 from bench.errors import UsageError
 from bench.measure.baseline import Reference
-from bench.oracle import CSV, RECORD, Oracle, measure_agreement, sampled_channels
+from bench.oracle import ablation
+from bench.oracle.ablation import Ablation
+from bench.oracle.agreement import agreement, bottom, spearman
+from bench.oracle.compare_scores import CSV, RECORD, Oracle, measure_agreement, sampled_channels
 from bench.plan.target import Goal
 from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration

@@ -10,11 +10,11 @@ import toy_networks as toys
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.ablation import switched_off
 from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
-from bench.replay import Replay
+from bench.oracle.ablation import switched_off
+from bench.oracle.incremental_forward import Replay
 
 
 class Dense(nn.Module):

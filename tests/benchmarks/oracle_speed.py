@@ -6,7 +6,7 @@
 
 The same units (channels), at most `--units` a group, are removed on the same images in three ways:
 
-* `oracle`: `bench.ablation`, as `benchmark.py --oracle` runs it: the recording, then only what differs from it, several
+* `oracle`: `bench.oracle.ablation`, as `benchmark.py --oracle` runs it: the recording, then only what differs from it, several
   units at once. With few units a group the recording weighs more than in use, where there are 32.
 * `gate`: a loop over the units, each closed by hooks; whole forward passes over the images, `--batch-size` at a time.
 * `cut`: a loop over the units; each is cut out of a copy of the network, which runs over the same batches.
@@ -32,11 +32,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.ablation import Ablation, Removal, loss_sums, switched_off
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.config.values import parse_size
 from bench.models import ModelSpec, build_model
-from bench.oracle import sampled_channels
+from bench.oracle.ablation import Ablation, Removal, loss_sums, switched_off
+from bench.oracle.compare_scores import sampled_channels
 from bench.torch_utils.batches import Batch
 from tests.toy_networks import cut_copy, plan_keeping, settled
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
 from bench.errors import BenchError
-from bench.replay import Replay
+from bench.oracle.incremental_forward import Replay
 from bench.system.console import progress
 from bench.system.files import make_folder, read_json, write_json
 from bench.torch_utils.batches import Batch

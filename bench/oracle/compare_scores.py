@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.ablation import Ablation, Removal
-from bench.agreement import Importances, agreement, bottom, ceiling, count_of, gain, overlap_error
 from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import OracleOptions
 from bench.engine.session import Workbench
 from bench.errors import BenchError, UsageError
+from bench.oracle.ablation import Ablation, Removal
+from bench.oracle.agreement import Importances, agreement, bottom, ceiling, count_of, gain, overlap_error
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.console import say

@@ -1,0 +1,1 @@
+"""What single channels are really worth, and which scores know it."""
