@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     from bench.oracle.compare_scores import agreement_table, measure_agreement
     from bench.pipeline import open_reference
     from bench.pruners import make_pruners
-    from bench.report import comparison_table
+    from bench.report.summary import comparison_table
     from bench.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
     from bench.system.console import console, say
     from bench.system.files import make_folder

@@ -65,8 +65,8 @@ def main(argv: list[str]) -> None:
 
     from bench.measure.int8 import measure_int8
     from bench.measure.layer_costs import layers_table
-    from bench.pair_report import int8_line, pair_table
     from bench.pipeline import open_reference
+    from bench.report.text import int8_line, pair_table
     from bench.side_by_side import draw_pair, evaluate_pair, write_predictions
     from bench.system.console import console, say
 

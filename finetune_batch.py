@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
 
     from bench.errors import UsageError
     from bench.pipeline import open_reference
-    from bench.report import comparison_table
+    from bench.report.summary import comparison_table
     from bench.sweep import baseline_record, check_outcome, finetune_benchmark, finetune_recipe
     from bench.system.console import console, say
     from bench.training.distillation import distillation_of

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
         return
     if arguments.list_groups:
         from bench.pipeline import groups_of
-        from bench.report import groups_table
+        from bench.report.summary import groups_table
         from bench.system.console import console
 
         choice = collect(PruneOptions, arguments)
@@ -86,10 +86,10 @@ def main(argv: list[str]) -> None:
 
     from bench.engine.cut_schedule import schedule_of
     from bench.engine.iterative import check_schedule, open_workbench
-    from bench.pair_report import pruning_lines
     from bench.pipeline import open_reference, prune_model
     from bench.pruners import make_pruner
     from bench.pruners.base import Sparsifier
+    from bench.report.text import pruning_lines
     from bench.sensitivity import measure_sensitivity
     from bench.system.console import say
     from bench.system.files import make_folder

@@ -23,12 +23,12 @@ from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import SensitivityOptions
 from bench.engine.session import Workbench
 from bench.errors import UsageError
-from bench.heat_map import heat_map
 from bench.measure.evaluation import evaluate
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
 from bench.plan.target import Target
 from bench.pruners.base import Pruner
 from bench.recover.recalibration import recalibrate
+from bench.report.heat_map import heat_map
 from bench.system.console import progress, say
 from bench.system.files import digest, plain, read_json, write_json, write_text
 from bench.system.provenance import provenance

@@ -10,11 +10,11 @@ import numpy as np
 
 from bench.config.options import PageOptions
 from bench.errors import BenchError, UsageError
-from bench.html_report import html_page
 from bench.measure.baseline import Reference
 from bench.models.checkpoint import SavedModel, load_model
-from bench.panels import panels_of, segment
-from bench.pictures import prediction_picture, write_ids
+from bench.report.disagreement_panels import panels_of, segment
+from bench.report.html_page import html_page
+from bench.report.label_pictures import prediction_picture, write_ids
 from bench.system.files import make_folder, write_json, write_text
 
 

@@ -33,7 +33,7 @@ from bench.pipeline import (
 )
 from bench.plan.target import Goal
 from bench.pruners.base import Method
-from bench.report import write_summary
+from bench.report.summary import write_summary
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, read_json
 from bench.system.provenance import provenance

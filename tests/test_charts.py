@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.charts import WIDTH, bar_chart, strip_chart
+from bench.report.svg_charts import WIDTH, bar_chart, strip_chart
 
 
 def parsed(chart: str) -> ElementTree.Element:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bench.control import gaps_to_control
+from bench.report.versus_random import gaps_to_control
 
 
 def row(method: str, seed: int, miou: float | None, ratio: float = 0.3, macs: float = 0.5, **changes) -> dict:

@@ -19,19 +19,20 @@ SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py
 FLOORS = (
     "errors system.console torch_utils.torchvision_compat torch_utils.contexts torch_utils.hooks "
     "channels.layer_axes training.losses measure.activation_memory torch_utils.dry_run measure.cost "
-    "plan.target control oracle.agreement charts cells",
+    "plan.target report.versus_random oracle.agreement report.svg_charts report.comparison_rows",
     "config.values config.options measure.latency_mode system.run_folder system.provenance system.files "
     "system.processes models.state_dict_file datasets.transforms datasets models pruners "
     "torch_utils.sparse_weights",
     "cli flags system.devices models.checkpoint cut.optimizer_state training.optimizer measure.latency "
     "channels.groups plan.cost_table plan.removal_order engine.cut_schedule oracle.incremental_forward "
     "datasets.* models.*",
-    "data metrics measure.boundary_score measure.inference pictures plan.pruning_plan training.state "
-    "report pair_report summary_plot latency_text measure.layer_costs heat_map",
+    "data metrics measure.boundary_score measure.inference report.label_pictures plan.pruning_plan "
+    "training.state report.summary report.text report.summary_plot report.latency_text "
+    "measure.layer_costs report.heat_map",
     "torch_utils.batches recover.recalibration measure.evaluation pruners.apoz.zero_counts cut.network "
     "recover.bias_absorption plan.macs_budget training.distillation",
     "train_eval training.step recover.training_between_cuts measure.baseline oracle.ablation "
-    "engine.output_error panels html_report",
+    "engine.output_error report.disagreement_panels report.html_page",
     "pruners.* plan.latency_search",
     "engine.method_training engine.results",
     "engine.session engine.iterative",

@@ -16,8 +16,8 @@ from conftest import ROOT
 from records import SCHEMAS, faults, validator
 
 from bench.datasets.camvid import CamVid
-from bench.html_report import html_page
-from bench.panels import PAIR, Panel
+from bench.report.disagreement_panels import PAIR, Panel
+from bench.report.html_page import html_page
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 

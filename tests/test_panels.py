@@ -13,7 +13,7 @@ from torch import nn
 from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.datasets.base import Classes
 from bench.measure.baseline import Reference
-from bench.panels import ALONE, PAIR, Panel, make_panel, panels_of, segment, verdicts
+from bench.report.disagreement_panels import ALONE, PAIR, Panel, make_panel, panels_of, segment, verdicts
 
 TWO = Classes(names=("sky", "road"), palette=((10, 20, 200), (200, 100, 50)), outputs=3, ignore_index=2)
 

@@ -12,13 +12,13 @@ import toy_networks as toys
 from PIL import Image
 from rich.console import Console
 
-from bench.cells import cells
 from bench.channels.groups import find_groups
 from bench.datasets.base import Classes
 from bench.errors import BenchError
-from bench.pair_report import pair_table
-from bench.pictures import PANEL_WIDTH, prediction_picture, write_ids
-from bench.report import COLUMNS, comparison_table, groups_table, write_summary
+from bench.report.comparison_rows import cells
+from bench.report.label_pictures import PANEL_WIDTH, prediction_picture, write_ids
+from bench.report.summary import COLUMNS, comparison_table, groups_table, write_summary
+from bench.report.text import pair_table
 
 BASELINE = {
     "model": "resnet18_seg",

@@ -19,7 +19,6 @@ from bench.channels.groups import prunable
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
 from bench.engine.session import Workbench
 from bench.errors import UsageError
-from bench.heat_map import heat_map
 from bench.measure.baseline import Reference
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import evaluate
@@ -27,6 +26,7 @@ from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
 from bench.recover.recalibration import recalibrate
+from bench.report.heat_map import heat_map
 from bench.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated
 from bench.system.files import file_digest
 

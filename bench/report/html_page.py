@@ -7,14 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bench.charts import bar_chart, strip_chart
 from bench.datasets.base import Classes
 from bench.measure.latency import speedup_text
 from bench.measure.layer_costs import LAYERS_NOTE, layer_lines, layers_title
-from bench.pair_report import change_text, pair_lines, pair_title
-from bench.panels import ALONE, APART, PAIR, Panel
-from bench.pictures import NOT_SCORED
 from bench.plan.target import Goal
+from bench.report.disagreement_panels import ALONE, APART, PAIR, Panel
+from bench.report.label_pictures import NOT_SCORED
+from bench.report.svg_charts import bar_chart, strip_chart
+from bench.report.text import change_text, pair_lines, pair_title
 
 Report = Mapping[str, Any]
 

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import Row, title
-from bench.latency_text import latency_conditions, latency_lines
 from bench.measure.latency import speedup_text
+from bench.report.comparison_rows import Row, title
+from bench.report.latency_text import latency_conditions, latency_lines
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,6 +1,6 @@
 """What a comparison of methods says: a table for the console, a summary in four formats.
 
-JSON and CSV keep the rows (`bench.cells`) as they are; the tables and the plot show one line for each (method, goal),
+JSON and CSV keep the rows (`bench.report.comparison_rows`) as they are; the tables and the plot show one line for each (method, goal),
 as mean ± standard deviation over the seeds.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cells import STAGES, Cell, Row, baseline_miou, cells, goal_of, known, last_stage, title
-from bench.control import CONTROL, gaps_to_control
 from bench.measure.latency import speedup_text
 from bench.plan.target import Goal
-from bench.summary_plot import plot_summary
+from bench.report.comparison_rows import STAGES, Cell, Row, baseline_miou, cells, goal_of, known, last_stage, title
+from bench.report.summary_plot import plot_summary
+from bench.report.versus_random import CONTROL, gaps_to_control
 from bench.system.files import make_folder, plain, write_json, write_text
 
 if TYPE_CHECKING:

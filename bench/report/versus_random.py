@@ -50,7 +50,7 @@ def gaps_to_control(rows: Sequence[Mapping[str, Any]], stage: str) -> list[Gap]:
     """Every method's gap to the random control.
 
     Args:
-        rows: one a job, see `bench.cells`.
+        rows: one a job, see `bench.report.comparison_rows`.
         stage: which mIoU, such as `miou_finetuned`.
 
     Returns:

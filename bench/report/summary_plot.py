@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cells import STAGES, Row, baseline_miou, cells, last_stage, title
+from bench.report.comparison_rows import STAGES, Row, baseline_miou, cells, last_stage, title
 from bench.system.files import whole_file
 
 # Okabe and Ito's colours, without the yellow that a white page swallows, told apart by the colour-blind too.

@@ -16,7 +16,7 @@ from bench.datasets.base import Classes
 from bench.datasets.transforms import prepare
 from bench.measure.baseline import Reference
 from bench.measure.inference import predict
-from bench.pictures import NOT_SCORED, indexed
+from bench.report.label_pictures import NOT_SCORED, indexed
 
 # Okabe and Ito's colours where something is lost or won, told apart by the colour-blind too.
 ALONE = {"right": (228, 228, 228), "wrong": (213, 94, 0), "not scored": NOT_SCORED}
