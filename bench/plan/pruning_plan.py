@@ -1,7 +1,8 @@
 """Which channels go: from scores and a target to the exact list of channels each group keeps.
 
-The scores and the limits of a target define an order in which channels go (`bench.plan.removal_order`), and with it ever
-smaller networks. The goal names one of them, found by bisection on predicted costs; a latency cannot be predicted and is searched elsewhere.
+The scores and the limits of a target define an order in which channels go (`bench.plan.removal_order`), and with it
+ever smaller networks. The goal names one of them, found by bisection on predicted costs; a latency cannot be predicted
+and is searched elsewhere.
 """
 
 from __future__ import annotations

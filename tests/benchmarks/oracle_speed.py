@@ -6,8 +6,8 @@
 
 The same units (channels), at most `--units` a group, are removed on the same images in three ways:
 
-* `oracle`: `bench.oracle.ablation`, as `benchmark.py --oracle` runs it: the recording, then only what differs from it, several
-  units at once. With few units a group the recording weighs more than in use, where there are 32.
+* `oracle`: `bench.oracle.ablation`, as `benchmark.py --oracle` runs it: the recording, then only what differs from it,
+  several units at once. With few units a group the recording weighs more than in use, where there are 32.
 * `gate`: a loop over the units, each closed by hooks; whole forward passes over the images, `--batch-size` at a time.
 * `cut`: a loop over the units; each is cut out of a copy of the network, which runs over the same batches.
 
