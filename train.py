@@ -8,59 +8,8 @@ Several processes: torchrun --nproc_per_node N train.py ...
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bench.cli import Parser, collect, run
-from bench.config.options import TIMING, DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
-from bench.errors import UsageError
-from bench.system.console import say
-
-
-def build_parser() -> Parser:
-    """The command line of train.py."""
-    parser = Parser("train.py", "Trains a segmentation network; best.pt, last.pt and report.json go to --save.")
-    files = parser.add_argument_group("files")
-    files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the run (required)")
-    files.add_argument("--ckpt", metavar="FILE", help="weights to start from, dense or pruned")
-    files.add_argument(
-        "--resume", action="store_true", help="go on with the run in --save after its last finished epoch"
-    )
-    files.add_argument("--overwrite", action="store_true", help="replace the run in --save")
-    parser.add_options("data", DataOptions)
-    parser.add_options("network", ModelOptions)
-    parser.add_argument("--list-models", action="store_true", help="name the networks and exit")
-    parser.add_options("training", TrainOptions)
-    parser.add_options("scoring", MeasureOptions, skip=TIMING)
-    parser.add_options("run", RunOptions)
-    return parser
-
-
-def main(argv: list[str]) -> None:
-    """Parses the command line and trains."""
-    arguments = build_parser().parse(argv)
-    if arguments.list_models:
-        from bench.models import MODELS
-
-        for name, entry in MODELS.items():
-            say(f"{name:22} {entry.summary}")
-        return
-    if arguments.save is None:
-        raise UsageError("--save DIR is missing; it names the folder of the run")
-
-    from bench.training_run import train_model
-
-    train_model(
-        collect(DataOptions, arguments),
-        collect(ModelOptions, arguments),
-        collect(TrainOptions, arguments),
-        collect(RunOptions, arguments),
-        collect(MeasureOptions, arguments),
-        Path(arguments.save),
-        checkpoint=Path(arguments.ckpt) if arguments.ckpt else None,
-        resume=arguments.resume,
-        overwrite=arguments.overwrite,
-    )
-
+from bench.cli.parser import run
+from bench.commands.train import main
 
 if __name__ == "__main__":
     run(main)

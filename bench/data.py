@@ -22,11 +22,9 @@ from bench.datasets import dataset_class, transforms
 from bench.datasets.base import Dataset, image_size, read_image
 from bench.errors import BenchError
 from bench.system.console import progress
+from bench.torch_utils.batches import Batch
 
 Size = tuple[int, int]
-Batch = tuple[Tensor, Tensor]
-"""Images float32 [N, 3, h, w] and labels int64 [N, H, W]."""
-
 Key = tuple[int, int]
 """(epoch, index) of a sample."""
 

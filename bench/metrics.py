@@ -19,13 +19,27 @@ from torch import Tensor
 
 from bench.datasets.base import Classes
 from bench.errors import BenchError
-from bench.measure.boundary_score import BoundaryScore
-from bench.system import processes as distributed
+from bench.system import processes
 
 Interval = tuple[float, float]
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class BoundaryScore:
+    """How well outlines are found; shares in [0, 1].
+
+    Attributes:
+        width: the tolerance: pixels of the label, below 1 a share of its diagonal.
+        f_score: mean over the classes that have one.
+        by_class: F-score by class name; nan for a class without an outline in both labels and predictions.
+    """
+
+    width: float
+    f_score: float
+    by_class: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ class ConfusionMatrix:
 
     def gather(self) -> None:
         """Takes in the images of the other processes, in the order of the data set."""
-        self._images = [distributed.in_order(self.per_image)]
+        self._images = [processes.in_order(self.per_image)]
 
     def quality(self) -> Quality:
         """Reads the metrics off the counts."""

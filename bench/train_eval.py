@@ -25,14 +25,15 @@ from bench.errors import BenchError
 from bench.measure.evaluation import evaluate
 from bench.models.checkpoint import SavedModel
 from bench.recover.recalibration import recalibrate
-from bench.system import processes as distributed
+from bench.system import processes
 from bench.system.console import progress, say
 from bench.system.devices import seed_everything
 from bench.system.files import make_folder
 from bench.system.provenance import provenance
+from bench.system.run_folder import BEST
 from bench.torch_utils.batches import moved, to_device
 from bench.training.distillation import Distillation
-from bench.training.state import BEST, Row, run_identity
+from bench.training.state import Row, run_identity
 from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def fit(
         folder: where the files go; those of an earlier run there are replaced.
         distillation: the teacher to follow beside the labels, if there is one.
         resume: go on after the last finished epoch of the run in the folder.
-        device: where to run; under torchrun what `distributed.joined` gave.
+        device: where to run; under torchrun what `processes.joined` gave.
         eval_batch_size: images a validation batch and process.
         label: what the progress bar says.
 
@@ -126,7 +127,7 @@ class _Trainer:
         label: str,
     ):
         self.options, self.run, self.folder, self.device, self.label = options, run, folder, device, label
-        self.world = distributed.world()
+        self.world = processes.world()
         self.classes: Classes = data.classes
         shard = {"rank": self.world.rank, "world": self.world.size}
         self.train_loader = data.train_loader(options.batch_size, crop_size=options.crop_size, **shard)
@@ -136,7 +137,7 @@ class _Trainer:
         taught = distillation.as_record() if distillation else {}
 
         to_device(saved.model, device, options.channels_last)
-        self.wrapped = distributed.wrapped(saved.model, device)
+        self.wrapped = processes.wrapped(saved.model, device)
         self.state = new_state(saved, options, device, run_identity(saved, data, options, run, self.world.size, taught))
         self.meta = {
             "dataset": data.name,
@@ -163,7 +164,7 @@ class _Trainer:
         state, began = self.state, time.perf_counter()
         loss, images = self._train()
         trained = time.perf_counter() - began
-        distributed.average_buffers(state.saved.model)
+        processes.average_buffers(state.saved.model)
         if state.ema:
             state.ema.copy_buffers(state.saved.model)
         self._check_weights()
@@ -214,7 +215,7 @@ class _Trainer:
 
     def _checked_mean(self, total: Tensor, batches: int) -> float:
         # A copy, because the running total of this process must not take in the others'.
-        mean = distributed.sum_over_processes(total.clone()).item() / (batches * self.world.size)
+        mean = processes.sum_over_processes(total.clone()).item() / (batches * self.world.size)
         if not math.isfinite(mean):
             self._stop(f"the loss is {mean} in epoch {self.state.epoch + 1} by iteration {batches}")
         return mean
@@ -275,7 +276,7 @@ class _Trainer:
         self.state.saved.model.eval()
         if self.board:
             self.board.close()
-        distributed.barrier()
+        processes.barrier()
 
 
 def _tensorboard(folder: Path) -> Any:

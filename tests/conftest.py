@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bench import cli
+from bench.cli import parser as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 

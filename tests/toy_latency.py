@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from bench.measure.baseline import Reference
+from bench.measure.baseline import Baseline
 from bench.measure.latency import Latency, LatencyReport
 
 
@@ -25,9 +25,9 @@ def time_by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Lets every clock say 0.2 + 0.8 times the share of the MACs; notes the effort of each measurement."""
     efforts: list[float] = []
 
-    def time(reference: Reference, candidate: nn.Module, effort: float = 1.0) -> LatencyReport:
+    def time(reference: Baseline, candidate: nn.Module, effort: float = 1.0) -> LatencyReport:
         efforts.append(effort)
         return timed(0.2 + 0.8 * reference.cost_of(candidate)["macs"] / reference.cost["macs"])
 
-    monkeypatch.setattr(Reference, "time", time)
+    monkeypatch.setattr(Baseline, "time", time)
     return efforts

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import cli
+from bench.cli import parser as cli
 from bench.config.options import DistillOptions, RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
-from bench.system import processes as distributed
+from bench.system import processes
 from bench.training.distillation import Distillation
 
 CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
@@ -152,7 +152,7 @@ def main(argv: list[str]) -> None:
     kill = tuple(int(part) for part in arguments.kill.split(",") if part)
 
     def watch(epoch: int, batch: int) -> None:
-        if (epoch, batch) == kill and distributed.world().rank == distributed.world().size - 1:
+        if (epoch, batch) == kill and processes.world().rank == processes.world().size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(arguments.slow)
 
@@ -164,7 +164,7 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     MODELS["toy"] = TOY
     kwargs = {"norm": False} if arguments.no_norm else {"dropout": 0.3, "aux": True}
-    with distributed.joined(torch.device("cpu")) as device:
+    with processes.joined(torch.device("cpu")) as device:
         saved, data = new_network(**kwargs), ToyData(watch=watch, void=not arguments.no_norm)
         fit(
             saved,
@@ -177,7 +177,7 @@ def main(argv: list[str]) -> None:
             device=device,
             eval_batch_size=2,
         )
-        rank, world = distributed.world().rank, distributed.world().size
+        rank, world = processes.world().rank, processes.world().size
         torch.save(saved.model.state_dict(), arguments.folder / f"rank{rank}.pt")
         last = load_model(arguments.folder / "last.pt").model
         how = {"device": device, "scoring": Scoring(boundary_width=1)}

@@ -1,6 +1,6 @@
 """Every option of every command, declared once: name, type, default, help.
 
-A field becomes a command-line flag and a config key of the same name (`bench.cli`) and reaches the
+A field becomes a command-line flag and a config key of the same name (`bench.cli.parser`) and reaches the
 library as a typed value. No heavy import here: `--help` must answer in under a second.
 """
 

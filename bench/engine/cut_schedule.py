@@ -15,7 +15,7 @@ _REMOVED, _ABSOLUTE = ("channels",), ("size",)
 
 
 @dataclass(frozen=True)
-class Schedule:
+class CutSchedule:
     """Several cuts on the way to a target.
 
     Attributes:
@@ -71,7 +71,7 @@ class Schedule:
 
 def schedule_of(
     options: IterativeOptions, training: TrainOptions, finetune: FinetuneOptions, distill: DistillOptions
-) -> Schedule | None:
+) -> CutSchedule | None:
     """The schedule some options ask for, None for a single cut.
 
     Args:
@@ -93,7 +93,7 @@ def schedule_of(
             raise UsageError("--finetune-between trains between cuts; pass --iterations 2 or more too")
         return None
     recipe = replace(training, lr=finetune.finetune_lr)
-    return Schedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe, distill)
+    return CutSchedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe, distill)
 
 
 def goals(goal: Goal, iterations: int, shape: str, dense: float) -> list[Goal]:

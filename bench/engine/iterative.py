@@ -14,33 +14,33 @@ from typing import Any
 
 from bench.channels.groups import find_groups, prunable
 from bench.config.options import PruneOptions
-from bench.engine.cut_schedule import Schedule
+from bench.engine.cut_schedule import CutSchedule
 from bench.engine.results import Made, Pruned, Subject
-from bench.engine.session import Workbench
+from bench.engine.session import Session
 from bench.errors import UsageError
-from bench.measure.baseline import Reference
+from bench.measure.baseline import Baseline
 from bench.models.state_dict_file import tensors_digest
 from bench.plan.pruning_plan import PruningPlan, make_plan, original_channels, renumbered
 from bench.plan.removal_order import fixed_ratios
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Method, Sparsifier
 from bench.recover.bias_absorption import absorb_bias
-from bench.recover.training_between_cuts import Retraining
+from bench.recover.training_between_cuts import TrainingBetweenCuts
 from bench.system.console import say
 from bench.system.files import plain
 from bench.training.distillation import distillation_of
 
 
-def open_workbench(
-    reference: Reference, options: PruneOptions, scores_folder: Path, schedule: Schedule | None
-) -> Workbench:
-    """A workbench that prunes by a schedule, or in one cut where there is none."""
+def open_session(
+    baseline: Baseline, options: PruneOptions, scores_folder: Path, schedule: CutSchedule | None
+) -> Session:
+    """A session that prunes by a schedule, or in one cut where there is none."""
     if schedule is None:
-        return Workbench(reference, options, scores_folder)
-    return IterativeWorkbench(reference, options, scores_folder, schedule)
+        return Session(baseline, options, scores_folder)
+    return IterativeWorkbench(baseline, options, scores_folder, schedule)
 
 
-def check_schedule(schedule: Schedule | None, pruner: Method, goal: Goal) -> None:
+def check_schedule(schedule: CutSchedule | None, pruner: Method, goal: Goal) -> None:
     """Refuses methods and goals that several cuts do not fit.
 
     Args:
@@ -68,19 +68,19 @@ def check_schedule(schedule: Schedule | None, pruner: Method, goal: Goal) -> Non
     raise UsageError(f"{pruner.name} {reason}; leave --iterations out")
 
 
-class IterativeWorkbench(Workbench):
+class IterativeWorkbench(Session):
     """Prunes one baseline in several cuts each time."""
 
-    def __init__(self, reference: Reference, options: PruneOptions, scores_folder: Path, schedule: Schedule):
+    def __init__(self, baseline: Baseline, options: PruneOptions, scores_folder: Path, schedule: CutSchedule):
         """Sets up the bench.
 
         Args:
-            reference: the baseline and its data.
+            baseline: the network and its data.
             options: what is the same for all prunings and cuts.
             scores_folder: where scores are kept, to be found again by content.
             schedule: the cuts and what is trained between them.
         """
-        super().__init__(reference, options, scores_folder)
+        super().__init__(baseline, options, scores_folder)
         self.schedule = schedule
 
     @property
@@ -113,7 +113,7 @@ class IterativeWorkbench(Workbench):
                 # A target out of reach is found before the training.
                 make_plan(groups, scores, table, target)
             plan = self._timed("plan", lambda s=scores, t=step, k=kept: make_plan(groups, s, table, t, k))
-            absorbed = self._cut_along(training, subject or self.baseline, renumbered(plan, kept))
+            absorbed = self._cut_along(training, subject or self.subject, renumbered(plan, kept))
             kept = plan.kept
             record = self._record(plan, step, scores_file, absorbed)
             say(f"cut {number} of {schedule.iterations}: {_outcome(record)}")
@@ -129,21 +129,21 @@ class IterativeWorkbench(Workbench):
             **how,
             "iterations": records,
         }
-        channels = original_channels(self.reference.saved.channels, groups, plan)
+        channels = original_channels(self.baseline.saved.channels, groups, plan)
         made = Made(training.result, plan.removes_channels, channels, [], record, plan)
         pruned = self._finished(pruner, target, seed, made, reconstruction)
         pruned.saved.meta["pruning"][-1] |= plain(how)
         return pruned
 
-    def _retraining(self, seed: int) -> Retraining:
-        reference, schedule = self.reference, self.schedule
-        network = replace(reference.saved, model=copy.deepcopy(reference.saved.model))
+    def _retraining(self, seed: int) -> TrainingBetweenCuts:
+        baseline, schedule = self.baseline, self.schedule
+        network = replace(baseline.saved, model=copy.deepcopy(baseline.saved.model))
         steps = (schedule.iterations - 1) * schedule.steps_between
-        taught = distillation_of(schedule.distill, reference.saved.model, reference.digest)
-        data = reference.data.seeded(seed)
-        return Retraining(network, data, schedule.recipe, steps, seed, reference.device, taught)
+        taught = distillation_of(schedule.distill, baseline.saved.model, baseline.digest)
+        data = baseline.data.seeded(seed)
+        return TrainingBetweenCuts(network, data, schedule.recipe, steps, seed, baseline.device, taught)
 
-    def _cut_along(self, training: Retraining, subject: Subject, plan: PruningPlan) -> dict[str, Any] | None:
+    def _cut_along(self, training: TrainingBetweenCuts, subject: Subject, plan: PruningPlan) -> dict[str, Any] | None:
         """Cuts the networks in training by a plan in their own channel numbers; the record of a bias absorption."""
         absorbed = None
         if self.options.absorb_bias:
@@ -152,7 +152,7 @@ class IterativeWorkbench(Workbench):
         self._timed("cut", lambda: training.cut(subject.groups, plan))
         return absorbed
 
-    def _recovered(self, training: Retraining, seed: int, record: dict[str, Any]) -> Subject:
+    def _recovered(self, training: TrainingBetweenCuts, seed: int, record: dict[str, Any]) -> Subject:
         """What is scored next: the network after some training, with statistics of its own and groups of its own."""
         if steps := self.schedule.steps_between:
             record["trained"] = {"steps": steps, "loss": self._timed("train", lambda: training.train(steps))}
@@ -169,7 +169,7 @@ class IterativeWorkbench(Workbench):
         self, plan: PruningPlan, step: Target, scores_file: str, absorbed: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         """What `pruning_info.json` says about one cut; channels in the numbers of the dense network."""
-        channels = original_channels(self.reference.saved.channels, self.groups, plan)
+        channels = original_channels(self.baseline.saved.channels, self.groups, plan)
         return {
             "goal": asdict(step.goal),
             "ratio_of": dict(step.ratio_of),

@@ -14,8 +14,7 @@ from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners.base import Pruner, Training
 from bench.system.console import say
 from bench.system.files import file_digest
-from bench.system.run_folder import is_done, run_folder
-from bench.training.state import BEST, LAST
+from bench.system.run_folder import BEST, LAST, is_done, run_folder
 
 NETWORK = "network.pt"
 

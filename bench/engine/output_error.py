@@ -24,7 +24,7 @@ def squared_error(values: Tensor, reference: Tensor) -> tuple[float, float]:
     return float((values.double() - reference).square().sum()), float(reference.square().sum())
 
 
-class Reconstruction:
+class OutputError:
     """Compares pruned networks with their baseline on fixed images."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What lies on the workbench: a network to be scored, one that a method has changed, and one that is finished."""
+"""What a pruning works on and returns: a network to score, one a method has changed, and the finished one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A baseline on the workbench: what several prunings of it have in common is computed once and kept."""
+"""A session of prunings of one baseline: what they have in common is computed once and kept."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, pr
 from bench.config.options import PruneOptions
 from bench.cut.network import cut, fresh_network
 from bench.engine.method_training import NETWORK, Prepared, open_prepared, prepare
-from bench.engine.output_error import Reconstruction
+from bench.engine.output_error import OutputError
 from bench.engine.results import Made, Pruned, Subject
 from bench.errors import BenchError, UsageError
-from bench.measure.baseline import Reference, cost_changes
+from bench.measure.baseline import Baseline, cost_changes
 from bench.measure.latency import LatencyReport
 from bench.models.checkpoint import SavedModel
 from bench.plan.cost_table import CostTable
 from bench.plan.latency_search import Measurement, find, search_record
 from bench.plan.macs_budget import Budget, budget_for, flat_scores
-from bench.plan.pruning_plan import PruningPlan, Scores, family_of, make_plan, original_channels, plan_of
+from bench.plan.pruning_plan import PruningPlan, Scores, make_plan, original_channels, plan_of, removal_order_of
 from bench.plan.removal_order import fixed_ratios
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
@@ -44,18 +44,18 @@ Result = TypeVar("Result")
 RECONSTRUCTION_SEED = 0
 
 
-class Workbench:
+class Session:
     """Prunes one baseline by any method to any target; scores once, plans many times."""
 
-    def __init__(self, reference: Reference, options: PruneOptions, scores_folder: Path):
+    def __init__(self, baseline: Baseline, options: PruneOptions, scores_folder: Path):
         """Sets up the bench; nothing is computed before it is needed.
 
         Args:
-            reference: the baseline and its data.
+            baseline: the network and its data.
             options: what is the same for all prunings.
             scores_folder: where scores, and networks that methods trained, are kept, to be found again by content.
         """
-        self.reference, self.options, self._scores_folder = reference, options, scores_folder
+        self.baseline, self.options, self._scores_folder = baseline, options, scores_folder
         self._seconds: dict[str, float] = {}
         self._prepared_quality: dict[str, dict[str, Any]] = {}
 
@@ -65,14 +65,14 @@ class Workbench:
         return {"pruning": self.options}
 
     @property
-    def baseline(self) -> Subject:
+    def subject(self) -> Subject:
         """The baseline, to be scored."""
-        return Subject(self.reference.saved.model, self.groups, self.reference.digest)
+        return Subject(self.baseline.saved.model, self.groups, self.baseline.digest)
 
     @cached_property
     def groups(self) -> list[ChannelGroup]:
         """All groups of coupled channels of the baseline."""
-        options, model = self.options, self.reference.saved.model
+        options, model = self.options, self.baseline.saved.model
         return self._timed(
             "groups", lambda: find_groups(model, ignore=options.ignore, protect_first=options.protect_first)
         )
@@ -80,20 +80,18 @@ class Workbench:
     @cached_property
     def cost_table(self) -> CostTable:
         """Predicts the cost of any plan for the baseline."""
-        reference = self.reference
-        return self._timed(
-            "cost_table", lambda: CostTable(reference.saved.model, self.groups, reference.data.input_size)
-        )
+        baseline = self.baseline
+        return self._timed("cost_table", lambda: CostTable(baseline.saved.model, self.groups, baseline.data.input_size))
 
     @cached_property
-    def reconstruction(self) -> Reconstruction | None:
+    def reconstruction(self) -> OutputError | None:
         """Compares outputs with the baseline's on images that are the same for all prunings; None where unwanted."""
-        count, reference = self.options.reconstruction_images, self.reference
+        count, baseline = self.options.reconstruction_images, self.baseline
         if count == 0:
             return None
         images = self.batches(count, RECONSTRUCTION_SEED)
         layers = self.options.reconstruction_layers
-        return Reconstruction(reference.saved.model, self.groups, images, reference.device, layers)
+        return OutputError(baseline.saved.model, self.groups, images, baseline.device, layers)
 
     def target(self, pruner: Method, goal: Goal) -> Target:
         """A goal within the user's limits, channels ranked as the method does unless the user says otherwise.
@@ -106,7 +104,7 @@ class Workbench:
         if isinstance(pruner, Sparsifier):
             return Target(goal.kind, goal.value)  # the limits are those of groups of channels
         scope = options.scope or pruner.scope
-        pools = {} if options.scope else pruner.pools(self.reference.saved.model, prunable(self.groups))
+        pools = {} if options.scope else pruner.pools(self.baseline.saved.model, prunable(self.groups))
         if goal.within is not None and (scope != "global" or pools):
             ranking = "in pools" if pools else f"with --scope {scope}"
             raise UsageError(
@@ -147,27 +145,27 @@ class Workbench:
         return self._finished(pruner, target, seed, self._cut(pruner, target, seed), reconstruction)
 
     def _finished(
-        self, pruner: Method, target: Target | Goal, seed: int, made: Made, reconstruction: Reconstruction | None
+        self, pruner: Method, target: Target | Goal, seed: int, made: Made, reconstruction: OutputError | None
     ) -> Pruned:
         """Recalibrates and scores what a method made, and completes the record."""
-        reference, options, network, errors = self.reference, self.options, made.network, {}
-        cost = reference.cost_of(network)
-        quality: dict[str, Any] = {"split": reference.split}
+        baseline, options, network, errors = self.baseline, self.options, made.network, {}
+        cost = baseline.cost_of(network)
+        quality: dict[str, Any] = {"split": baseline.split}
         evaluation = None
         if reconstruction:
             errors["cut"] = reconstruction.error(network, made.plan)
         if options.evaluate:
-            quality["baseline"] = reference.quality
+            quality["baseline"] = baseline.quality
             if made.trained:
                 quality["prepared"] = self._quality_of(made.trained)
-            evaluation = reference.evaluate(network, "after the cut")
+            evaluation = baseline.evaluate(network, "after the cut")
             quality["cut"] = evaluation.record()
         if options.recalibrate and made.is_changed:
             self.recalibrate(network, seed)
             if reconstruction:
                 errors["recalibrated"] = reconstruction.error(network, made.plan)
             if options.evaluate:
-                evaluation = reference.evaluate(network, "recalibrated")
+                evaluation = baseline.evaluate(network, "recalibrated")
                 quality["recalibrated"] = evaluation.record()
 
         how = {
@@ -175,20 +173,20 @@ class Workbench:
             "method_options": asdict(pruner),
             "target": asdict(target),
             "seed": seed,
-            "baseline": {"path": reference.checkpoint, "sha256": reference.digest},
+            "baseline": {"path": baseline.checkpoint, "sha256": baseline.digest},
         }
         info = {
             "format": "pruning-info/1",
             **how,
             "paper": pruner.paper,
             "model": {
-                **asdict(reference.saved.spec),
-                "classes": reference.data.classes.names,
-                "input_size": reference.data.input_size,
+                **asdict(baseline.saved.spec),
+                "classes": baseline.data.classes.names,
+                "input_size": baseline.data.input_size,
             },
-            "dataset": reference.data.name,
-            "cost": {"before": reference.cost, "after": cost, "change": cost_changes(reference.cost, cost)},
-            "scoring": asdict(reference.scoring),
+            "dataset": baseline.data.name,
+            "cost": {"before": baseline.cost, "after": cost, "change": cost_changes(baseline.cost, cost)},
+            "scoring": asdict(baseline.scoring),
             "quality": quality,
             "options": asdict(options),
             "seconds": self._seconds,
@@ -196,10 +194,10 @@ class Workbench:
             **made.record,
             "reconstruction": errors,
         }
-        before = reference.saved
+        before = baseline.saved
         meta = {
             **before.meta,
-            "input_size": reference.data.input_size,
+            "input_size": baseline.data.input_size,
             "pruning": [*before.meta.get("pruning", []), how],
         }
         if made.sparse:
@@ -208,8 +206,8 @@ class Workbench:
 
     def _cut(self, pruner: Pruner, target: Target, seed: int) -> Made:
         """Scores, plans and cuts."""
-        reference, groups, table = self.reference, self.groups, self.cost_table
-        before = reference.saved
+        baseline, groups, table = self.baseline, self.groups, self.cost_table
+        before = baseline.saved
         if pruner.starts_anew and self.options.absorb_bias:
             raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave --absorb-bias out")
         # A pattern that fits nothing is found before the scoring, which may take long.
@@ -223,8 +221,8 @@ class Workbench:
         network, absorbed = self.smaller(plan, prepared.model)
         channels = original_channels(before.channels, groups, plan)
         if pruner.starts_anew:
-            network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(reference.device)
-        search = None if measured is None else search_record(target.goal, measured, reference.time(network))
+            network = fresh_network(before.spec, replace(plan, kept=channels), seed).to(baseline.device)
+        search = None if measured is None else search_record(target.goal, measured, baseline.time(network))
         record = {
             "scores": scores_file,
             "plan": plan.as_record(),
@@ -237,7 +235,7 @@ class Workbench:
 
     def _sparsified(self, pruner: Sparsifier, target: Target) -> Made:
         """Chooses single weights and zeroes them."""
-        before = self.reference.saved
+        before = self.baseline.saved
         spared = layers_to_spare(self.groups)
         sparsity = self._timed("score", lambda: pruner.choose(before.model, spared, target.value))
         network = copy.deepcopy(before.model)
@@ -253,14 +251,14 @@ class Workbench:
         groups, table = self.groups, self.cost_table
         if not target.goal.is_timed:
             return make_plan(groups, scores, table, target), None
-        family, dense = family_of(groups, scores, table, target), table.dense()
+        order, dense = removal_order_of(groups, scores, table, target), table.dense()
 
         def measure(number: int, effort: float) -> LatencyReport:
-            network, _ = self.smaller(plan_of(groups, scores, table, family, number), whole)
-            return self.reference.time(network, effort)
+            network, _ = self.smaller(plan_of(groups, scores, table, order, number), whole)
+            return self.baseline.time(network, effort)
 
-        number, measured = find(family, dense.macs, target.goal, measure)
-        return plan_of(groups, scores, table, family, number), measured
+        number, measured = find(order, dense.macs, target.goal, measure)
+        return plan_of(groups, scores, table, order, number), measured
 
     def smaller(self, plan: PruningPlan, whole: nn.Module | None = None) -> tuple[nn.Module, dict[str, Any] | None]:
         """A copy of a network without the channels a plan removes, and the record of a bias absorption, if wanted.
@@ -271,7 +269,7 @@ class Workbench:
             plan: what to keep.
             whole: what a method made of the baseline; by default the baseline.
         """
-        network = copy.deepcopy(whole or self.reference.saved.model)
+        network = copy.deepcopy(whole or self.baseline.saved.model)
         absorbed = None
         if self.options.absorb_bias:
             absorbed = self._timed("absorb", lambda: absorb_bias(network, self.groups, plan))
@@ -281,7 +279,7 @@ class Workbench:
     def recalibrate(self, network: nn.Module, seed: int) -> None:
         """Re-estimates a network's BatchNorm statistics on training images chosen by seed."""
         batches = self.batches(self.options.recalibration_images, seed)
-        self._timed("recalibrate", lambda: recalibrate(network, batches, self.reference.device))
+        self._timed("recalibrate", lambda: recalibrate(network, batches, self.baseline.device))
 
     def prepared(self, pruner: Pruner, seed: int, target: Target | None = None) -> Prepared:
         """The network a method scores: the baseline, or what its own training made of that.
@@ -293,17 +291,17 @@ class Workbench:
             seed: seed of its training.
             target: what to reach, for methods that need to know.
         """
-        reference = self.reference
+        baseline = self.baseline
         if not pruner.trains_first:
-            return Prepared(reference.saved.model, {}, None)
+            return Prepared(baseline.saved.model, {}, None)
         groups, budget = self._prunable(), self._budget(pruner, target)
         identity = digest(self.training_identity(pruner, seed, target))
         folder = self._scores_folder / f"prepared_{pruner.name}_{identity}"
-        training = Training(reference.data.seeded(seed), groups, seed, reference.device, folder, budget)
+        training = Training(baseline.data.seeded(seed), groups, seed, baseline.device, folder, budget)
         if is_done(folder, NETWORK):
             path = folder / NETWORK
         else:
-            path = self._timed("prepare", lambda: prepare(pruner, reference.saved, training))
+            path = self._timed("prepare", lambda: prepare(pruner, baseline.saved, training))
         return open_prepared(path, training)
 
     def scores(
@@ -332,7 +330,7 @@ class Workbench:
             return torch.load(path, weights_only=True)["scores"], path.name
         prepared = Prepared(subject.model, {}, None) if subject else self.prepared(pruner, seed, target)
         images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
-        void = self.reference.data.classes.ignore_index
+        void = self.baseline.data.classes.ignore_index
         calibration = Calibration(images, void, seed, budget, prepared.learnt)
         scores = self._timed("score", lambda: pruner.score(prepared.model, groups, calibration))
         if not scores:
@@ -347,7 +345,7 @@ class Workbench:
         self, pruner: Pruner, seed: int, target: Target | None = None, subject: Subject | None = None
     ) -> dict[str, Any]:
         """All that a method's scores depend on."""
-        subject = subject or self.baseline
+        subject = subject or self.subject
         identity = {
             "method": pruner.name,
             "options": asdict(pruner),
@@ -355,7 +353,7 @@ class Workbench:
             "baseline": subject.digest,
             "groups": {group.name: group.channels for group in prunable(subject.groups)},
         }
-        data, options = self.reference.data, self.options
+        data, options = self.baseline.data, self.options
         if pruner.needs_data or pruner.trains_first:
             identity["data"] = [data.name, data.dataset.root.absolute(), data.input_size]
         if pruner.needs_data:
@@ -378,7 +376,7 @@ class Workbench:
         return budget_for(self.groups, self.cost_table, target)
 
     def _prunable(self, subject: Subject | None = None) -> list[ChannelGroup]:
-        groups = prunable((subject or self.baseline).groups)
+        groups = prunable((subject or self.subject).groups)
         if not groups:
             raise BenchError(
                 f"no channel of {self.reference.saved.spec.name} may be removed: every group is protected or ignored; "
@@ -390,12 +388,12 @@ class Workbench:
         """Quality of a network that a method trained, measured once for all prunings of it."""
         key = prepared.record["sha256"]
         if key not in self._prepared_quality:
-            self._prepared_quality[key] = self.reference.evaluate(prepared.model, "prepared").record()
+            self._prepared_quality[key] = self.baseline.evaluate(prepared.model, "prepared").record()
         return self._prepared_quality[key]
 
     def batches(self, images: int, seed: int, split: str = "train") -> list[Batch]:
         """Calibration batches: images chosen by seed, with labels, both at the input size."""
-        return self.reference.data.calibration(images, self.options.calib_batch_size, seed, split)
+        return self.baseline.data.calibration(images, self.options.calib_batch_size, seed, split)
 
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         start = time.perf_counter()

@@ -44,7 +44,7 @@ def open_network(
     return SegmentationData(data_options, seed=run.seed, input_size=tuple(size) if size else None), saved
 
 
-class Reference:
+class Baseline:
     """A baseline and what it scores.
 
     Attributes:

@@ -12,29 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bench.datasets.base import Classes
 from bench.errors import BenchError
-from bench.system import processes as distributed
-
-
-@dataclass(frozen=True)
-class BoundaryScore:
-    """How well outlines are found; shares in [0, 1].
-
-    Attributes:
-        width: the tolerance: pixels of the label, below 1 a share of its diagonal.
-        f_score: mean over the classes that have one.
-        by_class: F-score by class name; nan for a class without an outline in both labels and predictions.
-    """
-
-    width: float
-    f_score: float
-    by_class: dict[str, float]
+from bench.metrics import BoundaryScore
+from bench.system import processes
 
 
 class BoundaryCounts:
@@ -91,7 +76,7 @@ class BoundaryCounts:
 
     def score(self) -> BoundaryScore:
         """Reads the F-scores off the counts of all processes."""
-        counts = distributed.sum_over_processes(self.counts.clone()).cpu().double()
+        counts = processes.sum_over_processes(self.counts.clone()).cpu().double()
         all_pixels, matched = counts[:, 0], counts[:, 1]
         precision, recall = (matched / all_pixels).nan_to_num()
         score = (2 * precision * recall / (precision + recall)).nan_to_num()

@@ -13,7 +13,7 @@ from bench.datasets.base import Classes
 from bench.measure.boundary_score import BoundaryCounts
 from bench.measure.inference import PLAIN, Scoring, predict
 from bench.metrics import ConfusionMatrix, Quality
-from bench.system import processes as distributed
+from bench.system import processes
 from bench.system.console import progress
 from bench.system.files import plain
 from bench.torch_utils.batches import Batch, moved, to_device
@@ -116,7 +116,7 @@ def evaluate_both(
         differs = (pair[0] != pair[1]) & (labels != classes.ignore_index)
         differing.append(differs.flatten(1).sum(1))
     first, second = (judge.evaluation() for judge in judges)
-    return first, second, distributed.in_order(torch.cat(differing)).cpu()
+    return first, second, processes.in_order(torch.cat(differing)).cpu()
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], classes: Classes, **settings: Any) -> Quality:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bench.channels.layer_axes import adopt_shapes
 from bench.config.options import Int8Options, MeasureOptions
 from bench.errors import BenchError, UsageError
-from bench.measure.baseline import Reference, file_record
+from bench.measure.baseline import Baseline, file_record
 from bench.measure.latency import time_networks
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model
@@ -113,14 +113,14 @@ def load_int8(path: Path) -> nn.Module:
 
 
 def measure_int8(
-    reference: Reference, report: dict[str, Any], folder: Path, options: Int8Options, measure: MeasureOptions, seed: int
+    baseline: Baseline, report: dict[str, Any], folder: Path, options: Int8Options, measure: MeasureOptions, seed: int
 ) -> dict[str, Any]:
     """Quantises a candidate and measures the result beside it.
 
     The folder receives `int8_model.pt` and `int8_report.json`.
 
     Args:
-        reference: the baseline and its data.
+        baseline: the network and its data.
         report: what `evaluate_pair` said about the candidate in float32.
         folder: where the files go.
         options: how many images activations are observed on.
@@ -134,18 +134,18 @@ def measure_int8(
         UsageError: on a GPU.
         BenchError: the network cannot be quantised.
     """
-    if reference.device.type != "cpu":
+    if baseline.device.type != "cpu":
         raise UsageError("--int8 computes on the CPU; pass --device cpu")
     before = report["candidate"]
     saved = load_model(Path(before["path"]))
-    batches = reference.data.calibration(options.int8_images, measure.eval_batch_size, seed)
+    batches = baseline.data.calibration(options.int8_images, measure.eval_batch_size, seed)
     int8 = quantized(saved.model, batches)
     save_int8(folder / INT8, saved, int8)
-    quality = reference.evaluate(int8, "int8").record()
+    quality = baseline.evaluate(int8, "int8").record()
     latency = None
     if measure.latency:
         networks = {"float32": saved.model, "int8": int8}
-        latency = time_networks(networks, reference.data.input_size, device="cpu", options=measure).as_dict()
+        latency = time_networks(networks, baseline.data.input_size, device="cpu", options=measure).as_dict()
         for measured in filter(None, (latency, latency["throughput"])):
             measured["networks"]["int8"]["precision"] = "int8"
     after = {**file_record(folder / INT8, file_digest(folder / INT8)), "quality": quality}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
 from bench.errors import BenchError
-from bench.oracle.incremental_forward import Replay
+from bench.oracle.incremental_forward import IncrementalForward
 from bench.system.console import progress
 from bench.system.files import make_folder, read_json, write_json
 from bench.torch_utils.batches import Batch
@@ -96,7 +96,7 @@ class Ablation:
         image, label = self._images[number]
         image, label = image.to(self._device), label.to(self._device)
         with full_precision():
-            replay = Replay(self._model, image)
+            replay = IncrementalForward(self._model, image)
             if number == 0:
                 replay.check()
             found = {"": float(loss_sums(replay.logits, label, self._ignore_index))}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import OracleOptions
-from bench.engine.session import Workbench
+from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.oracle.ablation import Ablation, Removal
 from bench.oracle.agreement import Importances, agreement, bottom, ceiling, count_of, gain, overlap_error
@@ -89,7 +89,7 @@ def sampled_channels(groups: Sequence[ChannelGroup], most: int, seed: int) -> di
 
 
 def measure_agreement(
-    workbench: Workbench,
+    session: Session,
     pruners: Mapping[str, Method],
     goal: Goal,
     seeds: Sequence[int],
@@ -102,7 +102,7 @@ def measure_agreement(
     the methods.
 
     Args:
-        workbench: the baseline, whose scores are judged.
+        session: the baseline, whose scores are judged.
         pruners: the methods by name.
         goal: what methods are to reach whose scores depend on that.
         seeds: seeds the methods run with.
@@ -116,12 +116,12 @@ def measure_agreement(
         UsageError: fewer than two images.
         BenchError: the network cannot be measured.
     """
-    oracle = _measured(workbench, options, folder)
+    oracle = _measured(session, options, folder)
     groups = {group.name: group for group in oracle.sampled}
     rows = []
     for (name, pruner), seed in itertools.product(pruners.items(), dict.fromkeys(seeds)):
         try:
-            scores, file = workbench.scores(pruner, seed, workbench.target(pruner, goal))
+            scores, file = session.scores(pruner, seed, session.target(pruner, goal))
         except BenchError as error:
             rows.append({"method": name, "seed": seed, "status": "failed", "error": str(error)})
             continue
@@ -133,9 +133,9 @@ def measure_agreement(
     record = plain(
         {
             "format": FORMAT,
-            "baseline": {"path": workbench.reference.checkpoint, "sha256": workbench.reference.digest},
-            "model": workbench.reference.saved.spec,
-            "oracle": _describe(oracle, workbench, options),
+            "baseline": {"path": session.baseline.checkpoint, "sha256": session.baseline.digest},
+            "model": session.baseline.saved.spec,
+            "oracle": _describe(oracle, session, options),
             "ceiling": {kind: _ceiling(oracle, kind, options) for kind in _KINDS},
             "rows": [{key: value for key, value in row.items() if key != "seen"} for row in rows],
             "provenance": provenance(),
@@ -152,25 +152,25 @@ def measure_agreement(
 _KINDS = {"absolute": Oracle.magnitudes, "signed": Oracle.changes}
 
 
-def _measured(workbench: Workbench, options: OracleOptions, folder: Path) -> Oracle:
+def _measured(session: Session, options: OracleOptions, folder: Path) -> Oracle:
     if options.oracle_images < 2:
         raise UsageError("--oracle-images must be at least 2, because two halves of them are compared")
-    reference, groups = workbench.reference, prunable(workbench.groups)
-    data = reference.data
-    batches = workbench.batches(options.oracle_images, options.oracle_seed)
+    baseline, groups = session.baseline, prunable(session.groups)
+    data = baseline.data
+    batches = session.batches(options.oracle_images, options.oracle_seed)
     identity = plain(
         {
-            "baseline": reference.digest,
+            "baseline": baseline.digest,
             "groups": {group.name: group.channels for group in groups},
             "data": [data.name, data.dataset.root.absolute(), data.input_size],
             "images": [options.oracle_images, options.oracle_seed],
         }
     )
     ablation = Ablation(
-        reference.saved.model,
+        baseline.saved.model,
         batches,
         ignore_index=data.classes.ignore_index,
-        device=reference.device,
+        device=baseline.device,
         path=folder / f"oracle_losses_{digest(identity)}.json",
         identity=identity,
     )
@@ -236,8 +236,8 @@ def _sets(oracle: Oracle, choice: Importances, ratio: float) -> list[Removal]:
     return found
 
 
-def _describe(oracle: Oracle, workbench: Workbench, options: OracleOptions) -> dict[str, Any]:
-    data, ablation = workbench.reference.data, oracle.ablation
+def _describe(oracle: Oracle, session: Session, options: OracleOptions) -> dict[str, Any]:
+    data, ablation = session.baseline.data, oracle.ablation
     return {
         "dataset": [data.name, data.dataset.root],
         "input_size": data.input_size,

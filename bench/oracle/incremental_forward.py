@@ -46,7 +46,7 @@ class _Value:
 class _StandIn(Tensor):
     """What the network holds in place of a tensor: its shape, and a value that the run knows."""
 
-    run: Replay
+    run: IncrementalForward
     value: _Value
 
     @classmethod
@@ -60,7 +60,7 @@ class _StandIn(Tensor):
         return run.call(func, list(args), dict(kwargs or {}))
 
 
-class Replay:
+class IncrementalForward:
     """One image's recorded forward pass.
 
     Attributes:
@@ -217,7 +217,9 @@ class Replay:
         return part.index_copy(1, torch.searchsorted(channels, value.channels), value.changed)
 
 
-def _channelwise(run: Replay, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]) -> _Value | None:
+def _channelwise(
+    run: IncrementalForward, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]
+) -> _Value | None:
     """A function each of whose output channels depends on the same channel of its arguments alone."""
     stand_ins = _stand_ins((args, kwargs))
     shapes = {stand_in.value.base.shape for stand_in in stand_ins}
@@ -231,7 +233,9 @@ def _channelwise(run: Replay, func: Callable, base: Tensor, args: list[Any], kwa
     return _Value(base, _computed(func, args, kwargs), channels)
 
 
-def _batch_norm(run: Replay, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]) -> _Value | None:
+def _batch_norm(
+    run: IncrementalForward, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]
+) -> _Value | None:
     """Batch normalisation by fixed statistics."""
     value = args[0].value
     if value.channels is None or kwargs.get("training"):
@@ -244,7 +248,9 @@ def _batch_norm(run: Replay, func: Callable, base: Tensor, args: list[Any], kwar
     return _Value(base, func(value.changed, *map(part, args[1:]), **settings), value.channels)
 
 
-def _convolution(run: Replay, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]) -> _Value | None:
+def _convolution(
+    run: IncrementalForward, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]
+) -> _Value | None:
     """The recorded result plus what the difference of the input amounts to."""
     source, weight = args[:2]
     value, groups = source.value, kwargs.get("groups", args[6] if len(args) > 6 else 1)
@@ -258,7 +264,9 @@ def _convolution(run: Replay, func: Callable, base: Tensor, args: list[Any], kwa
     return _Value(base, amount.contiguous(memory_format=layout).add_(base))
 
 
-def _concatenation(run: Replay, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]) -> _Value | None:
+def _concatenation(
+    run: IncrementalForward, func: Callable, base: Tensor, args: list[Any], kwargs: dict[str, Any]
+) -> _Value | None:
     """Parts put side by side along the channels."""
     axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
     parts = args[0]

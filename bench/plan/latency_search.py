@@ -1,7 +1,7 @@
-"""The network of a family that takes a wanted time, found by few measurements on the device at hand.
+"""The network of a removal order that takes a wanted time, found by few measurements on the device at hand.
 
 How long a network takes is not the sum over its layers that its MACs are: kernels like some widths better than
-others, and what is not a convolution takes time too. So networks of the family are cut and timed beside the
+others, and what is not a convolution takes time too. So networks of the order are cut and timed beside the
 baseline. The search keeps the first two neighbours among those measured that are slower and faster than wanted, and
 goes between them, by interpolation over their MACs. What looks right after a short measurement is measured again,
 longer, and so is what a short one leaves undecided.
@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.measure.latency import LatencyReport
-from bench.plan.removal_order import Family
+from bench.plan.removal_order import RemovalOrder
 from bench.plan.target import Goal
 from bench.system.console import say
 
@@ -40,7 +40,7 @@ Measure = Callable[[int, float], LatencyReport]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One network of the family, timed.
+    """One network of the order, timed.
 
     Attributes:
         number: which one.
@@ -63,14 +63,14 @@ class Measurement:
     is_long: bool
 
 
-def find(family: Family, dense_macs: int, goal: Goal, measure: Measure) -> tuple[int, list[Measurement]]:
+def find(order: RemovalOrder, dense_macs: int, goal: Goal, measure: Measure) -> tuple[int, list[Measurement]]:
     """Searches the network that takes the wanted time.
 
     Args:
-        family: ever smaller networks.
+        order: ever smaller networks.
         dense_macs: MACs of the baseline.
         goal: the wanted share of the baseline's latency or the wanted time.
-        measure: times a network of the family.
+        measure: times a network of the order.
 
     Returns:
         The network's number, and all measurements in the order they were made.
@@ -78,7 +78,7 @@ def find(family: Family, dense_macs: int, goal: Goal, measure: Measure) -> tuple
     Raises:
         BenchError: the goal is out of reach (saying the best that was measured).
     """
-    search = _Search(family, dense_macs, goal)
+    search = _Search(order, dense_macs, goal)
     measured: list[Measurement] = []
     step = search.begin()
     while step is not None and len(measured) < MOST:
@@ -98,16 +98,16 @@ def find(family: Family, dense_macs: int, goal: Goal, measure: Measure) -> tuple
 class _Search:
     """What to measure next, and what has been found."""
 
-    def __init__(self, family: Family, dense_macs: int, goal: Goal):
-        self._family, self._dense_macs, self._goal = family, dense_macs, goal
+    def __init__(self, order: RemovalOrder, dense_macs: int, goal: Goal):
+        self._order, self._dense_macs, self._goal = order, dense_macs, goal
 
     def macs(self, number: int) -> float:
-        return self._family.cost(number).macs / self._dense_macs
+        return self._order.cost(number).macs / self._dense_macs
 
     def begin(self) -> tuple[int, bool] | None:
         """The first step: the smallest network shows what can be reached."""
         nothing_asked = self._goal == Goal("latency", 1.0) and self.macs(0) == 1
-        return None if nothing_asked else (len(self._family), False)
+        return None if nothing_asked else (len(self._order), False)
 
     def next(self, measured: Sequence[Measurement]) -> tuple[int, bool] | None:
         """A network to measure and whether to do it at length; None at the end."""
@@ -144,7 +144,7 @@ class _Search:
         """The last measurement of each network, the largest network first.
 
         The baseline, of which all latencies are shares, has number -1 where groups with ratios of their own keep it
-        out of the family.
+        out of the order.
         """
         baseline = Measurement(0 if self.macs(0) == 1 else -1, 1.0, 1.0, 1.0, 1.0, 0.0, 0, is_long=True)
         latest = {baseline.number: baseline} | {point.number: point for point in measured}
@@ -152,7 +152,7 @@ class _Search:
 
     def _first_at(self, macs: float) -> int:
         """The first network with at most a share of the MACs."""
-        return bisect.bisect_left(range(len(self._family)), True, key=lambda number: self.macs(number) <= macs)
+        return bisect.bisect_left(range(len(self._order)), True, key=lambda number: self.macs(number) <= macs)
 
     def _wanted(self, measured: Sequence[Measurement]) -> float:
         """The goal as a share of the baseline's latency."""
@@ -172,7 +172,7 @@ class _Search:
         if best.latency > wanted * (1 + PROMISE) and best.latency == min(point.latency for point in known):
             raise BenchError(
                 f"cannot get down to {self._text(wanted, measured)}: {self._text(best.latency, measured)} is the least "
-                f"that was measured, with {self._family.limits()}; ask for more or loosen that"
+                f"that was measured, with {self._order.limits()}; ask for more or loosen that"
             )
         if best.number == 0 and best.latency < wanted * (1 - PROMISE):
             raise BenchError(

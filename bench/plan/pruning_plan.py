@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.channels.groups import ChannelGroup, prunable
 from bench.errors import BenchError
 from bench.plan.cost_table import CostTable, Prediction
-from bench.plan.removal_order import Family
+from bench.plan.removal_order import RemovalOrder
 from bench.plan.target import Target, megabytes
 
 Scores = dict[str, Tensor]
@@ -98,90 +98,90 @@ def make_plan(
         UsageError: a pattern of the target's fits no group.
         BenchError: scores that do not fit the groups, or a target out of reach (saying the best that is not).
     """
-    family = family_of(groups, scores, table, target, kept)
+    order = removal_order_of(groups, scores, table, target, kept)
     if target.kind == "channels":
-        number = _reaching_share(family, target)
+        number = _reaching_share(order, target)
     else:
-        number = _reaching_cost(family, table.dense(), target, may_be_behind=kept is not None)
-    return plan_of(groups, scores, table, family, number)
+        number = _reaching_cost(order, table.dense(), target, may_be_behind=kept is not None)
+    return plan_of(groups, scores, table, order, number)
 
 
-def family_of(
+def removal_order_of(
     groups: Sequence[ChannelGroup],
     scores: Scores,
     table: CostTable,
     target: Target,
     kept: Mapping[str, Sequence[int]] | None = None,
-) -> Family:
+) -> RemovalOrder:
     """The networks among which a target names one; arguments and errors are those of `make_plan`."""
     _check_scores(groups, scores, kept or {})
-    return Family(groups, scores, table, target, kept)
+    return RemovalOrder(groups, scores, table, target, kept)
 
 
 def plan_of(
-    groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, family: Family, number: int
+    groups: Sequence[ChannelGroup], scores: Scores, table: CostTable, order: RemovalOrder, number: int
 ) -> PruningPlan:
-    """The plan that leaves a network of a family."""
+    """The plan that leaves a network of a removal order."""
     kept = {
         group.name: channels
-        for group, channels in zip(groups, family.kept(number), strict=True)
+        for group, channels in zip(groups, order.kept(number), strict=True)
         if group.protected is None
     }
     total = sum(group.channels for group in prunable(groups))
     skipped = [group.name for group in prunable(groups) if group.name not in scores]
     channels = (sum(map(len, kept.values())), total)
-    predicted, threshold = family.cost(number), family.threshold(number)
-    return PruningPlan(kept, channels, predicted, table.dense(), skipped, threshold, family.costed)
+    predicted, threshold = order.cost(number), order.threshold(number)
+    return PruningPlan(kept, channels, predicted, table.dense(), skipped, threshold, order.costed)
 
 
-def _reaching_share(family: Family, target: Target) -> int:
-    """The network of the family that has lost a share of its channels."""
-    most = family.removed(len(family))
+def _reaching_share(order: RemovalOrder, target: Target) -> int:
+    """The network of the order that has lost a share of its channels."""
+    most = order.removed(len(order))
     # The small numbers undo binary fractions: 0.29 * 100 is 28.999999999999996.
     if target.scope == "local":
-        number = int(np.searchsorted(family.keys, target.value + 1e-12, side="right"))
-        out_of_reach = target.value > family.most_of_a_group + 1e-12
+        number = int(np.searchsorted(order.keys, target.value + 1e-12, side="right"))
+        out_of_reach = target.value > order.most_of_a_group + 1e-12
     else:
-        allowed = math.floor(target.value * family.channels + 1e-9)
+        allowed = math.floor(target.value * order.channels + 1e-9)
         # At least 0: cuts before this one may have gone further.
-        number = max(0, family.first(lambda member: family.removed(member) > allowed) - 1)
+        number = max(0, order.first(lambda member: order.removed(member) > allowed) - 1)
         out_of_reach = allowed > most
     if out_of_reach:
-        best = math.floor(1000 * most / max(1, family.channels)) / 1000
+        best = math.floor(1000 * most / max(1, order.channels)) / 1000
         raise BenchError(
-            f"cannot remove {target.value:.1%} of the channels: at most {best:.1%} can go with {family.limits()}; "
+            f"cannot remove {target.value:.1%} of the channels: at most {best:.1%} can go with {order.limits()}; "
             "ask for less or loosen that"
         )
     return number
 
 
-def _reaching_cost(family: Family, dense: Prediction, target: Target, *, may_be_behind: bool) -> int:
-    """The network of the family that costs what is wanted, or its first if that may cost less already."""
+def _reaching_cost(order: RemovalOrder, dense: Prediction, target: Target, *, may_be_behind: bool) -> int:
+    """The network of the order that costs what is wanted, or its first if that may cost less already."""
     name = {"macs": "macs", "params": "parameters", "size": "bytes"}[target.kind]
 
     def cost(number: int) -> int:
-        return getattr(family.cost(number), name)
+        return getattr(order.cost(number), name)
 
     is_size = target.kind == "size"
     wanted = target.value if is_size else target.value * getattr(dense, name)
-    least = cost(len(family))
+    least = cost(len(order))
     if least > wanted and is_size:
         raise BenchError(
             f"cannot get down to {megabytes(wanted)}: at least {megabytes(1000 * math.ceil(least / 1000))} stay with "
-            f"{family.limits()}; ask for more or loosen that"
+            f"{order.limits()}; ask for more or loosen that"
         )
     if least > wanted:
         best = math.ceil(1000 * least / getattr(dense, name)) / 1000
         raise BenchError(
             f"cannot keep only {target.value:.1%} of the {target.kind}: at least {best:.1%} stay with "
-            f"{family.limits()}; ask for more or loosen that"
+            f"{order.limits()}; ask for more or loosen that"
         )
     if cost(0) < wanted and not is_size and not may_be_behind:
         raise BenchError(
             f"cannot keep {target.value:.1%} of the {target.kind}: --ratio-of alone leaves "
             f"{cost(0) / getattr(dense, name):.1%}; ask for less of either"
         )
-    number = family.first(lambda member: cost(member) <= wanted)
+    number = order.first(lambda member: cost(member) <= wanted)
     is_closer_above = number > 0 and cost(number - 1) - wanted < wanted - cost(number)
     if is_size:
         return number

@@ -6,9 +6,9 @@ With one class for all groups, or for each pool of groups, this is the global ra
 local one, and with a class for each structure the isomorphic one (Fang et al., Isomorphic Pruning for Vision Models,
 ECCV 2024), where scores are compared only between groups whose layers are of the same types on the same sides.
 
-What a group keeps is rounded in every network of the family, so that its cost is the cost that is searched.
+What a group keeps is rounded in every network of the order, so that its cost is the cost that is searched.
 
-A family may begin with a network that has lost channels before: they count towards the limits and the shares, and a
+An order may begin with a network that has lost channels before: they count towards the limits and the shares, and a
 class that has lost more than its share waits for the others.
 """
 
@@ -29,7 +29,7 @@ from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.target import Target
 
 
-class Family:
+class RemovalOrder:
     """Networks 0, 1, 2, ...: number n has lost the first n channels of one order, each group's count rounded.
 
     Each keeps no channel that an earlier one has lost.
@@ -127,7 +127,7 @@ class Family:
         return [sorted(a[len(a) - stay :].tolist()) for a, stay in zip(self._ascending, left, strict=True)]
 
     def cost(self, number: int) -> Prediction:
-        """What a network of the family costs."""
+        """What a network of the order costs."""
         if number not in self._costs:
             self._costs[number] = self._table.predict(self.left(number))
         return self._costs[number]
@@ -153,7 +153,7 @@ class Family:
         return bisect.bisect_left(range(len(self) + 1), True, key=condition)
 
     def limits(self) -> str:
-        """The flags that bound the family."""
+        """The flags that bound the order."""
         target = self._target
         flags = [f"--min-keep {target.min_keep:g}"]
         flags += [f"--max-ratio {target.max_ratio:g}"] if target.max_ratio < 1 else []

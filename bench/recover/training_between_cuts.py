@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.data import SegmentationData
 
 
-class Retraining:
+class TrainingBetweenCuts:
     """A network that is trained and cut by turns; momenta and a moving average of the weights are cut along.
 
     The same seed gives the same weights on CPU.

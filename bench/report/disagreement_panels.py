@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.datasets.base import Classes
 from bench.datasets.transforms import prepare
-from bench.measure.baseline import Reference
+from bench.measure.baseline import Baseline
 from bench.measure.inference import predict
 from bench.report.label_pictures import NOT_SCORED, indexed
 
@@ -55,12 +55,12 @@ class Panel:
 
 
 def segment(
-    reference: Reference, networks: Mapping[str, nn.Module], index: int
+    baseline: Baseline, networks: Mapping[str, nn.Module], index: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """What networks make of one image of the split.
 
     Args:
-        reference: the data, and how networks are scored.
+        baseline: the data, and how networks are scored.
         networks: name -> network, on the device.
         index: which image.
 
@@ -68,29 +68,29 @@ def segment(
         The image as it is on disk, uint8 [3, H, W], its label, uint8 [H, W], and by name the class predicted for each
         pixel, int64 [H, W] on the CPU.
     """
-    image, label = reference.data.load(reference.split, index)
-    prepared = prepare(image, reference.data.input_size)[None].to(reference.device)
+    image, label = baseline.data.load(baseline.split, index)
+    prepared = prepare(image, baseline.data.input_size)[None].to(baseline.device)
     with torch.inference_mode():
         maps = {
-            name: predict(model.eval(), prepared, label.shape, reference.scoring)[0].cpu()
+            name: predict(model.eval(), prepared, label.shape, baseline.scoring)[0].cpu()
             for name, model in networks.items()
         }
     return image, label, maps
 
 
-def panels_of(reference: Reference, networks: Mapping[str, nn.Module], pixels: Tensor, count: int) -> list[Panel]:
+def panels_of(baseline: Baseline, networks: Mapping[str, nn.Module], pixels: Tensor, count: int) -> list[Panel]:
     """Panels of the images of the split that have the most pixels of some kind.
 
     Args:
-        reference: the data, and how networks are scored.
+        baseline: the data, and how networks are scored.
         networks: name -> network: one, or two to compare with each other.
         pixels: of that kind in each image, int64 [N]; an image without one gets no panel.
         count: the most panels.
     """
     # A stable order: of equals the first.
     chosen = [index for index in pixels.argsort(descending=True, stable=True).tolist() if pixels[index] > 0][:count]
-    names = reference.data.names(reference.split)
-    return [make_panel(names[index], *segment(reference, networks, index), reference.data.classes) for index in chosen]
+    names = baseline.data.names(baseline.split)
+    return [make_panel(names[index], *segment(baseline, networks, index), baseline.data.classes) for index in chosen]
 
 
 def make_panel(name: str, image: Tensor, label: Tensor, maps: Mapping[str, Tensor], classes: Classes) -> Panel:

@@ -1,7 +1,7 @@
 """What a comparison of methods says: a table for the console, a summary in four formats.
 
-JSON and CSV keep the rows (`comparison_rows`) as they are; the tables and the plot show one line for each (method, goal),
-as mean ± standard deviation over the seeds.
+JSON and CSV keep the rows (`comparison_rows`) as they are; the tables and the plot show one line for each (method,
+goal), as mean ± standard deviation over the seeds.
 """
 
 from __future__ import annotations

@@ -12,9 +12,17 @@ from bench.system.files import make_folder, write_text
 
 DONE, FAILED = "done", "failed"
 
+BEST, LAST, METRICS, CONFIG = "best.pt", "last.pt", "metrics.csv", "config.json"
+"""Of a training: the best network, all that is needed to go on, one row an epoch, the options."""
+
+PRUNED, INFO = "pruned_model.pt", "pruning_info.json"
+"""Of a pruning: the network, and how it was made."""
+
+FINETUNED, FINETUNED_REPORT = "finetuned_model.pt", "finetuned_report.json"
+"""Of a fine-tuning: the network, and what was measured on it."""
 
 REPORT = "report.json"
-"""What was measured on the network of a run folder."""
+"""What was measured on the network of a training or a pruning."""
 
 
 def begin(folder: Path) -> None:

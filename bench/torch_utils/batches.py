@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 
 Batch = tuple[Tensor, Tensor]
+"""Images float32 [N, 3, h, w] and labels int64 [N, H, W]."""
 
 
 def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> None:

@@ -21,10 +21,9 @@ from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.system.files import plain, write_text
+from bench.system.run_folder import BEST, LAST, METRICS
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
 from bench.training.optimizer import Ema
-
-BEST, LAST, METRICS = "best.pt", "last.pt", "metrics.csv"
 
 Row = dict[str, Any]
 # What else than a flag of its own name sets a part of the identity.

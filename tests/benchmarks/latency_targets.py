@@ -20,19 +20,19 @@ import torch
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
-from bench.engine.session import Workbench
+from bench.engine.session import Session
 from bench.errors import BenchError
+from bench.jobs.pruning import open_baseline
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
-from bench.pipeline import open_reference
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
 
 OUTPUTS = 12
 
 
-def workbench_of(name: str, folder: Path, arguments: argparse.Namespace) -> Workbench:
-    """A network with random weights on the workbench."""
+def workbench_of(name: str, folder: Path, arguments: argparse.Namespace) -> Session:
+    """A network with random weights in a session."""
     torch.manual_seed(0)
     spec = ModelSpec(name, OUTPUTS)
     checkpoint = folder / f"{name}.pt"
@@ -41,16 +41,16 @@ def workbench_of(name: str, folder: Path, arguments: argparse.Namespace) -> Work
     run = RunOptions(device=arguments.device, threads=arguments.threads)
     measure = MeasureOptions(latency_seconds=arguments.seconds)
     options = PruneOptions(round_to=arguments.round_to, evaluate=False, recalibrate=False)
-    return Workbench(open_reference(checkpoint, data, run, measure), options, folder / "scores")
+    return Session(open_baseline(checkpoint, data, run, measure), options, folder / "scores")
 
 
-def reach(workbench: Workbench, share: float) -> dict[str, Any]:
+def reach(session: Session, share: float) -> dict[str, Any]:
     """Prunes to a share of the latency; returns what came of it."""
     pruner = make_pruner("l1")
     began = time.perf_counter()
-    row = {"model": workbench.reference.saved.spec.name, "asked": share, "error": None}
+    row = {"model": session.reference.saved.spec.name, "asked": share, "error": None}
     try:
-        info = workbench.prune(pruner, workbench.target(pruner, Goal("latency", share)), seed=0).info
+        info = session.prune(pruner, session.target(pruner, Goal("latency", share)), seed=0).info
     except BenchError as error:
         return {**row, "error": str(error), "seconds": time.perf_counter() - began}
     search = info["latency_search"]
@@ -92,9 +92,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         draw_dataset(Path(folder) / "scenes", images={"train": 1, "val": 1, "test": 1}, size=arguments.input_size)
         for name in arguments.models.split(","):
-            workbench = workbench_of(name, Path(folder), arguments)
+            session = workbench_of(name, Path(folder), arguments)
             for share in arguments.targets.split(","):
-                row = reach(workbench, float(share))
+                row = reach(session, float(share))
                 rows.append(row)
                 print(line(row), flush=True)
     close = sum(row["error"] is None and abs(row["error_percent"]) <= 5 for row in rows)

@@ -23,12 +23,12 @@ import torch
 from bench.config.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
-from bench.engine.session import Workbench
-from bench.measure.baseline import Reference
+from bench.engine.session import Session
+from bench.jobs.training import train_model
+from bench.measure.baseline import Baseline
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
-from bench.training.state import BEST
-from bench.training_run import train_model
+from bench.system.run_folder import BEST
 
 MODELS = "simple_segnet,unet_small,deeplabv3_resnet50"
 MOST_POINTS = 3.0
@@ -53,11 +53,11 @@ def trained(model: str, data: DataOptions, arguments: argparse.Namespace) -> Pat
 
 def measure(model: str, checkpoint: Path, data: DataOptions, ratios: list[float], folder: Path) -> list[Row]:
     """mIoU of the test images after each cut, in percent."""
-    reference = Reference(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
-    workbench, pruner = Workbench(reference, PruneOptions(), folder), make_pruner("l1")
+    reference = Baseline(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+    session, pruner = Session(reference, PruneOptions(), folder), make_pruner("l1")
     rows = []
     for ratio in ratios:
-        pruned = workbench.prune(pruner, workbench.target(pruner, Goal("channels", ratio)), SEED)
+        pruned = session.prune(pruner, session.target(pruner, Goal("channels", ratio)), SEED)
         miou = {name: 100 * pruned.info["quality"][name]["miou"] for name in ("baseline", "cut", "recalibrated")}
         macs = pruned.info["cost"]["after"]["macs"] / pruned.info["cost"]["before"]["macs"]
         rows.append({"model": model, "ratio": ratio, "macs_kept": macs, **miou})

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
-from bench.engine.session import Workbench
+from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
-from bench.measure.baseline import Reference
+from bench.measure.baseline import Baseline
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import Budget, budget_for
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
@@ -319,12 +319,12 @@ def test_options_without_a_meaning_are_refused(settings: dict[str, Any], message
 
 
 @pytest.fixture
-def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> Callable[..., Workbench]:
-    def make(folder: str = "kept", **options: Any) -> Workbench:
+def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> Callable[..., Session]:
+    def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Reference(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=CPU)
+        reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=CPU)
         chosen = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4, evaluate=False)
-        return Workbench(reference, replace(chosen, **options), tmp_path / folder)
+        return Session(reference, replace(chosen, **options), tmp_path / folder)
 
     return make
 
@@ -332,7 +332,7 @@ def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> Callab
 FULL = {"recipe": "full", "sandwich_epochs": 2, "sandwich_batch_size": 4}
 
 
-def test_the_published_recipe_end_to_end(make_bench: Callable[..., Workbench]) -> None:
+def test_the_published_recipe_end_to_end(make_bench: Callable[..., Session]) -> None:
     bench, pruner, target = make_bench(), make_pruner("dmcp", FULL), Target("macs", 0.5)
     pruned = bench.prune(pruner, target, seed=0)
     record = pruned.info["preparation"]
@@ -357,9 +357,7 @@ def test_the_published_recipe_end_to_end(make_bench: Callable[..., Workbench]) -
     assert bench.training_identity(pruner, 0, target) != bench.training_identity(pruner, 0, Target("macs", 0.4))
 
 
-def test_a_step_of_the_published_training(
-    make_bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_of_the_published_training(make_bench: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
     target, pruner = Target("macs", 0.5), make_pruner("dmcp", FULL)
     bench = make_bench()
     followed, searched = [], []
@@ -408,7 +406,7 @@ def test_what_the_training_learnt_decides_the_scores(wide: Net) -> None:
     assert all((score.diff() > 0).all() for score in scores.values())
 
 
-def test_fresh_weights_follow_the_seed_and_not_the_baseline(make_bench: Callable[..., Workbench]) -> None:
+def test_fresh_weights_follow_the_seed_and_not_the_baseline(make_bench: Callable[..., Session]) -> None:
     target = Target("macs", 0.5)
     settings = {"steps": 2}
     inherited = make_bench(recalibrate=False).prune(make_pruner("dmcp", settings), target, seed=1)
@@ -429,12 +427,12 @@ def test_fresh_weights_follow_the_seed_and_not_the_baseline(make_bench: Callable
         make_bench(absorb_bias=True).prune(make_pruner("dmcp", {**settings, "fresh": True}), target, seed=0)
 
 
-def test_a_method_that_needs_a_target_says_so(make_bench: Callable[..., Workbench]) -> None:
+def test_a_method_that_needs_a_target_says_so(make_bench: Callable[..., Session]) -> None:
     with pytest.raises(UsageError, match="dmcp learns widths for a target, and there is none here"):
         make_bench().scores(make_pruner("dmcp"), 0)
 
 
-def test_kept_scores_belong_to_their_target(make_bench: Callable[..., Workbench]) -> None:
+def test_kept_scores_belong_to_their_target(make_bench: Callable[..., Session]) -> None:
     bench, pruner = make_bench(), make_pruner("dmcp", {"steps": 2})
     names = [bench.scores(pruner, 0, target)[1] for target in (Target("macs", 0.5), Target("macs", 0.4))]
     names.append(bench.scores(pruner, 0, Target("macs", 0.5, min_keep=0.05))[1])

@@ -20,9 +20,9 @@ from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
 from bench.system.console import say
+from bench.system.run_folder import LAST
 from bench.train_eval import fit
 from bench.training.optimizer import learning_rate
-from bench.training.state import LAST
 
 
 def scale_importance(gammas: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,1 @@
+"""The command line: parser, flags, one-line errors."""

@@ -1,0 +1,106 @@
+"""Compares pruning methods: every method at every target with every seed, on the same baseline and data.
+
+    python benchmark.py --config configs/quick.yaml
+    python benchmark.py --dataset camvid --data-root ./datasets/camvid --model resnet50_seg \
+        --baseline ./runs/camvid_resnet50_seg/best.pt --methods taylor,fpgm,fgp,sirfp --ratios 0.1 \
+        --out-dir ./runs/camvid_benchmark
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.cli.parser import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
+from bench.config.options import (
+    DataOptions,
+    DistillOptions,
+    FinetuneOptions,
+    GridOptions,
+    IterativeOptions,
+    MeasureOptions,
+    ModelOptions,
+    OracleOptions,
+    PruneOptions,
+    RunOptions,
+    TrainOptions,
+)
+
+
+def build_parser() -> Parser:
+    """The command line of benchmark.py."""
+    parser = Parser(
+        "benchmark.py",
+        "Compares pruning methods on one baseline. Jobs that are done are not done again; "
+        "benchmark_summary.json/.csv/.md/.png go to --out-dir.",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--baseline", metavar="FILE", help="the trained network (required)")
+    files.add_argument("--out-dir", "--output-dir", metavar="DIR", help="folder of the results (required)")
+    files.add_argument(
+        "--train-baseline", action="store_true", help="train --baseline first, as a best.pt, where it is missing"
+    )
+    parser.add_options("comparison", GridOptions)
+    methods = parser.add_argument_group("methods")
+    parser.add_setting(methods, "--opt", metavar="METHOD.KEY=VALUE,...", help="options of the methods")
+    add_listings(parser)
+    parser.add_options("data", DataOptions)
+    parser.add_options("network", ModelOptions)
+    parser.add_options("pruning", PruneOptions)
+    parser.add_options("pruning in several cuts", IterativeOptions)
+    parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
+    parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
+    parser.add_options("distillation, in fine-tuning and between cuts", DistillOptions)
+    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
+    parser.add_options("oracle", OracleOptions)
+    parser.add_options("run", RunOptions)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line and runs the comparison."""
+    arguments = build_parser().parse(argv)
+    if print_listing(arguments):
+        return
+    require_flags(arguments, "baseline", "out_dir")
+    goals = chosen_goals(arguments, "ratios")
+    data, options = collect(DataOptions, arguments), collect(RunOptions, arguments)
+    network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
+    measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
+    oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
+    distill = collect(DistillOptions, arguments)
+
+    from bench.engine.cut_schedule import schedule_of
+    from bench.engine.iterative import check_schedule, open_session
+    from bench.jobs.pruning import open_baseline
+    from bench.jobs.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
+    from bench.jobs.training import ensure_baseline
+    from bench.oracle.compare_scores import agreement_table, measure_agreement
+    from bench.pruners import make_pruners
+    from bench.report.summary import comparison_table
+    from bench.system.console import console, say
+    from bench.system.files import make_folder
+    from bench.training.distillation import distillation_of
+
+    # Everything that can be wrong with the request is found before the first minute of work.
+    pruners, finetune = make_pruners(choice.methods, arguments.opt), collect(FinetuneOptions, arguments)
+    schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune, distill)
+    for goal in goals:
+        for pruner in pruners.values():
+            check_schedule(schedule, pruner, pruner.aim(goal))
+    out, baseline = make_folder(arguments.out_dir), Path(arguments.baseline)
+    if arguments.train_baseline:
+        ensure_baseline(baseline, data, network, training, options, measure)
+    baseline = open_baseline(baseline, data, options, measure, model=network.model)
+    session = open_session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
+    jobs = grid(choice.methods, goals, seeds)
+    taught = distillation_of(distill, baseline.saved.model, baseline.digest)
+    rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), options, out, taught)
+    console().print(comparison_table(baseline_record(baseline), rows))
+    say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
+    if oracle.oracle:
+        console().print(agreement_table(measure_agreement(session, pruners, goals[0], seeds, oracle, out)))
+    check_outcome(rows, out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,119 @@
+"""Prunes a trained network by one method.
+
+    python prune.py --dataset camvid --data-root ./datasets/camvid --model resnet50_seg \
+        --ckpt ./runs/camvid_resnet50_seg/best.pt --method taylor --global-ratio 0.1 \
+        --save ./runs/taylor_pruned --input-size 360,480
+"""
+
+from __future__ import annotations
+
+from bench.cli.flags import add_method, add_target, goal_of, method_settings
+from bench.cli.parser import (
+    Parser,
+    add_listings,
+    collect,
+    print_listing,
+    refuse_channel_limits,
+    refuse_flags,
+    require_flags,
+    run,
+)
+from bench.config.options import (
+    OF_EPOCHS,
+    DataOptions,
+    DistillOptions,
+    FinetuneOptions,
+    IterativeOptions,
+    MeasureOptions,
+    ModelOptions,
+    PruneOptions,
+    RunOptions,
+    SensitivityOptions,
+    TrainOptions,
+    require,
+)
+
+
+def build_parser() -> Parser:
+    """The command line of prune.py."""
+    parser = Parser("prune.py", "Prunes a trained network; pruned_model.pt and pruning_info.json go to --save.")
+    files = parser.add_argument_group("files")
+    files.add_argument("--ckpt", metavar="FILE", help="the trained network (required)")
+    files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the result (required)")
+    add_method(parser)
+    add_target(parser).add_argument(
+        "--sensitivity", action="store_true", help="measure what each group by itself can lose, and exit"
+    )
+    add_listings(parser).add_argument(
+        "--list-groups",
+        action="store_true",
+        help="show the coupled channels of --ckpt, or of a fresh --model, and exit",
+    )
+    parser.add_options("data", DataOptions)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("pruning", PruneOptions)
+    parser.add_options("pruning in several cuts", IterativeOptions)
+    parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
+    parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
+    parser.add_options("distillation between cuts", DistillOptions)
+    parser.add_options("sensitivity", SensitivityOptions)
+    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
+    parser.add_options("run", RunOptions)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line and prunes."""
+    arguments = build_parser().parse(argv)
+    if print_listing(arguments):
+        return
+    if arguments.list_groups:
+        from bench.jobs.pruning import groups_of
+        from bench.report.summary import groups_table
+        from bench.system.console import console
+
+        choice = collect(PruneOptions, arguments)
+        console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
+        return
+    require_flags(arguments, "ckpt", "method", "save")
+    if arguments.sensitivity:
+        refused = ("global_ratio", "target_macs", "target_params", "target_size", "target_latency", "ratio_of")
+        refused += ("auto_search",)
+        refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
+        require(arguments.iterations == 1, "--sensitivity cuts each network once; leave --iterations out")
+    else:
+        goal = goal_of(arguments)
+
+    from bench.engine.cut_schedule import schedule_of
+    from bench.engine.iterative import check_schedule, open_session
+    from bench.jobs.pruning import open_baseline, prune_model
+    from bench.jobs.sensitivity import measure_sensitivity
+    from bench.pruners import make_pruner
+    from bench.pruners.base import Sparsifier
+    from bench.report.text import pruning_lines
+    from bench.system.console import say
+    from bench.system.files import make_folder
+
+    several, recipe = collect(IterativeOptions, arguments), collect(TrainOptions, arguments)
+    schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments), collect(DistillOptions, arguments))
+    pruner = make_pruner(arguments.method, method_settings(arguments))
+    if isinstance(pruner, Sparsifier):
+        refuse_channel_limits(arguments, pruner.name)
+    if not arguments.sensitivity:
+        goal = pruner.aim(goal)
+        check_schedule(schedule, pruner, goal)
+    folder = make_folder(arguments.save)
+    options = collect(RunOptions, arguments)
+    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
+    baseline = open_baseline(arguments.ckpt, data, options, measure, model=arguments.model)
+    session = open_session(baseline, collect(PruneOptions, arguments), folder, schedule)
+    if arguments.sensitivity:
+        choice = collect(SensitivityOptions, arguments)
+        measure_sensitivity(session, pruner, choice, options.seed, folder, split=arguments.split or "train")
+        return
+    for line in pruning_lines(prune_model(session, pruner, goal, options.seed, folder)):
+        say(line)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Pieces of work from options to files: training, pruning, fine-tuning, evaluating, sweeping."""

@@ -1,0 +1,98 @@
+"""The stages put together, from a baseline to pruned and fine-tuned networks on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.channels.groups import ChannelGroup, find_groups
+from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets import dataset_class
+from bench.engine.session import Session
+from bench.errors import UsageError
+from bench.measure.baseline import Baseline
+from bench.models import ModelSpec, build_model
+from bench.models.checkpoint import load_model, save_model
+from bench.plan.target import Goal
+from bench.pruners.base import Method
+from bench.system.devices import set_up
+from bench.system.files import read_json, write_json
+from bench.system.run_folder import INFO, PRUNED, REPORT, run_folder
+
+
+def open_baseline(
+    checkpoint: Path | str,
+    data_options: DataOptions,
+    run: RunOptions,
+    measure: MeasureOptions,
+    *,
+    model: str | None = None,
+) -> Baseline:
+    """Sets up the device, and opens a baseline and its data there.
+
+    Args:
+        checkpoint: the baseline's file.
+        data_options: the images.
+        run: device, threads and seed.
+        measure: the split and how it is scored.
+        model: the network the file must hold, if that is known.
+    """
+    return Baseline(Path(checkpoint), data_options, run, measure, device=set_up(run), model=model)
+
+
+def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
+    """Prunes the baseline on the bench and measures the result.
+
+    The folder receives `pruned_model.pt`, `pruning_info.json` and `report.json`.
+
+    Args:
+        session: the baseline, and what is the same for all prunings.
+        pruner: the method.
+        goal: what to reach.
+        seed: seed of the method and of its calibration images.
+        folder: the job's own folder.
+
+    Returns:
+        What `pruning_info.json` says.
+    """
+    with run_folder(folder):
+        pruned = session.prune(pruner, session.target(pruner, goal), seed)
+        save_model(folder / PRUNED, pruned.saved)
+        search = pruned.info["latency_search"]
+        report = session.baseline.compare(
+            folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, latency=search and search["verified"]
+        )
+        write_json(folder / REPORT, report)
+        info = {**pruned.info, "saved_model": str(folder / PRUNED)}
+        write_json(folder / INFO, info)
+    return info
+
+
+def groups_of(checkpoint: str | None, model: str | None, dataset: str, options: PruneOptions) -> list[ChannelGroup]:
+    """The groups of coupled channels of a network, and which of them a pruning would leave whole.
+
+    Args:
+        checkpoint: file of the network; without one it is built with fresh weights.
+        model: the network's name.
+        dataset: the data set it is for.
+        options: what to protect.
+
+    Raises:
+        UsageError: neither checkpoint nor model, or names that do not exist.
+    """
+    outputs = dataset_class(dataset).classes.outputs
+    if checkpoint is not None:
+        network = load_model(Path(checkpoint), name=model, outputs=outputs).model
+    elif model is not None:
+        network = build_model(ModelSpec(model, outputs))
+    else:
+        raise UsageError("--list-groups needs a network; pass --ckpt FILE or --model NAME")
+    return find_groups(network, ignore=options.ignore, protect_first=options.protect_first)
+
+
+def time_model(baseline: Baseline, folder: Path) -> None:
+    """Adds the latency to the `report.json` of a pruned network measured without it or in another mode, if wanted."""
+    report = read_json(folder / REPORT)
+    if baseline.is_timed and not (report["latency"] and baseline.times_alike(report["latency"])):
+        candidate = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
+        write_json(folder / REPORT, {**report, "latency": baseline.time(candidate.model).as_dict()})

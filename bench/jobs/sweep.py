@@ -1,0 +1,267 @@
+"""The grid of jobs: every method at every goal with every seed, each in a folder named by its content.
+
+A job that is done is not done again; one that failed says why in its folder and does not sink the others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.config.options import FinetuneOptions, RunOptions, TrainOptions
+from bench.engine.session import Session
+from bench.errors import BenchError
+from bench.jobs.finetuning import check_comparable, finetune_model
+from bench.jobs.pruning import prune_model, time_model
+from bench.measure.baseline import Baseline
+from bench.measure.latency import device_name
+from bench.measure.latency_mode import PLAIN_MODE
+from bench.plan.target import Goal
+from bench.pruners.base import Method
+from bench.report.summary import write_summary
+from bench.system.console import say
+from bench.system.files import digest, make_folder, plain, read_json
+from bench.system.provenance import provenance
+from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
+from bench.training.distillation import Distillation
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of the grid: a method, what it is to reach, a seed."""
+
+    method: str
+    goal: Goal
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method} at {self.goal}, seed {self.seed}"
+
+
+def grid(methods: Sequence[str], goals: Sequence[Goal], seeds: Sequence[int]) -> list[Job]:
+    """All combinations, method by method; what is named twice is done once."""
+    return list(dict.fromkeys(Job(*cell) for cell in itertools.product(methods, goals, seeds)))
+
+
+def run_benchmark(
+    session: Session,
+    pruners: Mapping[str, Method],
+    jobs: Sequence[Job],
+    finetune: TrainOptions | None,
+    run: RunOptions,
+    out: Path,
+    distillation: Distillation | None = None,
+) -> list[Row]:
+    """Runs all jobs that are not done and writes `benchmark_summary.json/.csv/.md/.png`.
+
+    Args:
+        session: the baseline and what all jobs share.
+        pruners: the methods by name.
+        jobs: the grid.
+        finetune: the recipe of fine-tuning after each pruning, or None.
+        run: device and seed; a job has its own seed.
+        out: folder of the benchmark.
+        distillation: the teacher of fine-tuning, if there is one.
+
+    Returns:
+        One row a job.
+    """
+    rows = []
+    for number, job in enumerate(jobs, start=1):
+        pruner = pruners[job.method]
+        folder = out / _folder_name(session, pruner, job)
+
+        def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Row:
+            if not is_done(folder, PRUNED, INFO, REPORT):
+                prune_model(session, pruner, job.goal, job.seed, folder)
+            time_model(session.baseline, folder)
+            if finetune is not None:
+                finetune_model(session.baseline, folder, finetune, replace(run, seed=job.seed), distillation)
+            return row_of(folder)
+
+        row = _attempt(job, folder, work)
+        rows.append(row)
+        say(f"[{number}/{len(jobs)}] {job}: {_outcome(row)}")
+    write_summary(out, baseline_record(session.baseline), rows, provenance())
+    return rows
+
+
+def finetune_benchmark(
+    baseline: Baseline,
+    finetune: TrainOptions,
+    run: RunOptions,
+    out: Path,
+    distillation: Distillation | None = None,
+) -> list[Row]:
+    """Fine-tunes every pruned network of a benchmark and writes `finetuned_summary.json/.csv/.md/.png`.
+
+    Args:
+        baseline: the network and its data.
+        finetune: the recipe, the same for all.
+        run: device; each job keeps its own seed.
+        out: folder of the benchmark.
+        distillation: the teacher, the same for all, if there is one.
+
+    Raises:
+        BenchError: nothing in the folder was pruned.
+    """
+    folders = sorted(path.parent for path in out.glob(f"*/{INFO}") if is_done(path.parent, PRUNED, INFO))
+    if not folders:
+        raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
+    rows = []
+    for number, folder in enumerate(folders, start=1):
+        info = read_json(folder / INFO)
+        job = Job(info["method"], Goal(info["target"]["kind"], info["target"]["value"]), info["seed"])
+
+        def work(job: Job = job, folder: Path = folder) -> Row:
+            check_comparable(baseline, folder)
+            time_model(baseline, folder)
+            finetune_model(baseline, folder, finetune, replace(run, seed=job.seed), distillation)
+            return row_of(folder)
+
+        row = _attempt(job, folder, work)
+        rows.append(row)
+        say(f"[{number}/{len(folders)}] {job}: {_outcome(row)}")
+    write_summary(out, baseline_record(baseline), rows, provenance(), name="finetuned_summary")
+    return rows
+
+
+def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainOptions | None:
+    """The recipe of fine-tuning: that of training but for length and rate; None for no epochs."""
+    if finetune.finetune_epochs == 0:
+        return None
+    return replace(training, epochs=finetune.finetune_epochs, lr=finetune.finetune_lr)
+
+
+def check_outcome(rows: Sequence[Row], out: Path) -> None:
+    """Raises BenchError when a job failed, so that the command's exit status says so."""
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        raise BenchError(
+            f"{len(failed)} of {len(rows)} jobs failed, the first with: {failed[0]['error']}; "
+            f"see {FAILED} in the folders under {out} and run the command again"
+        )
+
+
+def baseline_record(baseline: Baseline) -> dict[str, Any]:
+    """What the summary says about the unpruned network."""
+    return {
+        "path": baseline.checkpoint,
+        "sha256": baseline.digest,
+        "model": baseline.saved.spec.name,
+        "dataset": baseline.data.name,
+        "split": baseline.split,
+        "input_size": baseline.data.input_size,
+        "miou": baseline.quality["miou"],
+        "quality": baseline.quality,
+        **baseline.cost,
+    }
+
+
+def _folder_name(session: Session, pruner: Method, job: Job) -> str:
+    """Readable, and different for every difference that changes what is pruned."""
+    baseline = session.baseline
+    where = {"device": [device_name(baseline.device), torch.get_num_threads()]} if job.goal.is_timed else {}
+    if job.goal.is_timed and baseline.mode != PLAIN_MODE:
+        where["mode"] = baseline.mode
+    content = plain(
+        {
+            **where,
+            "job": job,
+            "options": asdict(pruner),
+            **session.identity,
+            "baseline": baseline.digest,
+            "data": [baseline.data.name, baseline.data.input_size, baseline.split],
+            "scoring": baseline.scoring,
+        }
+    )
+    return f"{job.method}_{job.goal.tag}_s{job.seed}_{digest(content)[:8]}"
+
+
+def _attempt(job: Job, folder: Path, work: Callable[[], Row]) -> Row:
+    """Runs a job; whatever goes wrong becomes its row and its `failed` marker."""
+    blank = {
+        "method": job.method,
+        "target": job.goal.kind,
+        "ratio": job.goal.value,
+        "seed": job.seed,
+        "folder": folder.name,
+    }
+    start = time.perf_counter()
+    try:
+        row = work()
+        # What failed in an earlier run after the pruning was done has now succeeded.
+        (folder / FAILED).unlink(missing_ok=True)
+    except Exception as error:  # noqa: BLE001 - one job's defect must not cost the others' results
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        details = "" if isinstance(error, BenchError) else "\n" + traceback.format_exc()
+        fail(make_folder(folder), reason + details)
+        row = {"status": "failed", "error": reason}
+    return {**blank, "status": "done", "error": None, **row, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def row_of(folder: Path) -> Row:
+    """Reads the row of a finished job from its files."""
+    info, report = read_json(folder / INFO), read_json(folder / REPORT)
+    before, after = info["cost"]["before"], info["cost"]["after"]
+    quality = info["quality"]
+    row = {
+        # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
+        "target": info["target"]["kind"],
+        "split": report["split"],
+        "baseline_miou": report["baseline"]["quality"]["miou"],
+        "channel_ratio": info["plan"]["channel_ratio"] if info["plan"] else 0.0,
+        "parameters": after["parameters"],
+        "parameters_kept": after["parameters"] / before["parameters"],
+        "nonzero_parameters": after["nonzero_parameters"],
+        "nonzero_kept": after["nonzero_parameters"] / before["nonzero_parameters"],
+        "bytes_on_disk": report["candidate"]["bytes_on_disk"],
+        "compressed_bytes": report["candidate"]["compressed_bytes"],
+        "macs": after["macs"],
+        "macs_kept": after["macs"] / before["macs"],
+        "miou_cut": quality.get("cut", {}).get("miou"),
+        "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
+        "miou_finetuned": None,
+        **_latency_of(report),
+        **_reconstruction_of(info),
+    }
+    if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
+        row["miou_finetuned"] = read_json(folder / FINETUNED_REPORT)["candidate"]["quality"]["miou"]
+    return row
+
+
+def _latency_of(report: dict[str, Any]) -> Row:
+    networks = report["latency"]["networks"] if report["latency"] else {"baseline": {}, "candidate": {}}
+    timed = networks["candidate"]
+    return {
+        "baseline_latency_ms": networks["baseline"].get("median_ms"),
+        "latency_ms": timed.get("median_ms"),
+        "speedup": timed.get("speedup"),
+        "speedup_low": timed.get("speedup_low"),
+        "speedup_high": timed.get("speedup_high"),
+    }
+
+
+def _reconstruction_of(info: dict[str, Any]) -> Row:
+    return {
+        f"logits_{key}_{stage}": found[key]
+        for stage, found in info.get("reconstruction", {}).items()
+        for key in ("mse", "relative", "kl")
+    }
+
+
+def _outcome(row: Row) -> str:
+    if row["status"] == "failed":
+        return f"failed: {row['error']}"
+    named = {"cut": row["miou_cut"], "recalibrated": row["miou_recalibrated"], "fine-tuned": row["miou_finetuned"]}
+    quality = ", ".join(f"{name} {value:.1%}" for name, value in named.items() if value is not None)
+    return f"{row['macs_kept']:.1%} of the MACs, mIoU {quality or 'not measured'} ({row['seconds']:.0f} s)"

@@ -1,0 +1,182 @@
+"""A training run from options to files: what train.py calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.config.options import DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
+from bench.data import SegmentationData
+from bench.datasets import dataset_class
+from bench.errors import BenchError, UsageError
+from bench.measure.inference import Scoring
+from bench.models import ModelSpec, build_model
+from bench.models.backbone import load_backbone
+from bench.models.checkpoint import SavedModel, load_model
+from bench.system import processes
+from bench.system.console import say
+from bench.system.devices import set_up
+from bench.system.files import make_folder, read_json, write_json
+from bench.system.provenance import provenance
+from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
+from bench.train_eval import evaluate, fit
+from bench.training.state import check_same_run, run_identity
+
+
+def train_model(
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    options: TrainOptions,
+    run: RunOptions,
+    measure: MeasureOptions,
+    folder: Path,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Trains a network and scores its best state on the validation and the headline split.
+
+    The folder receives `config.json`, `best.pt`, `last.pt`, `metrics.csv` and `report.json`.
+
+    Args:
+        data_options: the images.
+        model_options: the network.
+        options: the recipe.
+        run: device and seed.
+        measure: the split to report and how to score it.
+        folder: the run's own folder.
+        checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is.
+        resume: go on with the run in the folder; starts it where there is none.
+        overwrite: replace the run in the folder.
+
+    Returns:
+        What `report.json` says.
+
+    Raises:
+        UsageError: options that contradict each other or name what does not exist.
+        BenchError: the folder holds another run; what data, checkpoint and training may meet.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other; pass one")
+    if checkpoint and model_options.pretrained_backbone:
+        raise UsageError("--ckpt and --pretrained-backbone both name the first weights; pass one")
+    scoring = Scoring.of(measure)
+    with processes.joined(set_up(run)) as device:
+        world = processes.world()
+        make_folder(folder)
+        finished, begun = is_done(folder, BEST, REPORT), (folder / LAST).is_file()
+        if finished and not (resume or overwrite):
+            raise BenchError(f"{folder} already holds a finished run; choose another --save or pass --overwrite")
+        if begun and not (resume or overwrite):
+            raise BenchError(f"{folder} holds an unfinished run; pass --resume to go on or --overwrite to start anew")
+
+        data, saved = _open(data_options, model_options, run, checkpoint)
+        if finished and resume:
+            identity = run_identity(saved, data, options, run, world.size)
+            check_same_run(folder, load_model(folder / LAST), saved, identity)
+            say(f"{folder} is finished already; nothing to do")
+            return read_json(folder / REPORT)
+        if resume and not begun:
+            say(f"{folder} holds no run to resume; starting one")
+
+        # Opened before training, so that a missing split is not found out after it.
+        splits = dict.fromkeys(("val", measure.split or data.headline_split))
+        loaders = {
+            split: data.eval_loader(split, measure.eval_batch_size, rank=world.rank, world=world.size)
+            for split in splits
+        }
+        processes.barrier()
+        with run_folder(folder) if world.is_first else contextlib.nullcontext(), _resume_hint(folder):
+            if world.is_first:
+                groups = (data_options, model_options, options, run, measure)
+                config = {name: value for group in groups for name, value in asdict(group).items()}
+                write_json(folder / CONFIG, {**config, "ckpt": checkpoint, "provenance": provenance()})
+            result = fit(
+                saved,
+                data,
+                options,
+                run,
+                folder,
+                resume=resume and begun,
+                device=device,
+                eval_batch_size=measure.eval_batch_size,
+            )
+            best = load_model(result.best).model
+            scores = {
+                split: evaluate(
+                    best,
+                    loader,
+                    data.classes,
+                    device=device,
+                    amp=options.amp,
+                    channels_last=options.channels_last,
+                    label=split,
+                    scoring=scoring,
+                )
+                for split, loader in loaders.items()
+            }
+            report = {
+                "format": "training-report/1",
+                "best_epoch": result.best_epoch,
+                "epochs": result.epochs,
+                "input_size": data.input_size,
+                "scoring": asdict(scoring),
+                **{split: asdict(quality) for split, quality in scores.items()},
+            }
+            if world.is_first:
+                write_json(folder / REPORT, report)
+        shown = ", ".join(f"{split} mIoU {quality.miou:.2%}" for split, quality in scores.items())
+        say(f"best epoch {result.best_epoch} of {result.epochs}: {shown} -> {result.best}")
+        return report
+
+
+def _open(
+    data_options: DataOptions, model_options: ModelOptions, run: RunOptions, checkpoint: Path | None
+) -> tuple[SegmentationData, SavedModel]:
+    """The data set, and the network with its first weights."""
+    if checkpoint is None:
+        data = SegmentationData(data_options, seed=run.seed)
+        spec = ModelSpec(model_options.model, data.classes.outputs)
+        saved = SavedModel(build_model(spec), spec)
+        if model_options.pretrained_backbone:
+            load_backbone(saved.model, model_options.pretrained_backbone)
+        return data, saved
+    saved = load_model(
+        checkpoint, name=model_options.model, outputs=dataset_class(data_options.dataset).classes.outputs
+    )
+    return SegmentationData(data_options, seed=run.seed, input_size=saved.meta.get("input_size")), saved
+
+
+@contextlib.contextmanager
+def _resume_hint(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / LAST).is_file():
+            say(f"{folder / LAST} holds the last finished epoch; go on with the same command and --resume")
+        raise
+
+
+def ensure_baseline(
+    checkpoint: Path,
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    options: TrainOptions,
+    run: RunOptions,
+    measure: MeasureOptions,
+) -> None:
+    """Trains the network a `best.pt` is to hold, unless that was done; goes on with an interrupted run.
+
+    Raises:
+        UsageError: a file of another name; a training run writes `best.pt`.
+    """
+    if checkpoint.name != BEST:
+        raise UsageError(f"--train-baseline writes a {BEST}; name --baseline {checkpoint.with_name(BEST)}")
+    if is_done(checkpoint.parent, BEST, REPORT):
+        say(f"baseline {checkpoint} is there already")
+        return
+    train_model(data_options, model_options, options, run, measure, checkpoint.parent, resume=True)

@@ -1,0 +1,496 @@
+"""The grid of jobs: what is done is not done again, what fails costs nothing else, fine-tuning has one outcome."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_latency import time_by_macs
+
+from bench.config.options import (
+    DataOptions,
+    DistillOptions,
+    FinetuneOptions,
+    MeasureOptions,
+    PruneOptions,
+    RunOptions,
+    TrainOptions,
+)
+from bench.engine.session import Session
+from bench.errors import BenchError
+from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
+from bench.measure.baseline import Baseline
+from bench.models.checkpoint import SavedModel, load_model
+from bench.plan.target import Goal
+from bench.pruners import make_pruners
+from bench.pruners.norm.pruner import L1
+from bench.pruners.taylor.pruner import Taylor
+from bench.system.files import file_digest
+from bench.training.distillation import distillation_of
+
+QUICK = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
+UNTIMED = MeasureOptions(latency=False)
+TIMED = MeasureOptions(latency_warmup=0, latency_runs=10)
+RECIPE = TrainOptions(epochs=1, batch_size=4, lr=0.01)
+CPU = RunOptions(device="cpu")
+
+
+@pytest.fixture
+def bench(tiny_camvid, tiny_baseline, tmp_path):
+    """The benchmark commands on a tiny network and data set, with results in one folder."""
+    return Benchmark(tiny_camvid, tiny_baseline, tmp_path / "out")
+
+
+class Benchmark:
+    def __init__(self, data_root: Path, baseline: Path, out: Path):
+        self.data, self.baseline, self.out = DataOptions("camvid", str(data_root), num_workers=0), baseline, out
+
+    def reference(self, measure: MeasureOptions = UNTIMED, seed: int = 0) -> Baseline:
+        run = replace(CPU, seed=seed)
+        return Baseline(self.baseline, self.data, run, measure, device=torch.device("cpu"))
+
+    def run(
+        self,
+        methods: Sequence[str] = ("l1", "random"),
+        ratios: Sequence[float] = (0.1,),
+        seeds: Sequence[int] = (0,),
+        *,
+        kind: str = "channels",
+        options: PruneOptions = QUICK,
+        settings: dict[str, Any] | None = None,
+        measure: MeasureOptions = UNTIMED,
+        finetune: TrainOptions | None = None,
+        seed: int = 0,
+    ) -> list[dict[str, Any]]:
+        session = Session(self.reference(measure, seed), options, self.out / "scores")
+        pruners = make_pruners(methods, settings or {})
+        jobs = grid(methods, [Goal(kind, ratio) for ratio in ratios], seeds)
+        return run_benchmark(session, pruners, jobs, finetune, CPU, self.out)
+
+    def finetune(
+        self, recipe: TrainOptions = RECIPE, distill: DistillOptions | None = None, **changes: Any
+    ) -> list[dict[str, Any]]:
+        reference = self.reference(**changes)
+        taught = distillation_of(distill or DistillOptions(), reference.saved.model, reference.digest)
+        return finetune_benchmark(reference, recipe, CPU, self.out, taught)
+
+    def recipe(self) -> dict[str, Any]:
+        """What the report of the only job says about its fine-tuning."""
+        (path,) = self.out.glob("*/finetuned_report.json")
+        return json.loads(path.read_text())["finetune"]["recipe"]
+
+    def summary(self, name: str = "benchmark_summary") -> dict[str, Any]:
+        return json.loads((self.out / f"{name}.json").read_text())
+
+    def written(self, name: str) -> dict[str, int]:
+        """Folder -> when the file was last written, in nanoseconds."""
+        return {path.parent.name: path.stat().st_mtime_ns for path in self.out.glob(f"*/{name}")}
+
+
+def of_method(folders: dict[str, int], method: str) -> dict[str, int]:
+    return {name: written for name, written in folders.items() if name.startswith(method)}
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    timed = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
+    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+
+
+def test_the_grid_has_every_combination_once():
+    some, half, macs = Goal("channels", 0.1), Goal("channels", 0.5), Goal("macs", 0.5)
+    jobs = [Job(method, goal, 0) for method in ("a", "b") for goal in (some, half, macs)]
+    assert grid(["a", "b"], [some, half, macs], [0]) == jobs
+    assert grid(["a", "a"], [some, Goal("channels", 0.10)], [3, 4, 3]) == [Job("a", some, 3), Job("a", some, 4)]
+
+
+def test_the_recipe_of_finetuning_is_that_of_training_but_for_length_and_rate():
+    training = TrainOptions(epochs=300, lr=0.01, batch_size=7)
+    assert finetune_recipe(training, FinetuneOptions(3, 0.02)) == TrainOptions(epochs=3, lr=0.02, batch_size=7)
+    assert finetune_recipe(training, FinetuneOptions(0)) is None
+
+
+def test_every_cell_has_a_row_and_a_folder_of_its_own(bench):
+    rows = bench.run(["l1", "taylor"], [0.12, 0.125], [0, 1])
+    cells = [(row["method"], row["ratio"], row["seed"]) for row in rows]
+    assert cells == [(method, ratio, seed) for method in ("l1", "taylor") for ratio in (0.12, 0.125) for seed in (0, 1)]
+    assert {row["status"] for row in rows} == {"done"}
+    folders = [row["folder"] for row in rows]
+    assert len(set(folders)) == 8
+    for row in rows:
+        assert row["folder"].startswith(f"{row['method']}_r{row['ratio']}_s{row['seed']}_")
+        assert (bench.out / row["folder"] / "done").is_file()
+        assert row["channel_ratio"] == pytest.approx(row["ratio"], abs=0.03)
+        assert 0 < row["parameters_kept"] < 1
+        assert 0 < row["macs_kept"] < 1
+    assert numbers(bench.summary()["rows"]) == numbers(rows)
+
+
+def test_other_goals_have_rows_and_folders_that_say_so(bench):
+    run = {"macs": [0.5], "params": [0.4, 0.8], "size": [10**6]}
+    rows = [row for kind, values in run.items() for row in bench.run(["l1"], values, kind=kind)]
+    assert [(row["target"], row["ratio"], row["status"]) for row in rows] == [
+        ("macs", 0.5, "done"), ("params", 0.4, "done"), ("params", 0.8, "done"), ("size", 10**6, "done"),
+    ]  # fmt: skip
+    assert [row["folder"].rpartition("_")[0] for row in rows] == [
+        "l1_macs0.5_s0", "l1_params0.4_s0", "l1_params0.8_s0", "l1_size1000000_s0",
+    ]  # fmt: skip
+    assert rows[0]["macs_kept"] == pytest.approx(0.5, abs=0.005)
+    assert [row["parameters_kept"] for row in rows[1:3]] == pytest.approx([0.4, 0.8], abs=0.005)
+    info = json.loads((bench.out / rows[3]["folder"] / "pruning_info.json").read_text())
+    assert 990_000 < info["cost"]["after"]["state_bytes"] <= 10**6
+    tuned = bench.finetune()
+    assert {(row["target"], row["ratio"]) for row in tuned} == {(row["target"], row["ratio"]) for row in rows}
+    assert {row["status"] for row in tuned} == {"done"}
+    assert "| l1 | size 1MB |" in (bench.out / "finetuned_summary.md").read_text()
+
+
+def test_a_latency_is_a_goal_of_its_own_for_each_machine(bench, monkeypatch):
+    time_by_macs(monkeypatch)
+    rows = [*bench.run(["l1"], [0.6], kind="latency"), *bench.run(["l1"], [12.0], kind="milliseconds")]
+    assert [(row["target"], row["ratio"], row["status"]) for row in rows] == [
+        ("latency", 0.6, "done"), ("milliseconds", 12.0, "done"),
+    ]  # fmt: skip
+    assert [row["folder"].rpartition("_")[0] for row in rows] == ["l1_latency0.6_s0", "l1_latency12.0ms_s0"]
+    for row in rows:
+        assert 1 / row["speedup"] == row["latency_ms"] / row["baseline_latency_ms"] == pytest.approx(0.6, rel=0.02)
+    tuned = bench.finetune()
+    assert [(row["target"], row["ratio"], row["status"]) for row in tuned] == [
+        (row["target"], row["ratio"], "done") for row in rows
+    ]
+    assert all(row["miou_finetuned"] is not None for row in tuned)
+    text = (bench.out / "finetuned_summary.md").read_text()
+    assert "| l1 | latency 0.6 |" in text
+    assert "| l1 | latency 12ms |" in text
+    # What was found on one machine is nothing to another one; a target that is not measured is.
+    monkeypatch.setattr("bench.jobs.sweep.device_name", lambda device: "another")
+    (other,) = bench.run(["l1"], [0.6], kind="latency")
+    (third,) = bench.run(["l1"], [0.6], kind="latency", measure=replace(UNTIMED, latency_amp="bf16"))
+    assert len({rows[0]["folder"], other["folder"], third["folder"]}) == 3
+    folders = {bench.run(["l1"], [0.1])[0]["folder"]}
+    monkeypatch.undo()
+    assert folders == {bench.run(["l1"], [0.1])[0]["folder"]}
+
+
+def test_one_score_serves_all_ratios(bench):
+    bench.run(["taylor"], [0.1, 0.2, 0.3])
+    assert len(list((bench.out / "scores").glob("scores_taylor_*.pt"))) == 1
+
+
+def test_what_is_done_is_not_done_again(bench, monkeypatch):
+    rows = bench.run(["taylor", "random"])
+    before = bench.written("pruned_model.pt")
+    monkeypatch.setattr(Taylor, "score", pytest.fail)
+    assert numbers(bench.run(["taylor", "random"])) == numbers(rows)
+    assert numbers(bench.run(["taylor"])) == numbers(rows[:1])
+    assert bench.written("pruned_model.pt") == before
+
+
+@pytest.mark.parametrize("lost", ["pruned_model.pt", "pruning_info.json", "report.json", "done"])
+def test_a_job_whose_output_is_gone_is_done_again(bench, lost):
+    rows = bench.run(["l1", "random"])
+    (folder,) = bench.out.glob("l1_*")
+    (folder / lost).unlink()
+    before = bench.written("pruned_model.pt")
+    assert numbers(bench.run(["l1", "random"])) == numbers(rows)
+    after = bench.written("pruned_model.pt")
+    assert after.keys() == before.keys() | {folder.name}
+    assert of_method(after, "l1") != of_method(before, "l1")
+    assert of_method(after, "random") == of_method(before, "random")
+
+
+def test_what_changes_the_pruning_changes_the_folder(bench):
+    bench.run(["taylor"])
+    bench.run(["taylor"], settings={"taylor.term": "gamma"})
+    bench.run(["taylor"], options=replace(QUICK, protect_first=True))
+    bench.run(["taylor"], options=replace(QUICK, calib_images=3))
+    bench.run(["taylor"], measure=replace(UNTIMED, split="val"))
+    assert len(bench.written("pruned_model.pt")) == 5
+
+
+def fails(self: L1, *_: object) -> None:
+    raise ValueError("no norm at hand\nand more")
+
+
+def test_a_failed_job_costs_no_other_and_only_it_is_done_again(bench, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(L1, "score", fails)
+        rows = bench.run(["random", "l1", "taylor"])
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert rows[1]["error"] == "no norm at hand"
+    assert bench.summary()["rows"][1]["error"] == "no norm at hand"
+    assert "no norm at hand" in (bench.out / "benchmark_summary.md").read_text()
+    folder = bench.out / rows[1]["folder"]
+    reason = (folder / "failed").read_text()
+    assert reason.startswith("no norm at hand\n")
+    assert "ValueError: no norm at hand" in reason, "a defect keeps its traceback in the folder"
+    assert not (folder / "done").exists()
+    with pytest.raises(BenchError, match=r"^1 of 3 jobs failed, the first with: no norm at hand; ") as caught:
+        check_outcome(rows, bench.out)
+    assert caught.value.exit_code == 1
+
+    before = bench.written("pruned_model.pt")
+    rows = bench.run(["random", "l1", "taylor"])
+    assert {row["status"] for row in rows} == {"done"}
+    check_outcome(rows, bench.out)
+    after = bench.written("pruned_model.pt")
+    assert after.items() > before.items()
+    assert {path.name for path in folder.iterdir()} == {"done", "pruned_model.pt", "pruning_info.json", "report.json"}
+
+
+def test_a_method_option_that_was_wrong_costs_only_its_method(bench, monkeypatch):
+    """Mending one method's option leaves the other methods' jobs alone."""
+
+    def score(self: Taylor, *arguments: object) -> Any:
+        if self.term == "gamma":
+            raise BenchError("no gamma here")
+        return unpatched(self, *arguments)
+
+    unpatched = Taylor.score
+    monkeypatch.setattr(Taylor, "score", score)
+    rows = bench.run(["l1", "taylor"], settings={"taylor.term": "gamma"})
+    assert [row["status"] for row in rows] == ["done", "failed"]
+    assert (bench.out / rows[1]["folder"] / "failed").read_text() == "no gamma here\n"
+    before = bench.written("pruned_model.pt")
+    rows = bench.run(["l1", "taylor"], settings={"taylor.term": "gate"})
+    assert [row["status"] for row in rows] == ["done", "done"]
+    assert bench.written("pruned_model.pt").items() > before.items()
+
+
+def test_an_unreachable_ratio_fails_with_its_reason(bench):
+    rows = bench.run(["slimming"], [0.1, 0.99], options=replace(QUICK, min_keep=0.5))
+    assert [row["status"] for row in rows] == ["done", "failed"]
+    assert rows[1]["error"].startswith("cannot remove 99.0% of the channels: at most ")
+    assert "--min-keep" in rows[1]["error"]
+
+
+def test_ctrl_c_ends_the_sweep_and_the_job_is_done_again(bench, monkeypatch):
+    def interrupted(self: L1, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(L1, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(["random", "l1", "taylor"])
+    assert not bench.written("pruned_model.pt").keys() - of_method(bench.written("done"), "random").keys()
+    assert [row["status"] for row in bench.run(["random", "l1", "taylor"])] == ["done"] * 3
+    assert bench.written("failed") == {}
+
+
+@pytest.mark.parametrize("measure", [UNTIMED, TIMED], ids=["untimed", "timed"])
+@pytest.mark.parametrize("recalibrate", [True, False])
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_whatever_is_switched_off_the_summary_is_written(bench, evaluate, recalibrate, measure):
+    options = replace(QUICK, evaluate=evaluate, recalibrate=recalibrate)
+    rows = bench.run(["l1"], [0.0, 0.2], options=options, measure=measure)
+    assert {row["status"] for row in rows} == {"done"}
+    assert (rows[1]["miou_cut"] is not None) == evaluate
+    assert (rows[1]["miou_recalibrated"] is not None) == (evaluate and recalibrate)
+    assert rows[0]["miou_recalibrated"] is None, "nothing was removed"
+    assert (rows[1]["latency_ms"] is not None) == measure.latency
+    assert rows[0]["parameters_kept"] == 1
+    assert rows[1]["baseline_miou"] == bench.summary()["baseline"]["miou"]
+    lines = (bench.out / "benchmark_summary.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert (bench.out / "benchmark_summary.png").is_file() == evaluate
+    assert "| l1 | 0.2 |" in (bench.out / "benchmark_summary.md").read_text()
+
+
+def test_latency_is_added_to_what_was_measured_without(bench):
+    (row,) = bench.run(["l1"], measure=UNTIMED)
+    before = bench.written("pruned_model.pt")
+    (timed,) = bench.run(["l1"], measure=TIMED)
+    assert row["latency_ms"] is None
+    assert timed["latency_ms"] > 0
+    assert timed["speedup_low"] <= timed["speedup"] <= timed["speedup_high"]
+    assert bench.written("pruned_model.pt") == before
+    written = bench.written("report.json")
+    (again,) = bench.run(["l1"], measure=TIMED)
+    assert again["latency_ms"] == timed["latency_ms"]
+    assert bench.written("report.json") == written
+
+
+def test_latency_is_measured_anew_in_another_mode(bench):
+    (plain,) = bench.run(["l1"], measure=TIMED)
+    before = bench.written("pruned_model.pt")
+    mode = replace(TIMED, latency_channels_last=True, latency_batch=2)
+    (other,) = bench.run(["l1"], measure=mode)
+    assert other["folder"] == plain["folder"]
+    assert bench.written("pruned_model.pt") == before
+    latency = json.loads((bench.out / other["folder"] / "report.json").read_text())["latency"]
+    assert latency["networks"]["candidate"]["memory_format"] == "channels_last"
+    assert latency["throughput"]["batch"] == 2
+    assert other["latency_ms"] == latency["networks"]["candidate"]["median_ms"]
+    # A measurement on the way to a latency is in the same mode, but without what it has no use for.
+    short = bench.measure.baseline(mode).time(effort=0.5)
+    assert (short.throughput, short.networks["baseline"].memory_format) == (None, "channels_last")
+
+
+def test_reports_of_the_time_before_there_were_modes_are_plain(bench):
+    (row,) = bench.run(["l1"], measure=TIMED)
+    path = bench.out / row["folder"] / "report.json"
+    report = json.loads(path.read_text())
+    del report["latency"]["mode"], report["latency"]["throughput"]
+    path.write_text(json.dumps(report))
+    (again,) = bench.run(["l1"], measure=TIMED)
+    assert again["latency_ms"] == row["latency_ms"]
+    assert json.loads(path.read_text()) == report
+
+
+# --- fine-tuning
+
+
+def test_finetuning_is_done_once_for_each_recipe(bench):
+    bench.run(["l1", "random"])
+    pruned = bench.written("pruned_model.pt")
+    rows = bench.finetune()
+    assert all(0 <= row["miou_finetuned"] <= 1 for row in rows)
+    first = bench.written("finetuned_model.pt")
+    assert first.keys() == pruned.keys()
+    assert numbers(bench.finetune()) == numbers(rows)
+    assert bench.written("finetuned_model.pt") == first
+    assert numbers(bench.summary("finetuned_summary")["rows"]) == numbers(rows)
+
+    bench.finetune(replace(RECIPE, lr=0.02))
+    second = bench.written("finetuned_model.pt")
+    assert all(second[name] > first[name] for name in first)
+    assert bench.written("pruned_model.pt") == pruned
+
+
+def test_a_teacher_is_part_of_the_recipe(bench):
+    bench.run(["l1"], options=replace(QUICK, evaluate=False))
+    bench.finetune()
+    plain, before = bench.recipe(), bench.written("finetuned_model.pt")
+    assert not {"distill_weight", "distill_temperature", "teacher"} & plain.keys()
+    bench.finetune(distill=DistillOptions(0.0, 3.0))
+    assert bench.written("finetuned_model.pt") == before, "without a weight there is no teacher"
+
+    bench.finetune(distill=DistillOptions(2.0, 3.0))
+    taught = {"distill_weight": 2.0, "distill_temperature": 3.0, "teacher": file_digest(bench.baseline)}
+    assert bench.recipe() == {**plain, **taught}
+    (name,) = before
+    meta = load_model(bench.out / name / "finetuned_model.pt").meta
+    assert meta["options"].items() >= taught.items()
+    after = bench.written("finetuned_model.pt")
+    assert after != before
+    bench.finetune(distill=DistillOptions(2.0, 3.0))
+    assert bench.written("finetuned_model.pt") == after
+
+
+def test_the_commands_distil_alike_from_the_network_that_is_open(bench, call, monkeypatch):
+    opened = []
+
+    def noted(path: Path, **how: Any) -> SavedModel:
+        opened.append(path)
+        return load_model(path, **how)
+
+    for module in ("measure.baseline", "jobs.finetuning", "jobs.pruning"):
+        monkeypatch.setattr(f"bench.{module}.load_model", noted)
+    flags = ["--dataset", "camvid", "--data-root", bench.data.data_root, "--num-workers", 0, "--model", "unet_small"]
+    flags += ["--baseline", bench.baseline, "--no-latency", "--finetune-epochs", 1, "--batch-size", 4]
+    flags += ["--distill-weight", 2, "--distill-temperature", 3]
+    cut = ["--methods", "l1", "--ratios", 0.1, "--out-dir", bench.out, "--no-evaluate"]
+    outcome = call("benchmark.py", *flags, *cut, "--recalibration-images", 2)
+    assert outcome.code == 0, outcome.err
+    assert opened.count(bench.baseline) == 1, "the teacher is the baseline as it was opened"
+    first, (tuned,) = bench.recipe(), bench.out.glob("*/finetuned_model.pt")
+    tensors = load_model(tuned).model.state_dict()
+    assert (first["distill_weight"], first["distill_temperature"]) == (2.0, 3.0)
+    for name in ("finetuned_model.pt", "finetuned_report.json"):
+        (tuned.parent / name).unlink()
+    outcome = call("finetune_batch.py", *flags, "--benchmark-dir", bench.out)
+    assert outcome.code == 0, outcome.err
+    assert bench.recipe() == first
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_model(tuned).model.state_dict().items())
+
+
+def test_a_finetuned_network_is_as_narrow_as_the_pruned_one(bench):
+    (row,) = bench.run(["l1"], [0.3], finetune=RECIPE)
+    folder = bench.out / row["folder"]
+    pruned, tuned = (load_model(folder / name) for name in ("pruned_model.pt", "finetuned_model.pt"))
+    assert tuned.channels == pruned.channels
+    shapes = [{name: tensor.shape for name, tensor in saved.model.state_dict().items()} for saved in (pruned, tuned)]
+    assert shapes[0] == shapes[1]
+    assert any(
+        not torch.equal(before, after)
+        for before, after in zip(pruned.model.parameters(), tuned.model.parameters(), strict=True)
+    )
+
+
+def test_benchmark_and_batch_finetune_alike_whatever_the_seed(bench, tmp_path):
+    """A job is fine-tuned with its own seed, also in the order and augmentation of its images."""
+    other = Benchmark(Path(bench.data.data_root), bench.baseline, tmp_path / "other")
+    direct = bench.run(["l1"], seeds=[1], finetune=RECIPE)
+    other.run(["l1"], seeds=[1], seed=5)
+    batch = other.finetune(seed=5)
+    assert numbers(direct) == numbers(batch)
+    records = [
+        json.loads((folder / row["folder"] / "finetuned_report.json").read_text())["finetune"]["history"]
+        for folder, (row,) in ((bench.out, direct), (other.out, batch))
+    ]
+    assert records[0][0]["train_loss"] == records[1][0]["train_loss"]
+
+
+def test_seeds_see_other_images_in_finetuning(bench):
+    rows = bench.run(["l1"], seeds=[0, 1], options=replace(QUICK, recalibrate=False), finetune=RECIPE)
+    losses = {
+        json.loads((bench.out / row["folder"] / "finetuned_report.json").read_text())["finetune"]["history"][0][
+            "train_loss"
+        ]
+        for row in rows
+    }
+    assert len(losses) == 2
+
+
+def test_a_failed_finetuning_is_mended_without_pruning_again(bench):
+    wild = replace(RECIPE, lr=1e30)
+    rows = bench.run(["l1"], finetune=wild)
+    assert [row["status"] for row in rows] == ["failed"]
+    assert rows[0]["error"].startswith("the loss is nan in epoch 1")
+    pruned = bench.written("pruned_model.pt")
+    assert len(bench.written("failed")) == 1
+    assert bench.written("finetuned_model.pt") == {}
+
+    rows = bench.run(["l1"], finetune=RECIPE)
+    assert [row["status"] for row in rows] == ["done"]
+    assert bench.written("pruned_model.pt") == pruned
+    assert bench.written("failed") == {}
+
+
+def test_finetuning_refuses_what_does_not_compare(bench, tiny_baseline, tmp_path):
+    bench.run(["l1"])
+
+    def errors(**changes: Any) -> list[str]:
+        return [row["error"] for row in bench.finetune(**changes)]
+
+    (error,) = errors(measure=replace(UNTIMED, split="val"))
+    assert error.endswith("was measured with --split test; pass that too, or its numbers do not compare")
+    bench.data = replace(bench.data, input_size=(32, 32))
+    (error,) = errors()
+    assert "was measured with --input-size 48,64" in error
+    bench.data = replace(bench.data, input_size=None)
+    for changes, says in (
+        ({"scales": [0.5, 1.0]}, "with --scales 1.0; pass that too"),
+        ({"flip": True}, "without --flip; leave that out too"),
+        ({"sliding_window": (16, 16)}, "without --sliding-window; leave that out too"),
+    ):
+        (error,) = errors(measure=replace(UNTIMED, **changes))
+        assert f"was measured {says}, or its numbers do not compare" in error
+
+    other = load_model(tiny_baseline)
+    bench.baseline = tmp_path / "other.pt"
+    torch.save(other.model.state_dict(), bench.baseline)
+    with pytest.raises(BenchError, match="plain state_dict"):
+        errors()
+    bench.baseline.write_bytes(tiny_baseline.read_bytes() + b"\0")
+    assert all("pass that one as --baseline" in error for error in errors())
+    assert bench.written("finetuned_model.pt") == {}
+
+
+def test_there_must_be_something_to_finetune(bench):
+    with pytest.raises(BenchError, match=r"holds no pruned network; run benchmark\.py"):
+        bench.finetune()

@@ -1,0 +1,149 @@
+"""Two processes on CPU, started by torchrun as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+from toy_training import TOY, ToyData, new_network, toy_distillation
+
+from bench.config.options import RunOptions, TrainOptions
+from bench.errors import BenchError, UsageError
+from bench.measure.evaluation import evaluate, evaluate_images
+from bench.measure.inference import Scoring
+from bench.models import MODELS
+from bench.models.checkpoint import load_model
+from bench.system import processes
+from bench.train_eval import fit
+
+CPU = torch.device("cpu")
+# What each process of the toy program writes itself.
+OWN = ("rank", "evaluation")
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setitem(MODELS, "toy", TOY)
+
+
+def torchrun(project_root, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, words)],
+        cwd=project_root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory, project_root):
+    """A run with BatchNorm, dropout, an auxiliary head, an average and accumulation over an odd validation set."""
+    folder = tmp_path_factory.mktemp("run")
+    done = torchrun(project_root, "tests/toy_training.py", folder, "--ema", "0.5", "--accumulate", "2")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_processes_end_with_the_same_weights(two_processes):
+    folder, _ = two_processes
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    assert not any(name.startswith("module.") for name in first)
+
+
+def test_first_process_alone_writes_and_speaks(two_processes):
+    folder, out = two_processes
+    expected = {"best.pt", "last.pt", "metrics.csv", *(f"{name}{rank}.pt" for name in OWN for rank in range(2))}
+    assert {path.name for path in folder.iterdir()} == expected
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 5
+    assert out.count("train 4/4") == 1
+
+
+def test_no_image_is_counted_twice(two_processes):
+    folder, _ = two_processes
+    data = ToyData()
+    assert len(data.val[0]) % 2 == 1
+    last = load_model(folder / "last.pt")
+    quality = evaluate(last.model, data.eval_loader("val", 2), data.classes, device=CPU)
+    row = last.state["history"][-1]
+    assert (row["val_miou"], row["val_pixel_accuracy"]) == (quality.miou, quality.pixel_accuracy)
+
+
+def test_counts_of_each_image_come_together_in_the_order_of_the_data_set(two_processes):
+    folder, _ = two_processes
+    data, last = ToyData(), load_model(folder / "last.pt")
+    whole = evaluate_images(last.model, data.eval_loader("val", 2), data.classes, device=CPU)
+    scoring = Scoring(boundary_width=1)
+    outlines = evaluate(last.model, data.eval_loader("val", 2), data.classes, device=CPU, scoring=scoring).boundary
+    assert len(whole.per_image) == len(data.val[0])
+    for rank in range(2):
+        found = torch.load(folder / f"evaluation{rank}.pt", weights_only=True)
+        assert torch.equal(found["per_image"], whole.per_image)
+        assert tuple(found["miou_interval"]) == whole.quality.miou_interval
+        assert found["boundary"] == asdict(outlines)
+        # Of one image the second process has none.
+        assert torch.equal(found["first_image"], whole.per_image[:1])
+
+
+def test_two_processes_with_a_teacher_equal_one_with_twice_the_batch(tmp_path, project_root):
+    # Without norm and void pixels, the mean over two shares is the mean over the whole.
+    done = torchrun(project_root, "tests/toy_training.py", tmp_path / "two", "--no-norm", "--taught")
+    assert done.returncode == 0, done.stderr
+    one = new_network(norm=False)
+    options = TrainOptions(epochs=4, batch_size=4, lr=0.1)
+    taught = {"distillation": toy_distillation()}
+    result = fit(one, ToyData(void=False), options, RunOptions(), tmp_path / "one", device=CPU, **taught)
+    two = load_model(tmp_path / "two" / "last.pt")
+    for name, tensor in one.model.state_dict().items():
+        torch.testing.assert_close(two.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+    assert two.state["history"][-1]["train_loss"] == pytest.approx(result.history[-1]["train_loss"], rel=1e-4)
+
+
+def test_death_of_one_process_ends_both_and_the_run_can_be_resumed(two_processes, tmp_path, project_root):
+    recipe = ["--ema", "0.5", "--accumulate", "2"]
+    assert torchrun(project_root, "tests/toy_training.py", tmp_path, *recipe, "--kill", "2,1").returncode != 0
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+    done = torchrun(project_root, "tests/toy_training.py", tmp_path, *recipe, "--resume")
+    assert done.returncode == 0, done.stderr
+    whole, resumed = (torch.load(folder / "rank1.pt", weights_only=True) for folder in (two_processes[0], tmp_path))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_another_number_of_processes_is_refused(two_processes):
+    options = TrainOptions(epochs=4, batch_size=2, lr=0.1, ema=0.5, accumulate=2)
+    saved = new_network(dropout=0.3, aux=True)
+    with pytest.raises(BenchError, match="torchrun --nproc_per_node is 1, the run was started with 2"):
+        fit(saved, ToyData(), options, RunOptions(), two_processes[0], resume=True, device=CPU)
+
+
+def test_one_process_needs_no_group():
+    tensor = torch.tensor([1, 2])
+    with processes.joined(CPU) as device:
+        assert device == CPU
+        assert processes.world() == processes.World(0, 1)
+        assert processes.sum_over_processes(tensor) is tensor
+        model = torch.nn.BatchNorm2d(2)
+        assert processes.wrapped(model, CPU) is model
+    assert tensor.tolist() == [1, 2]
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with (
+        pytest.raises(UsageError, match="use --device cuda under torchrun"),
+        processes.joined(torch.device("cuda:0")),
+    ):
+        pass
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="lower --nproc_per_node"), processes.joined(torch.device("cuda")):
+        pass
