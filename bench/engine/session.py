@@ -334,7 +334,7 @@ class Session:
         calibration = Calibration(images, void, seed, budget, prepared.learnt)
         scores = self._timed("score", lambda: pruner.score(prepared.model, groups, calibration))
         if not scores:
-            raise BenchError(f"{pruner.name} can score no channel of {self.reference.saved.spec.name}; use another one")
+            raise BenchError(f"{pruner.name} can score no channel of {self.baseline.saved.spec.name}; use another one")
         scores = {name: score.detach().cpu() for name, score in scores.items()}
         make_folder(self._scores_folder)
         with whole_file(path) as temporary:
@@ -379,7 +379,7 @@ class Session:
         groups = prunable((subject or self.subject).groups)
         if not groups:
             raise BenchError(
-                f"no channel of {self.reference.saved.spec.name} may be removed: every group is protected or ignored; "
+                f"no channel of {self.baseline.saved.spec.name} may be removed: every group is protected or ignored; "
                 "ignore fewer layers"
             )
         return groups

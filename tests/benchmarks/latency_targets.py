@@ -48,7 +48,7 @@ def reach(session: Session, share: float) -> dict[str, Any]:
     """Prunes to a share of the latency; returns what came of it."""
     pruner = make_pruner("l1")
     began = time.perf_counter()
-    row = {"model": session.reference.saved.spec.name, "asked": share, "error": None}
+    row = {"model": session.baseline.saved.spec.name, "asked": share, "error": None}
     try:
         info = session.prune(pruner, session.target(pruner, Goal("latency", share)), seed=0).info
     except BenchError as error:

@@ -98,7 +98,7 @@ def test_the_record_of_every_cut(make_bench: MakeBench) -> None:
         "parameters": cost.parameters, "macs": cost.macs, "bytes": cost.state_bytes
     }  # fmt: skip
     assert list(info["quality"]) == ["split", "baseline", "cut", "recalibrated"]
-    assert bench.measure.baseline.evaluate(pruned.saved.model, "again").record() == info["quality"]["recalibrated"]
+    assert bench.baseline.evaluate(pruned.saved.model, "again").record() == info["quality"]["recalibrated"]
     assert pruned.saved.meta["pruning"][-1]["schedule"] == info["schedule"]
     assert not pruned.saved.model.training
 
@@ -117,7 +117,7 @@ def test_the_same_command_gives_the_same_bytes(make_bench: MakeBench, tmp_path: 
 
 def test_the_baseline_stays_as_it_was(make_bench: MakeBench) -> None:
     bench = make_bench(evaluate=False)
-    model = bench.measure.baseline.saved.model
+    model = bench.baseline.saved.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = bench.prune(L1, Target("channels", 0.4), seed=0)
     again = bench.prune(L1, Target("channels", 0.4), seed=0)
@@ -130,7 +130,7 @@ def test_the_baseline_teaches_between_the_cuts(make_bench: MakeBench) -> None:
     target, trained = Target("channels", 0.4), []
     for weight in (0.0, 2.0):
         bench = make_bench(replace(TRAINED, distill=DistillOptions(weight)), **RAW)
-        model = bench.measure.baseline.saved.model
+        model = bench.baseline.saved.model
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         trained.append(bench.prune(L1, target, seed=0))
         assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
@@ -226,14 +226,14 @@ def test_what_several_cuts_do_not_fit(
 ) -> None:
     pruner, bench = make_pruner(method, settings), make_bench(UNTRAINED)
     with pytest.raises(UsageError, match=says):
-        bench.prune(pruner, bench.plan.target(pruner, goal), seed=0)
+        bench.prune(pruner, bench.target(pruner, goal), seed=0)
     check_schedule(None, pruner, goal)
 
 
 def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench) -> None:
     bench = make_bench(UNTRAINED, **RAW)
     pruner = make_pruner("l1_global")
-    pruned = bench.prune(pruner, bench.plan.target(pruner, Goal("params", 0.5, within=0.01)), seed=0)
+    pruned = bench.prune(pruner, bench.target(pruner, Goal("params", 0.5, within=0.01)), seed=0)
     first, last = pruned.info["iterations"]
     assert (first["goal"]["within"], last["goal"]["within"]) == (None, 0.01)
     assert pruned.info["cost"]["after"]["parameters"] / pruned.info["cost"]["before"]["parameters"] == pytest.approx(
@@ -246,11 +246,11 @@ def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench)
 
 def test_pools_hold_for_every_cut(make_bench: MakeBench) -> None:
     bench = make_bench(UNTRAINED, **RAW)
-    target = replace(bench.plan.target(L1, Goal("channels", 0.5)), scope="global")
-    names = [group.name for group in prunable(bench.channels.groups)]
+    target = replace(bench.target(L1, Goal("channels", 0.5)), scope="global")
+    names = [group.name for group in prunable(bench.groups)]
     target = replace(target, pools={name: name for name in names})
     pruned = bench.prune(L1, target, seed=0)
-    widths = {group.name: group.channels for group in bench.channels.groups}
+    widths = {group.name: group.channels for group in bench.groups}
     for cut, share in zip(pruned.info["iterations"], (0.25, 0.5), strict=True):
         # A pool for each group: all lose the same share.
         assert all(

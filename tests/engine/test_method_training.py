@@ -63,7 +63,7 @@ def slimming(**changes: Any) -> Pruner:
 
 
 def weights(bench: Session) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in bench.measure.baseline.saved.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in bench.baseline.saved.model.state_dict().items()}
 
 
 def test_the_network_is_trained_once_for_all_targets_and_commands(
@@ -84,8 +84,8 @@ def test_the_network_is_trained_once_for_all_targets_and_commands(
     assert third.info["quality"] == first.info["quality"]
     # The baseline is untouched, and what is compared with.
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(bench).items())
-    assert first.info["baseline"]["sha256"] == bench.measure.baseline.digest
-    assert first.info["quality"]["baseline"] == bench.measure.baseline.quality
+    assert first.info["baseline"]["sha256"] == bench.baseline.digest
+    assert first.info["quality"]["baseline"] == bench.baseline.quality
     (folder,) = (tmp_path / "kept").glob("prepared_slimming_*")
     assert {path.name for path in folder.iterdir()} == {"network.pt", "metrics.csv", "done"}
 
@@ -97,7 +97,7 @@ def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tm
     sparse = load_model(folder / "network.pt")
     layers = dict(sparse.model.named_modules())
     scores, _ = bench.scores(slimming(), 0)
-    for group in bench.channels.groups:
+    for group in bench.groups:
         for norm in group.norms if group.name in scores else ():
             torch.testing.assert_close(scores[group.name], layers[norm.layer].weight.detach().abs())
     name = "downs.0.conv.0"
@@ -112,7 +112,7 @@ def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tm
     assert 0.05 < record["largest_scale_shift"] < 0.05 * 4 * 0.05 / 0.1
     quality = pruned.info["quality"]
     assert list(quality) == ["split", "baseline", "prepared", "cut"]
-    assert quality["prepared"] == bench.measure.baseline.evaluate(sparse.model, "again").record() != quality["baseline"]
+    assert quality["prepared"] == bench.baseline.evaluate(sparse.model, "again").record() != quality["baseline"]
 
 
 def test_without_epochs_the_network_is_scored_as_it_is(make_bench: MakeBench, trainings: list) -> None:
@@ -122,7 +122,7 @@ def test_without_epochs_the_network_is_scored_as_it_is(make_bench: MakeBench, tr
     assert pruned.info["preparation"] is None
     assert "prepared" not in pruned.info["quality"]
     scores, _ = bench.scores(slimming(sparse_epochs=0), 0)
-    norm = bench.measure.baseline.saved.model.get_submodule("downs.0.conv.1")
+    norm = bench.baseline.saved.model.get_submodule("downs.0.conv.1")
     assert torch.equal(scores["downs.0.conv.0"], norm.weight.detach().abs())
 
 
@@ -215,6 +215,6 @@ def test_sensitivity_is_that_of_the_trained_network(make_bench: MakeBench, tmp_p
     record = measure_sensitivity(bench, slimming(), options, 0, tmp_path / "out")
     sparse = bench.prepared(slimming(), 0).model
     images = bench.batches(4, 0)
-    classes = bench.measure.baseline.data.classes
+    classes = bench.baseline.data.classes
     miou = train_eval.evaluate(sparse, images, classes, device=torch.device("cpu")).miou
     assert record["baseline"]["miou"] == pytest.approx(miou)

@@ -80,13 +80,13 @@ def test_the_same_seed_gives_the_same_network_and_numbers(make_bench: MakeBench,
 
 def test_one_bench_can_be_used_again(make_bench: MakeBench) -> None:
     bench = make_bench()
-    before = {name: tensor.clone() for name, tensor in bench.measure.baseline.saved.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in bench.baseline.saved.model.state_dict().items()}
     first = bench.prune(TAYLOR, HALF, seed=1)
     bench.prune(L1, Target("channels", 0.8, "local"), seed=1)
     again = bench.prune(TAYLOR, HALF, seed=1)
     assert without_times(again.info) == without_times(first.info)
     assert torch.equal(logits_of(again), logits_of(first))
-    after = bench.measure.baseline.saved.model.state_dict()
+    after = bench.baseline.saved.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
@@ -167,14 +167,14 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
         "name": "unet_small",
         "outputs": 12,
         "kwargs": {},
-        "classes": list(bench.measure.baseline.data.classes.names),
+        "classes": list(bench.baseline.data.classes.names),
         "input_size": [48, 64],
     }
     assert info["dataset"] == "camvid"
     assert info["options"]["calib_images"] == 4
     assert list(info["quality"]) == ["split", "baseline", "cut", "recalibrated"]
     assert info["quality"]["split"] == "test"
-    assert info["quality"]["baseline"] == bench.measure.baseline.quality
+    assert info["quality"]["baseline"] == bench.baseline.quality
     assert 0 <= info["quality"]["recalibrated"]["miou"] <= 1
 
     plan = info["plan"]
@@ -192,7 +192,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
         assert after[name] < before[name]
 
     saved = pruned.saved
-    assert saved.spec == bench.measure.baseline.saved.spec
+    assert saved.spec == bench.baseline.saved.spec
     assert saved.channels == plan["kept"]
     assert saved.meta["input_size"] == [48, 64]
     assert [step["method"] for step in saved.meta["pruning"]] == ["taylor"]
@@ -201,7 +201,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
 def test_quality_is_that_of_the_network(make_bench: MakeBench) -> None:
     bench = make_bench()
     pruned = bench.prune(L1, Target("channels", 0.3, "local"), seed=0)
-    again = bench.measure.baseline.evaluate(pruned.saved.model, "again")
+    again = bench.baseline.evaluate(pruned.saved.model, "again")
     assert again.record() == pruned.evaluation.record() == pruned.info["quality"]["recalibrated"]
     assert torch.equal(again.per_image, pruned.evaluation.per_image)
     raw = make_bench(recalibrate=False).prune(L1, Target("channels", 0.3, "local"), seed=0)
@@ -234,21 +234,21 @@ def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBen
 def test_targets_of_a_method(make_bench: MakeBench) -> None:
     goal, exact = Goal("channels", 0.3), Goal("params", 0.5, within=0.01)
     bench = make_bench()
-    assert bench.plan.target(TAYLOR, goal) == Target("channels", 0.3, "global", 0.02)
+    assert bench.target(TAYLOR, goal) == Target("channels", 0.3, "global", 0.02)
     assert make_bench(min_keep=0.1).target(L1, goal) == Target("channels", 0.3, "local", 0.1)
     limits = {"max_ratio": 0.8, "round_to": 8, "ratio_of": {"head*": 0.1}}
     narrowed = make_bench(scope="isomorphic", **limits)
     assert narrowed.target(L1, Goal("size", 10**7)) == Target("size", 10**7, "isomorphic", **limits)
-    assert bench.plan.target(TAYLOR, exact) == Target("params", 0.5, "global", within=0.01)
+    assert bench.target(TAYLOR, exact) == Target("params", 0.5, "global", within=0.01)
     assert Target("params", 0.5, within=0.01).goal == exact
     with pytest.raises(UsageError, match="l1 ranks with --scope local; pass --scope global or leave it out"):
-        bench.plan.target(L1, exact)
+        bench.target(L1, exact)
 
 
 def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(make_bench: MakeBench) -> None:
     sirfp, goal = make_pruner("sirfp"), Goal("channels", 0.5)
     bench = make_bench(recalibrate=False, evaluate=False)
-    target = bench.plan.target(sirfp, goal)
+    target = bench.target(sirfp, goal)
     assert set(target.pools.values()) == {"backbone", "rest"}
     assert make_bench(scope="global").target(sirfp, goal) == Target("channels", 0.5)
     info = bench.prune(sirfp, target, seed=0).info
@@ -257,7 +257,7 @@ def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(mak
     assert whole.info["scores"] == info["scores"]
     assert whole.info["plan"]["kept"] != info["plan"]["kept"]
     with pytest.raises(UsageError, match="sirfp ranks in pools; pass --scope global"):
-        bench.plan.target(sirfp, Goal("params", 0.5, within=0.01))
+        bench.target(sirfp, Goal("params", 0.5, within=0.01))
 
 
 # --- a latency, which is measured
@@ -293,7 +293,7 @@ def test_a_latency_is_searched_and_verified(
 
 
 def test_the_effort_is_a_share_of_a_full_measurement(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = make_bench().reference
+    reference = make_bench().baseline
     reference._measure = MeasureOptions(latency_warmup=20, latency_runs=200, latency_seconds=10.0)
     asked = []
     monkeypatch.setattr("bench.measure.baseline.time_networks", lambda *_, options, **__: asked.append(options))
@@ -335,7 +335,7 @@ def test_removing_nothing_gives_the_baseline(make_bench: MakeBench, tmp_path: Pa
     save_model(tmp_path / "same.pt", pruned.saved)
     opened = load_model(tmp_path / "same.pt").model
     with torch.inference_mode():
-        assert torch.equal(opened(IMAGES), bench.measure.baseline.saved.model.eval()(IMAGES))
+        assert torch.equal(opened(IMAGES), bench.baseline.saved.model.eval()(IMAGES))
     assert pruned.info["quality"]["cut"] == pruned.info["quality"]["baseline"]
     assert "recalibrated" not in pruned.info["quality"]
     assert set(pruned.info["cost"]["change"].values()) == {0.0}
@@ -384,7 +384,7 @@ def test_a_comparison(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path
     pruned = bench.prune(L1, Target("channels", 0.5, "local"), seed=0)
     path = tmp_path / "pruned.pt"
     save_model(path, pruned.saved)
-    report = bench.measure.baseline.compare(path, pruned.saved)
+    report = bench.baseline.compare(path, pruned.saved)
     assert json.loads(json.dumps(report)) == report
     assert report["candidate"]["quality"] == pruned.info["quality"]["recalibrated"]
     assert report["candidate"]["cost"] == pruned.info["cost"]["after"]
@@ -401,11 +401,11 @@ def test_a_comparison(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path
     assert low <= change["miou_points"] <= high
     assert report["scoring"] == pruned.info["scoring"] == plain(PLAIN)
     known = replace(pruned.evaluation, quality=replace(pruned.evaluation.quality, miou=0.5))
-    assert bench.measure.baseline.compare(path, pruned.saved, evaluation=known)["candidate"]["quality"]["miou"] == 0.5
+    assert bench.baseline.compare(path, pruned.saved, evaluation=known)["candidate"]["quality"]["miou"] == 0.5
 
 
 def test_a_baseline_alone(make_bench: MakeBench) -> None:
-    reference = make_bench().reference
+    reference = make_bench().baseline
     report = reference.describe()
     assert json.loads(json.dumps(report)) == report
     assert (report["candidate"], report["change"], report["latency"]) == (None, None, None)
@@ -416,8 +416,8 @@ def test_a_baseline_alone(make_bench: MakeBench) -> None:
 def test_networks_are_scored_alike_as_the_options_say(make_bench: MakeBench, tiny_baseline: Path, tmp_path) -> None:
     ordinary, other = make_bench(), make_bench(scoring={"sliding_window": (24, 32), "scales": [0.5, 1.0], "flip": True})
     quality = other.prune(L1, Target("channels", 0.5, "local"), seed=0).info["quality"]
-    assert quality["baseline"] != ordinary.reference.quality
-    found = other.reference.compare(tiny_baseline, load_model(tiny_baseline))
+    assert quality["baseline"] != ordinary.baseline.quality
+    found = other.baseline.compare(tiny_baseline, load_model(tiny_baseline))
     assert found["scoring"] == {
         "sliding_window": [24, 32], "stride": None, "scales": [0.5, 1.0], "flip": True, "boundary_width": 0.0,
     }  # fmt: skip

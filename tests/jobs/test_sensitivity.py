@@ -91,7 +91,7 @@ def test_rows_are_what_a_cut_network_costs_and_scores(measured: dict[str, Any], 
     bench = make_bench()
     scores, _ = bench.scores(L1, 0)
     images = bench.batches(4, 0)
-    groups = {group.name: group for group in bench.channels.groups}
+    groups = {group.name: group for group in bench.groups}
     different = set()
     for row in measured["rows"]:
         plan = plan_of(groups[row["group"]], row["ratio"], scores, bench)
@@ -100,7 +100,7 @@ def test_rows_are_what_a_cut_network_costs_and_scores(measured: dict[str, Any], 
         network, _ = bench.smaller(plan)
         cost = measure_cost(network, (48, 64))
         assert (row["parameters"], row["macs"]) == (cost.parameters, cost.macs)
-        quality = evaluate(network, images, bench.measure.baseline.data.classes, device=torch.device("cpu"))
+        quality = evaluate(network, images, bench.baseline.data.classes, device=torch.device("cpu"))
         assert row["miou"] == quality.miou
         different.add(row["miou"])
     assert len(different) > 5
@@ -135,9 +135,9 @@ def test_another_split_and_recalibration_give_other_numbers(
     assert again["baseline"]["miou"] == measured["baseline"]["miou"] == measured["baseline"]["miou_treated"]
     # Drops are counted from the whole network recalibrated as well.
     bench = make_bench(recalibrate=True)
-    whole = bench.measure.baseline.saved.model
+    whole = bench.baseline.saved.model
     recalibrate(whole, bench.batches(4, 0), torch.device("cpu"))
-    treated = evaluate(whole, bench.batches(4, 0), bench.measure.baseline.data.classes, device=torch.device("cpu")).miou
+    treated = evaluate(whole, bench.batches(4, 0), bench.baseline.data.classes, device=torch.device("cpu")).miou
     assert again["baseline"]["miou_treated"] == treated != measured["baseline"]["miou"]
     assert all(row["miou_drop_points"] == 0 for row in again["rows"] if row["ratio"] == 0)
     drops = [(row["miou_drop_points"], row["miou"]) for row in again["rows"]]
@@ -149,9 +149,9 @@ def test_another_split_and_recalibration_give_other_numbers(
 
 def test_the_baseline_is_left_as_it_was(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(recalibrate=True)
-    before = {name: tensor.clone() for name, tensor in bench.measure.baseline.saved.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in bench.baseline.saved.model.state_dict().items()}
     measure_sensitivity(bench, L1, replace(TRIED, sensitivity_ratios=[0.5]), 0, tmp_path / "out")
-    after = bench.measure.baseline.saved.model.state_dict()
+    after = bench.baseline.saved.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 

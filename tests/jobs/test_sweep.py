@@ -326,7 +326,7 @@ def test_latency_is_measured_anew_in_another_mode(bench):
     assert latency["throughput"]["batch"] == 2
     assert other["latency_ms"] == latency["networks"]["candidate"]["median_ms"]
     # A measurement on the way to a latency is in the same mode, but without what it has no use for.
-    short = bench.measure.baseline(mode).time(effort=0.5)
+    short = bench.reference(mode).time(effort=0.5)
     assert (short.throughput, short.networks["baseline"].memory_format) == (None, "channels_last")
 
 

@@ -128,7 +128,7 @@ def test_a_dead_channel_is_the_least_important(trained: tuple, tmp_path: Path) -
 
 
 def test_channels_are_drawn_from_every_group(bench: Session) -> None:
-    groups = prunable(bench.channels.groups)
+    groups = prunable(bench.groups)
     drawn = sampled_channels(groups, 20, seed=3)
     assert list(drawn) == groups
     for group, channels in drawn.items():
@@ -149,7 +149,7 @@ def test_the_record_holds_a_row_for_each_method_and_seed(
     assert record["baseline"]["sha256"] == file_digest(tiny_baseline)
     oracle = record["oracle"]
     assert (oracle["images"], oracle["most_channels_of_a_group"], oracle["input_size"]) == (3, 4, [48, 64])
-    assert list(oracle["groups"]) == [group.name for group in prunable(bench.channels.groups)]
+    assert list(oracle["groups"]) == [group.name for group in prunable(bench.groups)]
     for group in oracle["groups"].values():
         assert len(group["channels"]) == len(group["loss_change"]) == 4
     for kind in ("absolute", "signed"):
@@ -178,16 +178,16 @@ def test_the_set_test_removes_whole_sets(record: dict[str, Any], bench: Session,
     """What it reports for a method is the mean loss of networks that were really cut."""
     row = next(row for row in record["rows"] if row["method"] == "l1")
     scores = torch.load(bench._scores_folder / row["scores"], weights_only=True)["scores"]
-    model, total = bench.measure.baseline.saved.model, 0.0
+    model, total = bench.baseline.saved.model, 0.0
     batches = bench.batches(OPTIONS.oracle_images, OPTIONS.oracle_seed)
     for name, group in record["oracle"]["groups"].items():
         order = scores[name][group["channels"]].argsort(stable=True)[:2]
         gone = {group["channels"][position] for position in order.tolist()}
         kept = [channel for channel in range(group["of"]) if channel not in gone]
-        cut = toys.cut_copy(model, bench.channels.groups, toys.plan_keeping(bench.channels.groups, {name: kept}))
+        cut = toys.cut_copy(model, bench.groups, toys.plan_keeping(bench.groups, {name: kept}))
         images, labels = (torch.cat(side) for side in zip(*batches, strict=True))
         with torch.inference_mode():
-            total += float(segmentation_loss(cut(images), labels, bench.measure.baseline.data.classes.ignore_index))
+            total += float(segmentation_loss(cut(images), labels, bench.baseline.data.classes.ignore_index))
     found = row["set_test"]["0.5"]
     assert found["method"] == pytest.approx(total / len(record["oracle"]["groups"]), rel=1e-5)
     assert found["gain"] == pytest.approx(

@@ -341,12 +341,12 @@ def test_the_published_recipe_end_to_end(make_bench: Callable[..., Session]) -> 
         0.5 * pruned.info["plan"]["before"]["macs"], rel=0.02
     )
     prepared = bench.prepared(pruner, 0, target)
-    baseline = bench.measure.baseline.saved.model.state_dict()
+    baseline = bench.baseline.saved.model.state_dict()
     assert not torch.equal(prepared.model.state_dict()["final_conv.weight"], baseline["final_conv.weight"])
     # The widths were learned in the second half, and the order is the baseline's.
     logits = torch.cat([values for name, values in prepared.learnt.items() if name.startswith("logits/")])
     assert (logits != 3).all()
-    order = importance_order(bench.measure.baseline.saved.model, prunable(bench.channels.groups))
+    order = importance_order(bench.baseline.saved.model, prunable(bench.groups))
     assert all(torch.equal(prepared.learnt[f"order/{name}"], channels) for name, channels in order.items())
     for name, kept in pruned.info["plan"]["kept"].items():
         assert kept == sorted(order[name][: len(kept)].tolist())
@@ -384,7 +384,7 @@ def test_a_step_of_the_published_training(make_bench: Callable[..., Session], mo
         assert not torch.equal(narrow[1], narrow[2])
     # Statistics of the full width, on images as they are.
     again = copy.deepcopy(trained)
-    recalibrate(again, bench.measure.baseline.data.calibration(20, 4, 0), CPU)
+    recalibrate(again, bench.baseline.data.calibration(20, 4, 0), CPU)
     assert all(torch.equal(a, b) for a, b in zip(again.buffers(), trained.buffers(), strict=True))
     # What the narrower networks say moves the weights.
     monkeypatch.setattr(sandwich, "pixel_divergence", lambda logits, teacher: 0 * logits.sum())
