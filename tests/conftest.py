@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-from bench.cli import parser as cli
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-class Outcome(NamedTuple):
-    """How a script ended: exit status and what it wrote."""
-
-    code: int
-    out: str
-    err: str
+from scripts import ROOT, Outcome, run_script
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,19 +76,6 @@ def tiny_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def call() -> Callable[..., Outcome]:
     """`call("prune.py", "--method", "l1", ...)` runs a script in this process and returns how it ended."""
-    monkeypatch.syspath_prepend(ROOT)
-
-    def run_script(script: str, *flags: object) -> Outcome:
-        words = [str(flag) for flag in flags]
-        monkeypatch.setattr(sys, "argv", [script, *words])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.run(importlib.import_module(script.removesuffix(".py")).main)
-        except SystemExit as end:
-            code = end.code or 0
-        return Outcome(code, *capsys.readouterr())
-
     return run_script

@@ -139,7 +139,9 @@ def test_the_baseline_teaches_between_the_cuts(make_bench: MakeBench) -> None:
     assert not torch.equal(*(tensors(pruned)["final_conv.weight"] for pruned in trained))
 
 
-def test_later_scores_are_those_of_what_the_earlier_cuts_left(make_bench: MakeBench, tiny_baseline: Path) -> None:
+def test_later_scores_are_those_of_what_the_earlier_cuts_left(
+    make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path
+) -> None:
     """Without training, what a cut leaves of the dense network is known, and so is its score."""
     bench = make_bench(UNTRAINED, **RAW)
     pruned = bench.prune(L1, Target("channels", 0.5, "local"), seed=0)
@@ -149,7 +151,7 @@ def test_later_scores_are_those_of_what_the_earlier_cuts_left(make_bench: MakeBe
     kept = {**{group.name: list(range(group.channels)) for group in prunable(groups)}, **first["kept"]}
     small = toys.cut_copy(dense, groups, toys.plan_keeping(groups, kept))
     expected = L1.score(small.eval(), prunable(find_groups(small)), Calibration([], 11, 0))
-    found = torch.load(bench._scores_folder / second["scores"], weights_only=True)["scores"]
+    found = torch.load(tmp_path / "scores" / second["scores"], weights_only=True)["scores"]
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     # The filters read fewer channels now, so this is not what ranking the dense network once gives.
@@ -230,7 +232,7 @@ def test_what_several_cuts_do_not_fit(
     check_schedule(None, pruner, goal)
 
 
-def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench) -> None:
+def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(UNTRAINED, **RAW)
     pruner = make_pruner("l1_global")
     pruned = bench.prune(pruner, bench.target(pruner, Goal("params", 0.5, within=0.01)), seed=0)
@@ -240,7 +242,7 @@ def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench)
         0.5, abs=0.01
     )
     assert pruned.info["plan"]["search"] == last["search"]
-    scores = torch.load(bench._scores_folder / last["scores"], weights_only=True)["scores"]
+    scores = torch.load(tmp_path / "scores" / last["scores"], weights_only=True)["scores"]
     assert any((score == last["search"]["threshold"]).any() for score in scores.values())
 
 

@@ -25,6 +25,7 @@ from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
 from bench.system.files import file_digest, read_json
+from bench.training.state import TrainingState
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
 SPARSE = {"sparse_epochs": 2, "sparse_batch_size": 4, "sparsity_lambda": 0.05, "sparse_lr": 0.05}
@@ -171,19 +172,19 @@ def test_the_same_seed_trains_the_same_network(make_bench: MakeBench) -> None:
 
 def test_an_interrupted_training_goes_on(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make_bench("whole").prepared(slimming(), 0).model.state_dict()
-    save, epochs = train_eval._Trainer._save, []
+    save, epochs = TrainingState.save_last, []
 
-    def interrupted(trainer: Any, *arguments: Any) -> None:
-        save(trainer, *arguments)
-        epochs.append(trainer.state.epoch)
-        if epochs == [1]:
+    def interrupted(state: TrainingState, *arguments: Any) -> None:
+        save(state, *arguments)
+        epochs.append(state.epoch)
+        if epochs == [0, 1]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_eval._Trainer, "_save", interrupted)
+    monkeypatch.setattr(TrainingState, "save_last", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_bench("broken").prepared(slimming(), 0)
     resumed = make_bench("broken").prepared(slimming(), 0).model.state_dict()
-    assert epochs == [1, 2]
+    assert epochs == [0, 1, 2]
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
 
 

@@ -40,9 +40,9 @@ MakeBench = Callable[..., Session]
 def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBench:
     """A new session over the tiny data; scores go to the test's own folder."""
 
-    def make(checkpoint: Path = tiny_baseline, scoring: dict[str, Any] | None = None, **options: Any) -> Session:
+    def make(checkpoint: Path = tiny_baseline, measuring: dict[str, Any] | None = None, **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        measure = MeasureOptions(latency=False, latency_runs=10, latency_warmup=0, **(scoring or {}))
+        measure = replace(MeasureOptions(latency=False, latency_runs=10, latency_warmup=0), **(measuring or {}))
         reference = Baseline(checkpoint, data, RunOptions(), measure, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / "scores")
 
@@ -58,8 +58,8 @@ def without_times(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in info.items() if key not in ("seconds", "provenance")}
 
 
-def score_files(bench: Session) -> set[str]:
-    return {path.name for path in bench._scores_folder.iterdir()}
+def score_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 # --- repeating
@@ -90,11 +90,11 @@ def test_one_bench_can_be_used_again(make_bench: MakeBench) -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_another_seed_sees_other_images(make_bench: MakeBench) -> None:
+def test_another_seed_sees_other_images(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench()
     one, other = (bench.prune(TAYLOR, HALF, seed) for seed in (1, 2))
     assert one.info["scores"] != other.info["scores"]
-    scores = [torch.load(bench._scores_folder / p.info["scores"], weights_only=True)["scores"] for p in (one, other)]
+    scores = [torch.load(tmp_path / "scores" / p.info["scores"], weights_only=True)["scores"] for p in (one, other)]
     assert not any(torch.equal(scores[0][name], scores[1][name]) for name in scores[0])
     assert one.info["plan"]["kept"] != other.info["plan"]["kept"]
     # Weights alone do not depend on the seed; the statistics re-estimated on other images do.
@@ -107,7 +107,7 @@ def test_another_seed_sees_other_images(make_bench: MakeBench) -> None:
 # --- scores are kept
 
 
-def test_scores_are_computed_once_for_all_targets(make_bench: MakeBench) -> None:
+def test_scores_are_computed_once_for_all_targets(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench()
     first = bench.prune(TAYLOR, Target("channels", 0.2), seed=0)
     again = {"plan", "cut", "recalibrate"}
@@ -119,7 +119,7 @@ def test_scores_are_computed_once_for_all_targets(make_bench: MakeBench) -> None
     third = make_bench().prune(TAYLOR, Target("channels", 0.2), seed=0)
     assert "score" not in third.info["seconds"]
     assert without_times(third.info) == without_times(first.info)
-    assert score_files(bench) == {first.info["scores"]}
+    assert score_files(tmp_path / "scores") == {first.info["scores"]}
 
 
 def test_scores_of_other_settings_are_not_mixed_up(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path) -> None:
@@ -224,11 +224,11 @@ def test_bias_absorption_is_recorded(make_bench: MakeBench) -> None:
     assert shapes[0] == shapes[1]
 
 
-def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBench) -> None:
+def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench()
     with pytest.raises(UsageError, match=r"--ratio-of pattern 'layer9\*' fits no group"):
         bench.prune(TAYLOR, Target("channels", 0.3, ratio_of={"layer9*": 0.5}), seed=0)
-    assert not bench._scores_folder.exists()
+    assert not (tmp_path / "scores").exists()
 
 
 def test_targets_of_a_method(make_bench: MakeBench) -> None:
@@ -293,14 +293,14 @@ def test_a_latency_is_searched_and_verified(
 
 
 def test_the_effort_is_a_share_of_a_full_measurement(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = make_bench().baseline
-    reference._measure = MeasureOptions(latency_warmup=20, latency_runs=200, latency_seconds=10.0)
+    full = {"latency": True, "latency_warmup": 20, "latency_runs": 200, "latency_seconds": 10.0}
+    reference = make_bench(measuring=full).baseline
     asked = []
     monkeypatch.setattr("bench.measure.baseline.time_networks", lambda *_, options, **__: asked.append(options))
     for effort in (1.0, 0.2):
         reference.time(reference.saved.model, effort)
     assert asked == [
-        reference._measure,
+        MeasureOptions(latency_warmup=20, latency_runs=200, latency_seconds=10.0),
         MeasureOptions(latency_warmup=4, latency_runs=40, latency_seconds=2.0),
     ]
 
@@ -414,7 +414,8 @@ def test_a_baseline_alone(make_bench: MakeBench) -> None:
 
 
 def test_networks_are_scored_alike_as_the_options_say(make_bench: MakeBench, tiny_baseline: Path, tmp_path) -> None:
-    ordinary, other = make_bench(), make_bench(scoring={"sliding_window": (24, 32), "scales": [0.5, 1.0], "flip": True})
+    scoring = {"sliding_window": (24, 32), "scales": [0.5, 1.0], "flip": True}
+    ordinary, other = make_bench(), make_bench(measuring=scoring)
     quality = other.prune(L1, Target("channels", 0.5, "local"), seed=0).info["quality"]
     assert quality["baseline"] != ordinary.baseline.quality
     found = other.baseline.compare(tiny_baseline, load_model(tiny_baseline))
