@@ -26,6 +26,7 @@ from bench.measure.cost import measure_cost
 from bench.metrics import ConfusionMatrix
 from bench.models.checkpoint import load_model
 
+pytestmark = pytest.mark.slow
 TIMES = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
 
 IN_ONE_PROCESS = " --num-workers 0"

@@ -34,13 +34,13 @@ MakeBench = Callable[..., Session]
 
 
 @pytest.fixture
-def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBench:
+def make_bench(tiny_camvid: Path, shallow_baseline: Path, tmp_path: Path) -> MakeBench:
     """A new session over the tiny data; what is kept goes to the test's own folder."""
 
     def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
         measure = MeasureOptions(latency=False)
-        reference = Baseline(tiny_baseline, data, RunOptions(), measure, device=torch.device("cpu"))
+        reference = Baseline(shallow_baseline, data, RunOptions(), measure, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / folder)
 
     return make
