@@ -135,7 +135,7 @@ def _time_batches(
     options: MeasureOptions,
 ) -> LatencyReport:
     inputs = input_batches(networks, input_size, batch, device)
-    time_pass = _time_on_cuda if device.type == "cuda" else _time_on_cpu
+    time_pass = _time_on_cuda if device.type == "cuda" else time_on_cpu
     times: dict[str, list[float]] = {name: [] for name in networks}
     orders = []
 
@@ -254,7 +254,7 @@ def _rounds(wanted: int, least: int, seconds: float) -> Iterator[int]:
         yield done
 
 
-def _time_on_cpu(model: nn.Module, images: Tensor) -> float:
+def time_on_cpu(model: nn.Module, images: Tensor) -> float:
     start = time.perf_counter()
     model(images)
     return 1000 * (time.perf_counter() - start)

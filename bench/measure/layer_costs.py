@@ -173,17 +173,17 @@ def _timed_layers(model: nn.Module, device: torch.device) -> Iterator[dict[str, 
                 continue
 
             def start(_layer: nn.Module, _inputs: object, name: str = name) -> None:
-                started[name] = _now(device)
+                started[name] = now(device)
 
             def stop(_layer: nn.Module, _inputs: object, _output: object, name: str = name) -> None:
-                spent[name] += _now(device) - started[name]
+                spent[name] += now(device) - started[name]
 
             hooks.callback(layer.register_forward_pre_hook(start).remove)
             hooks.callback(layer.register_forward_hook(stop).remove)
         yield spent
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Milliseconds; on a GPU once it has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -186,7 +186,7 @@ def made_up(monkeypatch):
         number = next(passes)
         return model.milliseconds * (1.5 if number % 2 == 0 else 1) * (1 + number / 200) * len(images) ** 0.5
 
-    monkeypatch.setattr(latency, "_time_on_cpu", time_pass)
+    monkeypatch.setattr(latency, "time_on_cpu", time_pass)
 
 
 def test_made_up_times_give_their_ratio(made_up):

@@ -55,7 +55,7 @@ class Net(nn.Module):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(layer_costs, "_now", lambda device: clock.now)
+    monkeypatch.setattr(layer_costs, "now", lambda device: clock.now)
     return clock
 
 

@@ -54,10 +54,15 @@ def outputs_of(prediction: Tensor | dict[str, Tensor]) -> list[Tensor]:
     return list(prediction.values()) if isinstance(prediction, dict) else [prediction]
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def shapes(request: pytest.FixtureRequest) -> nn.Module:
+    """Each network without storage."""
+    return on_meta(request.param)
+
+
 @pytest.mark.parametrize("size", [(33, 33), (64, 64), (97, 131), (360, 480)])
-@pytest.mark.parametrize("name", MODELS)
-def test_logits_have_the_images_size(name: str, size: tuple[int, int]) -> None:
-    model = on_meta(name)
+def test_logits_have_the_images_size(shapes: nn.Module, request: pytest.FixtureRequest, size: tuple[int, int]) -> None:
+    model, name = shapes, request.node.callspec.params["shapes"]
     images = torch.empty(2, 3, *size, device="meta")
     logits = model.eval()(images)
     assert isinstance(logits, Tensor)

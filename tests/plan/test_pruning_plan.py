@@ -56,17 +56,16 @@ def removed(plan: PruningPlan, groups: Sequence[ChannelGroup]) -> set[tuple[str,
 # --- the cost table
 
 
-@pytest.fixture(scope="module")
-def networks() -> dict[str, nn.Module]:
+@pytest.fixture(scope="module", params=SMALL)
+def network(request: pytest.FixtureRequest) -> tuple[nn.Module, list[ChannelGroup]]:
     torch.manual_seed(0)
-    return {name: build_model(ModelSpec(name, 12)) for name in SMALL}
+    model = build_model(ModelSpec(request.param, 12))
+    return model, find_groups(model)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (45, 99)])
-@pytest.mark.parametrize("name", SMALL)
-def test_predictions_are_what_is_measured(networks: dict[str, nn.Module], name: str, size: tuple[int, int]) -> None:
-    model = networks[name]
-    groups = find_groups(model)
+def test_predictions_are_what_is_measured(network: tuple[nn.Module, list[ChannelGroup]], size: tuple[int, int]) -> None:
+    model, groups = network
     table, cost = CostTable(model, groups, size), measure_cost(model, size)
     assert table.dense() == toys.measured(model, size) == (cost.parameters, cost.macs, cost.state_bytes)
     for seed in range(2):
@@ -259,13 +258,16 @@ def test_each_pool_of_a_global_ranking_loses_the_same_share() -> None:
 
 
 @pytest.mark.parametrize(("kind", "value"), [("channels", 0.35), ("macs", 0.6), ("params", 0.4), ("size", 10**6)])
-def test_pools_hold_for_every_kind_of_target(networks: dict[str, nn.Module], kind: str, value: float) -> None:
-    groups = find_groups(networks["unet_small"])
+@pytest.mark.parametrize("network", ["unet_small"], indirect=True)
+def test_pools_hold_for_every_kind_of_target(
+    network: tuple[nn.Module, list[ChannelGroup]], kind: str, value: float
+) -> None:
+    model, groups = network
     scores = toys.random_scores(groups)
     pools = {group.name: group.name.split(".")[0] for group in prunable(groups)}
     for name in scores:
         scores[name] *= {"downs": 1, "bottleneck": 100, "ups": 1e-6}[pools[name]]
-    plan = make_plan(groups, scores, CostTable(networks["unet_small"], groups, SIZE), Target(kind, value, pools=pools))
+    plan = make_plan(groups, scores, CostTable(model, groups, SIZE), Target(kind, value, pools=pools))
     lost = {}
     for pool in ("downs", "bottleneck", "ups"):
         members = [group for group in prunable(groups) if pools[group.name] == pool]
