@@ -69,8 +69,8 @@ def main(argv: list[str]) -> None:
     oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
     distill = collect(DistillOptions, arguments)
 
-    from bench.engine.cut_schedule import schedule_of
-    from bench.engine.iterative import check_schedule, open_session
+    from bench.engine.cut_schedule import check_schedule, schedule_of
+    from bench.engine.session import Session
     from bench.jobs.pruning import open_baseline
     from bench.jobs.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     if arguments.train_baseline:
         ensure_baseline(baseline, data, network, training, options, measure)
     baseline = open_baseline(baseline, data, options, measure, model=network.model)
-    session = open_session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
+    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), options, out, taught)

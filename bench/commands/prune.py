@@ -84,8 +84,8 @@ def main(argv: list[str]) -> None:
     else:
         goal = goal_of(arguments)
 
-    from bench.engine.cut_schedule import schedule_of
-    from bench.engine.iterative import check_schedule, open_session
+    from bench.engine.cut_schedule import check_schedule, schedule_of
+    from bench.engine.session import Session
     from bench.jobs.pruning import open_baseline, prune_model
     from bench.jobs.sensitivity import measure_sensitivity
     from bench.pruners import make_pruner
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
     options = collect(RunOptions, arguments)
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
     baseline = open_baseline(arguments.ckpt, data, options, measure, model=arguments.model)
-    session = open_session(baseline, collect(PruneOptions, arguments), folder, schedule)
+    session = Session(baseline, collect(PruneOptions, arguments), folder, schedule)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(session, pruner, choice, options.seed, folder, split=arguments.split or "train")

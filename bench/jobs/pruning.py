@@ -8,6 +8,7 @@ from typing import Any
 from bench.channels.groups import ChannelGroup, find_groups
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.datasets import dataset_class
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
@@ -56,7 +57,7 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
         What `pruning_info.json` says.
     """
     with run_folder(folder):
-        pruned = session.prune(pruner, session.target(pruner, goal), seed)
+        pruned = prune_network(session, pruner, session.target(pruner, goal), seed)
         save_model(folder / PRUNED, pruned.saved)
         search = pruned.info["latency_search"]
         report = session.baseline.compare(

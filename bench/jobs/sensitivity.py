@@ -21,11 +21,12 @@ from torch import nn
 
 from bench.channels.groups import ChannelGroup, prunable
 from bench.config.options import SensitivityOptions
+from bench.engine.one_cut import smaller
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.evaluation import evaluate
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners.base import Pruner
 from bench.recover.recalibration import recalibrate
 from bench.report.heat_map import heat_map
@@ -79,7 +80,7 @@ def measure_sensitivity(
     with run_folder(folder):
         scores, scores_file = session.scores(pruner, seed)
         groups = [group for group in prunable(session.groups) if group.name in scores]
-        whole = session.prepared(pruner, seed).model
+        whole = session.network_of(pruner, seed).model
         ruler = _Ruler(session, whole, options.sensitivity_images, seed, split)
         record = {
             **_header(session, pruner, options, seed),
@@ -120,8 +121,7 @@ def plan_of(group: ChannelGroup, ratio: float, scores: Scores, session: Session)
     """The plan by which one group loses a share of its channels and all others stay whole."""
     options = session.options
     target = Target(
-        "channels",
-        0.0,
+        Goal("channels", 0.0),
         min_keep=options.min_keep,
         max_ratio=options.max_ratio,
         round_to=options.round_to,
@@ -144,7 +144,7 @@ class _Ruler:
     """Scores networks on the same images, which are loaded once."""
 
     def __init__(self, session: Session, whole: nn.Module, images: int, seed: int, split: str):
-        self._workbench, self._whole, self._seed, self._split = session, whole, seed, split
+        self._session, self._whole, self._seed, self._split = session, whole, seed, split
         self._images = session.batches(images, seed, split)
         self._recalibration: list[Batch] = []
         if session.options.recalibrate:
@@ -152,7 +152,7 @@ class _Ruler:
 
     def describe(self) -> dict[str, Any]:
         """What networks are scored on, for the record."""
-        data = self._workbench.baseline.data
+        data = self._session.baseline.data
         return {
             "dataset": [data.name, str(data.dataset.root.absolute())],
             "input_size": list(data.input_size),
@@ -160,7 +160,7 @@ class _Ruler:
             "count": sum(len(images) for images, _ in self._images),
             "chosen": f"at random, seed {self._seed}",
             "labels": "at the input size",
-            "scoring": plain(self._workbench.baseline.scoring),
+            "scoring": plain(self._session.baseline.scoring),
             "recalibrated_on": sum(len(images) for images, _ in self._recalibration),
         }
 
@@ -172,15 +172,15 @@ class _Ruler:
 
     def miou_of(self, plan: PruningPlan) -> float:
         """mIoU of the whole network cut by a plan, recalibrated if that is wanted."""
-        return self._treated(self._workbench.smaller(plan, self._whole)[0])
+        return self._treated(smaller(self._session, self._whole, plan)[0])
 
     def _treated(self, network: nn.Module) -> float:
         if self._recalibration:
-            recalibrate(network, self._recalibration, self._workbench.baseline.device)
+            recalibrate(network, self._recalibration, self._session.baseline.device)
         return self._miou(network, "after the cut")
 
     def _miou(self, network: nn.Module, label: str) -> float:
-        baseline = self._workbench.baseline
+        baseline = self._session.baseline
         return evaluate(
             network,
             self._images,

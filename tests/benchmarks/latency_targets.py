@@ -20,6 +20,7 @@ import torch
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.pruning import open_baseline
@@ -50,7 +51,7 @@ def reach(session: Session, share: float) -> dict[str, Any]:
     began = time.perf_counter()
     row = {"model": session.baseline.saved.spec.name, "asked": share, "error": None}
     try:
-        info = session.prune(pruner, session.target(pruner, Goal("latency", share)), seed=0).info
+        info = prune_network(session, pruner, session.target(pruner, Goal("latency", share)), seed=0).info
     except BenchError as error:
         return {**row, "error": str(error), "seconds": time.perf_counter() - began}
     search = info["latency_search"]

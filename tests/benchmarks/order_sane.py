@@ -23,6 +23,7 @@ import torch
 from bench.config.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
 from bench.config.values import parse_size
 from bench.datasets.synthetic import draw_dataset
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.jobs.training import train_model
 from bench.measure.baseline import Baseline
@@ -57,7 +58,7 @@ def measure(model: str, checkpoint: Path, data: DataOptions, ratios: list[float]
     session, pruner = Session(reference, PruneOptions(), folder), make_pruner("l1")
     rows = []
     for ratio in ratios:
-        pruned = session.prune(pruner, session.target(pruner, Goal("channels", ratio)), SEED)
+        pruned = prune_network(session, pruner, session.target(pruner, Goal("channels", ratio)), SEED)
         miou = {name: 100 * pruned.info["quality"][name]["miou"] for name in ("baseline", "cut", "recalibrated")}
         macs = pruned.info["cost"]["after"]["macs"] / pruned.info["cost"]["before"]["macs"]
         rows.append({"model": model, "ratio": ratio, "macs_kept": macs, **miou})

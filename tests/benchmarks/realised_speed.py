@@ -33,7 +33,7 @@ from bench.measure.latency import time_networks
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 
@@ -59,7 +59,7 @@ def measure(name: str, methods: Sequence[str], roundings: Sequence[int], argumen
         scores = pruner.score(model, prunable(groups), Calibration(noise(), VOID, seed=0))
         networks, plans = {"dense": copy.deepcopy(model)}, {}
         for multiple in roundings:
-            target = Target("macs", arguments.target_macs, pruner.scope, round_to=multiple)
+            target = Target(Goal("macs", arguments.target_macs), pruner.scope, round_to=multiple)
             plans[multiple] = make_plan(groups, scores, table, target)
             networks[str(multiple)] = copy.deepcopy(model)
             cut(networks[str(multiple)], groups, plans[multiple])

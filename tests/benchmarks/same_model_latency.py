@@ -25,7 +25,7 @@ from bench.measure.latency import Latency, speedup_text, time_networks
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 
@@ -37,7 +37,7 @@ def half_as_wide(model: nn.Module, input_size: tuple[int, int]) -> nn.Module:
     """The network without every second channel of every layer."""
     groups = find_groups(model)
     scores = make_pruner("l1").score(model, prunable(groups), Calibration([], VOID, seed=0))
-    plan = make_plan(groups, scores, CostTable(model, groups, input_size), Target("channels", 0.5, "local"))
+    plan = make_plan(groups, scores, CostTable(model, groups, input_size), Target(Goal("channels", 0.5), "local"))
     narrow = copy.deepcopy(model)
     cut(narrow, groups, plan)
     return narrow

@@ -59,18 +59,20 @@ def test_nothing_to_remove_is_nothing_each_time(shape):
 
 
 def test_targets_keep_their_limits_and_approach_named_shares():
-    target = Target("macs", 0.5, "local", min_keep=0.1, max_ratio=0.8, round_to=8, ratio_of={"a*": 0.75, "b": 0.0})
+    target = Target(
+        Goal("macs", 0.5), "local", min_keep=0.1, max_ratio=0.8, round_to=8, ratio_of={"a*": 0.75, "b": 0.0}
+    )
     steps = CutSchedule(2, "exponential", 0, TrainOptions()).targets(target, 123.0)
     assert steps[-1] == target
     first = steps[0]
-    assert first.value == pytest.approx(0.5**0.5)
+    assert first.goal.value == pytest.approx(0.5**0.5)
     assert first.ratio_of == {"a*": pytest.approx(0.5), "b": 0.0}
-    assert (first.kind, first.scope, first.min_keep, first.max_ratio, first.round_to) == ("macs", "local", 0.1, 0.8, 8)
+    assert (first.goal.kind, first.scope, first.min_keep, first.max_ratio, first.round_to) == ("macs", "local", 0.1, 0.8, 8)
 
 
 def test_only_the_last_goal_has_to_be_met_closely():
-    steps = CutSchedule(3, "linear", 0, TrainOptions()).targets(Target("params", 0.5, within=0.01), 1.0)
-    assert [step.within for step in steps] == [None, None, 0.01]
+    steps = CutSchedule(3, "linear", 0, TrainOptions()).targets(Target(Goal("params", 0.5, within=0.01)), 1.0)
+    assert [step.goal.within for step in steps] == [None, None, 0.01]
 
 
 def test_one_cut_needs_no_schedule():

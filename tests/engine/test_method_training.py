@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import train_eval
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions, TrainOptions
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.sensitivity import measure_sensitivity
@@ -28,7 +29,7 @@ from bench.system.files import file_digest, read_json
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
 SPARSE = {"sparse_epochs": 2, "sparse_batch_size": 4, "sparsity_lambda": 0.05, "sparse_lr": 0.05}
-HALF = Target("channels", 0.5)
+HALF = Target(Goal("channels", 0.5))
 MakeBench = Callable[..., Session]
 
 
@@ -71,10 +72,10 @@ def test_the_network_is_trained_once_for_all_targets_and_commands(
 ) -> None:
     bench = make_bench()
     before = weights(bench)
-    first = bench.prune(slimming(), HALF, seed=0)
+    first = prune_network(bench, slimming(), HALF, seed=0)
     assert "prepare" in first.info["seconds"]
-    second = bench.prune(slimming(), Target("macs", 0.5), seed=0)
-    third = make_bench().prune(slimming(), HALF, seed=0)
+    second = prune_network(bench, slimming(), Target(Goal("macs", 0.5)), seed=0)
+    third = prune_network(make_bench(), slimming(), HALF, seed=0)
     assert not {"prepare", "score"} & (second.info["seconds"].keys() | third.info["seconds"].keys())
     assert len(trainings) == 1
     assert trainings[0]["recipe"] == TrainOptions(
@@ -92,7 +93,7 @@ def test_the_network_is_trained_once_for_all_targets_and_commands(
 
 def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(recalibrate=False)
-    pruned = bench.prune(slimming(), HALF, seed=0)
+    pruned = prune_network(bench, slimming(), HALF, seed=0)
     (folder,) = (tmp_path / "kept").glob("prepared_slimming_*")
     sparse = load_model(folder / "network.pt")
     layers = dict(sparse.model.named_modules())
@@ -117,7 +118,7 @@ def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tm
 
 def test_without_epochs_the_network_is_scored_as_it_is(make_bench: MakeBench, trainings: list) -> None:
     bench = make_bench()
-    pruned = bench.prune(slimming(sparse_epochs=0), HALF, seed=0)
+    pruned = prune_network(bench, slimming(sparse_epochs=0), HALF, seed=0)
     assert trainings == []
     assert pruned.info["preparation"] is None
     assert "prepared" not in pruned.info["quality"]
@@ -138,7 +139,7 @@ def test_the_penalty_shrinks_scales(make_bench: MakeBench) -> None:
 def test_the_weight_of_the_penalty_follows_from_the_shift(make_bench: MakeBench) -> None:
     bench = make_bench()
     records = [
-        bench.prepared(slimming(sparsity_lambda=0.0, scale_shift=0.2, sparse_epochs=epochs), 0).record
+        bench.network_of(slimming(sparsity_lambda=0.0, scale_shift=0.2, sparse_epochs=epochs), 0).record
         for epochs in (1, 2)
     ]
     assert [record["largest_scale_shift"] for record in records] == pytest.approx([0.2, 0.2])
@@ -156,21 +157,21 @@ def test_trainings_of_other_settings_are_not_mixed_up(make_bench: MakeBench, tmp
         (slimming(**quick, sparsity_lambda=0.1), 0),
         (slimming(**quick, sparse_lr=0.1), 0),
     ):
-        bench.prepared(pruner, seed)
+        bench.network_of(pruner, seed)
     # Calibration images are none of its business.
-    make_bench(calib_images=2).prepared(slimming(**quick), 0)
+    make_bench(calib_images=2).network_of(slimming(**quick), 0)
     assert len(list((tmp_path / "kept").glob("prepared_*"))) == 4
 
 
 def test_the_same_seed_trains_the_same_network(make_bench: MakeBench) -> None:
-    networks = [make_bench(folder).prepared(slimming(), 3).model.state_dict() for folder in ("one", "two")]
-    other = make_bench("one").prepared(slimming(), 4).model.state_dict()
+    networks = [make_bench(folder).network_of(slimming(), 3).model.state_dict() for folder in ("one", "two")]
+    other = make_bench("one").network_of(slimming(), 4).model.state_dict()
     assert all(torch.equal(tensor, networks[1][name]) for name, tensor in networks[0].items())
     assert not torch.equal(networks[0]["final_conv.weight"], other["final_conv.weight"])
 
 
 def test_an_interrupted_training_goes_on(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = make_bench("whole").prepared(slimming(), 0).model.state_dict()
+    whole = make_bench("whole").network_of(slimming(), 0).model.state_dict()
     save, epochs = train_eval._Trainer._save, []
 
     def interrupted(trainer: Any, *arguments: Any) -> None:
@@ -181,15 +182,15 @@ def test_an_interrupted_training_goes_on(make_bench: MakeBench, monkeypatch: pyt
 
     monkeypatch.setattr(train_eval._Trainer, "_save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        make_bench("broken").prepared(slimming(), 0)
-    resumed = make_bench("broken").prepared(slimming(), 0).model.state_dict()
+        make_bench("broken").network_of(slimming(), 0)
+    resumed = make_bench("broken").network_of(slimming(), 0).model.state_dict()
     assert epochs == [1, 2]
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
 
 
 def test_a_target_out_of_reach_is_found_before_the_training(make_bench: MakeBench, trainings: list) -> None:
     with pytest.raises(BenchError, match=r"at least .* stay"):
-        make_bench().prune(slimming(), Target("macs", 0.0001), seed=0)
+        prune_network(make_bench(), slimming(), Target(Goal("macs", 0.0001)), seed=0)
     assert trainings == []
 
 
@@ -213,7 +214,7 @@ def test_sensitivity_is_that_of_the_trained_network(make_bench: MakeBench, tmp_p
     bench = make_bench(recalibrate=False)
     options = SensitivityOptions(sensitivity_ratios=[0.5], sensitivity_images=4)
     record = measure_sensitivity(bench, slimming(), options, 0, tmp_path / "out")
-    sparse = bench.prepared(slimming(), 0).model
+    sparse = bench.network_of(slimming(), 0).model
     images = bench.batches(4, 0)
     classes = bench.baseline.data.classes
     miou = train_eval.evaluate(sparse, images, classes, device=torch.device("cpu")).miou

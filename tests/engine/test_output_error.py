@@ -15,11 +15,12 @@ from torch.nn.functional import kl_div, mse_loss
 from bench.channels.groups import find_groups
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.engine.output_error import OutputError, squared_error
+from bench.engine.pruning import prune_network
 from bench.engine.session import RECONSTRUCTION_SEED, Session
 from bench.errors import UsageError
 from bench.jobs.sweep import row_of
 from bench.measure.baseline import Baseline
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.system.files import read_json
 
@@ -92,7 +93,7 @@ def test_a_pruning_records_it(tiny_camvid: Path, tiny_baseline: Path, tmp_path: 
         reconstruction_layers=["bottleneck*"],
     )
     bench = Session(reference, options, tmp_path)
-    pruned = bench.prune(make_pruner("l1"), Target("channels", 0.3, "local"), seed=5)
+    pruned = prune_network(bench, make_pruner("l1"), Target(Goal("channels", 0.3), "local"), seed=5)
     found = pruned.info["reconstruction"]
     assert list(found) == (["cut", "recalibrated"] if recalibrate else ["cut"])
     images = torch.cat([images for images, _ in bench.batches(3, RECONSTRUCTION_SEED)])

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bench.channels.groups import prunable
 from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
+from bench.engine.one_cut import smaller
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.jobs import sensitivity
@@ -97,7 +98,7 @@ def test_rows_are_what_a_cut_network_costs_and_scores(measured: dict[str, Any], 
         plan = plan_of(groups[row["group"]], row["ratio"], scores, bench)
         others = [name for name, kept in plan.kept.items() if len(kept) < groups[name].channels]
         assert others == ([row["group"]] if row["ratio"] else [])
-        network, _ = bench.smaller(plan)
+        network, _ = smaller(bench, bench.baseline.saved.model, plan)
         cost = measure_cost(network, (48, 64))
         assert (row["parameters"], row["macs"]) == (cost.parameters, cost.macs)
         quality = evaluate(network, images, bench.baseline.data.classes, device=torch.device("cpu"))

@@ -158,7 +158,7 @@ def test_the_record_holds_a_row_for_each_method_and_seed(
 
 def test_the_scores_judged_are_the_methods_own(record: dict[str, Any], bench: Session) -> None:
     for row in record["rows"]:
-        saved = torch.load(bench._scores_folder / row["scores"], weights_only=True)["scores"]
+        saved = torch.load(bench.folder / row["scores"], weights_only=True)["scores"]
         groups = record["oracle"]["groups"]
         scores = {name: saved[name][group["channels"]] for name, group in groups.items()}
         signed = {name: torch.tensor(group["loss_change"], dtype=torch.float64) for name, group in groups.items()}
@@ -177,7 +177,7 @@ def test_the_scores_judged_are_the_methods_own(record: dict[str, Any], bench: Se
 def test_the_set_test_removes_whole_sets(record: dict[str, Any], bench: Session, tmp_path: Path) -> None:
     """What it reports for a method is the mean loss of networks that were really cut."""
     row = next(row for row in record["rows"] if row["method"] == "l1")
-    scores = torch.load(bench._scores_folder / row["scores"], weights_only=True)["scores"]
+    scores = torch.load(bench.folder / row["scores"], weights_only=True)["scores"]
     model, total = bench.baseline.saved.model, 0.0
     batches = bench.batches(OPTIONS.oracle_images, OPTIONS.oracle_seed)
     for name, group in record["oracle"]["groups"].items():

@@ -15,7 +15,7 @@ from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError, UsageError
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.fgp.pruner import class_support, mass_score, shares, signed_means
@@ -234,10 +234,12 @@ def test_one_global_threshold_is_the_same_mass_in_every_layer() -> None:
         assert by_threshold == prefixes
         removed = total - sum(map(len, prefixes.values()))
         lost.add(removed)
-        plan = make_plan(groups, scores, table, Target("channels", removed / total, min_keep=0.0))
+        plan = make_plan(groups, scores, table, Target(Goal("channels", removed / total), min_keep=0.0))
         assert plan.kept == prefixes
         # A target of another kind stops at some mass, too: every layer keeps a prefix, and one mass explains all.
-        plan = make_plan(groups, scores, table, Target("macs", plan.predicted.macs / plan.dense.macs, min_keep=0.0))
+        plan = make_plan(
+            groups, scores, table, Target(Goal("macs", plan.predicted.macs / plan.dense.macs), min_keep=0.0)
+        )
         assert plan.kept == prefixes
     assert len(lost) > 4
     assert make_pruner("fgp").scope == "global"

@@ -18,7 +18,7 @@ from bench.errors import BenchError, UsageError
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.sirfp.redundancy import (
@@ -347,7 +347,7 @@ def test_each_pool_loses_the_same_share() -> None:
     assert set(pools.values()) == {"backbone", "rest"}
     table = CostTable(model, groups, (32, 48))
     for kind, value in (("channels", 0.4), ("macs", 0.5), ("params", 0.5), ("size", 10**6)):
-        plan = make_plan(groups, scores, table, Target(kind, value, pools=pools))
+        plan = make_plan(groups, scores, table, Target(Goal(kind, value), pools=pools))
         lost = {}
         for pool in ("backbone", "rest"):
             members = [group for group in prunable(groups) if pools[group.name] == pool]

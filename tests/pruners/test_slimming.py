@@ -12,7 +12,7 @@ from bench.config.options import TrainOptions
 from bench.errors import UsageError
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.slimming.pruner import movement, scale_importance
@@ -51,7 +51,7 @@ def test_layers_are_compared_as_they_are() -> None:
     scales(model.first[1], [0.1, -0.9, 0.5, 1, 1, 1, 1, 1])
     scales(model.second[1], [0.2, 0.05, -1, 1, 1, 1])
     groups = find_groups(model)
-    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (8, 8)), Target("channels", 3 / 14))
+    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (8, 8)), Target(Goal("channels", 3 / 14)))
     assert plan.kept == {"first.0": [1, 2, 3, 4, 5, 6, 7], "second.0": [2, 3, 4, 5]}
 
 
@@ -71,17 +71,17 @@ def test_the_strict_global_threshold_keeps_one_channel_of_a_layer_that_would_van
     scales(model.second[1], [0.2, 0.05])
     groups = find_groups(model)
     table = CostTable(model, groups, (8, 8))
-    plan = make_plan(groups, scores_of(model), table, Target("channels", 0.4))
+    plan = make_plan(groups, scores_of(model), table, Target(Goal("channels", 0.4)))
     assert plan.kept == {"first.0": [1, 2], "second.0": [0]}
     # Asked for the third as well, which would be the .2, the next one goes in its place.
-    plan = make_plan(groups, scores_of(model), table, Target("channels", 0.6))
+    plan = make_plan(groups, scores_of(model), table, Target(Goal("channels", 0.6)))
     assert plan.kept == {"first.0": [1], "second.0": [0]}
 
 
 def test_masked_and_cut_agree() -> None:
     model = toys.settled(toys.Residual())
     groups = find_groups(model)
-    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (16, 24)), Target("channels", 0.4))
+    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (16, 24)), Target(Goal("channels", 0.4)))
     assert plan.channels == (20, 32)
     smaller = toys.cut_copy(model, groups, plan)
     for group in groups:
@@ -149,6 +149,6 @@ def test_groups_without_norms_stay_whole() -> None:
     groups = find_groups(model)
     scores = scores_of(model)
     assert list(scores) == ["first.0"]
-    plan = make_plan(groups, scores, CostTable(model, groups, (8, 8)), Target("channels", 0.3))
+    plan = make_plan(groups, scores, CostTable(model, groups, (8, 8)), Target(Goal("channels", 0.3)))
     assert plan.skipped == ["second.0"]
     assert (len(plan.kept["first.0"]), len(plan.kept["second.0"])) == (4, 6)
