@@ -67,7 +67,13 @@ def test_targets_keep_their_limits_and_approach_named_shares():
     first = steps[0]
     assert first.goal.value == pytest.approx(0.5**0.5)
     assert first.ratio_of == {"a*": pytest.approx(0.5), "b": 0.0}
-    assert (first.goal.kind, first.scope, first.min_keep, first.max_ratio, first.round_to) == ("macs", "local", 0.1, 0.8, 8)
+    assert (first.goal.kind, first.scope, first.min_keep, first.max_ratio, first.round_to) == (
+        "macs",
+        "local",
+        0.1,
+        0.8,
+        8,
+    )
 
 
 def test_only_the_last_goal_has_to_be_met_closely():
