@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.errors import BenchError
 from bench.measure.evaluation import evaluate
@@ -29,10 +28,12 @@ from bench.system import processes
 from bench.system.console import progress, say
 from bench.system.devices import seed_everything
 from bench.system.files import make_folder
+from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST
 from bench.torch_utils.batches import moved, to_device
 from bench.training.distillation import Distillation
+from bench.training.options import TrainOptions
 from bench.training.state import Row, run_identity
 from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 

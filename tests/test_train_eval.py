@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from toy_training import CLASSES, TOY, ToyData, new_network
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.evaluation import evaluate_both, evaluate_images
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
+from bench.system.options import RunOptions
 from bench.train_eval import evaluate, fit, recalibrate
 from bench.training.losses import segmentation_loss
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 

@@ -22,12 +22,13 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.cli import parser as cli
-from bench.config.options import DistillOptions, RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
 from bench.system import processes
+from bench.system.options import RunOptions
 from bench.training.distillation import Distillation
+from bench.training.options import DistillOptions, TrainOptions
 
 CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
 TOY = ModelEntry("toy_training:toy_net", "for tests")

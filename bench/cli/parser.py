@@ -10,7 +10,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.config.options import CHANNEL_LIMITS, PruneOptions, default_of
+from bench.config.declare import default_of
 from bench.config.values import parse_settings
 from bench.errors import BenchError, UsageError, unknown_name
 from bench.plan.target import Goal
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
         Args:
             title: heading in `--help`.
-            options: a dataclass of `bench.config.options`.
+            options: a dataclass of fields declared by `bench.config.declare.option`.
             skip: fields this command has no use for.
             defaults: other defaults than the group's, by field name.
         """
@@ -219,11 +219,6 @@ def refuse_flags(arguments: argparse.Namespace, reason: str, *names: str) -> Non
     for name in names:
         if getattr(arguments, name) not in (None, [], {}):
             raise UsageError(f"{reason}; leave --{name.replace('_', '-')} out")
-
-
-def refuse_channel_limits(arguments: argparse.Namespace, method: str) -> None:
-    """Raises UsageError for the first option that bounds groups of channels, for a method that removes none."""
-    refuse_changes(arguments, f"{method} removes no channels", PruneOptions, CHANNEL_LIMITS)
 
 
 def refuse_changes(arguments: argparse.Namespace, reason: str, options: type, names: Sequence[str]) -> None:

@@ -11,19 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli.parser import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
-from bench.config.options import (
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    GridOptions,
-    IterativeOptions,
-    MeasureOptions,
-    ModelOptions,
-    OracleOptions,
-    PruneOptions,
-    RunOptions,
-    TrainOptions,
-)
+from bench.datasets.options import DataOptions
+from bench.engine.options import IterativeOptions, PruneOptions
+from bench.jobs.options import GridOptions
+from bench.measure.options import MeasureOptions
+from bench.models.options import ModelOptions
+from bench.oracle.options import OracleOptions
+from bench.system.options import RunOptions
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 
 def build_parser() -> Parser:

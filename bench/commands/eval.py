@@ -10,15 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli.parser import Parser, add_listings, collect, print_listing, refuse_changes, require_flags, run
-from bench.config.options import (
-    LATENCY_MODES,
-    DataOptions,
-    Int8Options,
-    MeasureOptions,
-    ModelOptions,
-    PageOptions,
-    RunOptions,
-)
+from bench.datasets.options import DataOptions
+from bench.measure.options import LATENCY_MODES, Int8Options, MeasureOptions
+from bench.models.options import ModelOptions
+from bench.report.options import PageOptions
+from bench.system.options import RunOptions
 
 
 def build_parser() -> Parser:

@@ -10,15 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli.parser import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.config.options import (
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    MeasureOptions,
-    ModelOptions,
-    RunOptions,
-    TrainOptions,
-)
+from bench.datasets.options import DataOptions
+from bench.measure.options import MeasureOptions
+from bench.models.options import ModelOptions
+from bench.system.options import RunOptions
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 
 def build_parser() -> Parser:

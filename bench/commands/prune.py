@@ -13,25 +13,18 @@ from bench.cli.parser import (
     add_listings,
     collect,
     print_listing,
-    refuse_channel_limits,
+    refuse_changes,
     refuse_flags,
     require_flags,
     run,
 )
-from bench.config.options import (
-    OF_EPOCHS,
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    IterativeOptions,
-    MeasureOptions,
-    ModelOptions,
-    PruneOptions,
-    RunOptions,
-    SensitivityOptions,
-    TrainOptions,
-    require,
-)
+from bench.datasets.options import DataOptions
+from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
+from bench.jobs.options import SensitivityOptions
+from bench.measure.options import MeasureOptions
+from bench.models.options import ModelOptions
+from bench.system.options import RunOptions
+from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, TrainOptions
 
 
 def build_parser() -> Parser:
@@ -80,7 +73,7 @@ def main(argv: list[str]) -> None:
         refused = ("global_ratio", "target_macs", "target_params", "target_size", "target_latency", "ratio_of")
         refused += ("auto_search",)
         refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
-        require(arguments.iterations == 1, "--sensitivity cuts each network once; leave --iterations out")
+        refuse_changes(arguments, "--sensitivity cuts each network once", IterativeOptions, ("iterations",))
     else:
         goal = goal_of(arguments)
 
@@ -98,7 +91,7 @@ def main(argv: list[str]) -> None:
     schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments), collect(DistillOptions, arguments))
     pruner = make_pruner(arguments.method, method_settings(arguments))
     if isinstance(pruner, Sparsifier):
-        refuse_channel_limits(arguments, pruner.name)
+        refuse_changes(arguments, f"{pruner.name} removes no channels", PruneOptions, CHANNEL_LIMITS)
     if not arguments.sensitivity:
         goal = pruner.aim(goal)
         check_schedule(schedule, pruner, goal)

@@ -11,9 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli.parser import Parser, collect, run
-from bench.config.options import TIMING, DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
+from bench.datasets.options import DataOptions
 from bench.errors import UsageError
+from bench.measure.options import TIMING, MeasureOptions
+from bench.models.options import ModelOptions
 from bench.system.console import say
+from bench.system.options import RunOptions
+from bench.training.options import TrainOptions
 
 
 def build_parser() -> Parser:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import PruneOptions
 from bench.engine.cut_schedule import CutSchedule
+from bench.engine.options import PruneOptions
 from bench.engine.results import Made, Pruned, Subject
 from bench.engine.session import Session
 from bench.errors import UsageError

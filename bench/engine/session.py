@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
-from bench.config.options import PruneOptions
 from bench.cut.network import cut, fresh_network
 from bench.engine.method_training import NETWORK, Prepared, open_prepared, prepare
+from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError
 from bench.engine.results import Made, Pruned, Subject
 from bench.errors import BenchError, UsageError

@@ -6,15 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
 from bench.measure.baseline import Baseline
 from bench.measure.inference import PLAIN
 from bench.models.checkpoint import load_model, save_model
 from bench.system.files import digest, file_digest, plain, read_json, write_json
+from bench.system.options import RunOptions
 from bench.system.run_folder import BEST, FINETUNED, FINETUNED_REPORT, LAST, PRUNED, REPORT
 from bench.train_eval import fit
 from bench.training.distillation import Distillation
+from bench.training.options import TrainOptions
 
 
 def check_comparable(baseline: Baseline, folder: Path) -> None:

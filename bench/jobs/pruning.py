@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.channels.groups import ChannelGroup, find_groups
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.datasets import dataset_class
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.devices import set_up
 from bench.system.files import read_json, write_json
+from bench.system.options import RunOptions
 from bench.system.run_folder import INFO, PRUNED, REPORT, run_folder
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from bench.config.options import FinetuneOptions, RunOptions, TrainOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.finetuning import check_comparable, finetune_model
@@ -28,9 +27,11 @@ from bench.pruners.base import Method
 from bench.report.summary import write_summary
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, read_json
+from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
+from bench.training.options import FinetuneOptions, TrainOptions
 
 Row = dict[str, Any]
 

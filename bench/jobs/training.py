@@ -8,21 +8,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.config.options import DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.inference import Scoring
+from bench.measure.options import MeasureOptions
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
 from bench.models.checkpoint import SavedModel, load_model
+from bench.models.options import ModelOptions
 from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
 from bench.system.files import make_folder, read_json, write_json
+from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
+from bench.training.options import TrainOptions
 from bench.training.state import check_same_run, run_identity
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import widths
-from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
@@ -22,9 +22,11 @@ from bench.measure.inference import Scoring
 from bench.measure.latency import LatencyReport, time_networks
 from bench.measure.latency_mode import PLAIN_MODE, LatencyMode
 from bench.measure.layer_costs import measure_layers
+from bench.measure.options import MeasureOptions
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, load_model
 from bench.system.files import compressed_size, file_digest, plain
+from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 
 _COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes", "peak_activation_bytes")

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.config.options import MeasureOptions, require
+from bench.config.declare import require
+from bench.measure.options import MeasureOptions
 
 Size = tuple[int, int]
 Network = Callable[[Tensor], Tensor]

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import adopt_shapes
-from bench.config.options import Int8Options, MeasureOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline, file_record
 from bench.measure.latency import time_networks
+from bench.measure.options import Int8Options, MeasureOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model
 from bench.models.state_dict_file import read_file

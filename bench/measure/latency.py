@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.config.options import MeasureOptions
 from bench.measure.latency_mode import PLAIN_MODE, LatencyMode, compilation
+from bench.measure.options import MeasureOptions
 from bench.system.console import progress
 from bench.system.provenance import provenance
 from bench.torch_utils.contexts import autocast, flags_kept

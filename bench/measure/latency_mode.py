@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.config.options import MeasureOptions, require
+from bench.config.declare import require
 from bench.errors import BenchError
+from bench.measure.options import MeasureOptions
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from bench.channels.layer_axes import WEIGHTED
-from bench.config.options import MeasureOptions
 from bench.measure.cost import layer_macs
 from bench.measure.latency import input_batches, interleaved, warm_up
 from bench.measure.latency_mode import LatencyMode
+from bench.measure.options import MeasureOptions
 from bench.torch_utils.contexts import autocast, flags_kept
 
 if TYPE_CHECKING:

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.system.files import plain, write_text
+from bench.system.options import RunOptions
 from bench.system.run_folder import BEST, LAST, METRICS
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
 from bench.training.optimizer import Ema
+from bench.training.options import TrainOptions
 
 Row = dict[str, Any]
 # What else than a flag of its own name sets a part of the identity.

@@ -17,16 +17,19 @@ from typing import Any
 
 import torch
 
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.config.values import parse_size
+from bench.datasets.options import DataOptions
 from bench.datasets.synthetic import draw_dataset
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.pruning import open_baseline
+from bench.measure.options import MeasureOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
+from bench.system.options import RunOptions
 
 OUTPUTS = 12
 

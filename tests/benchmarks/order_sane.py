@@ -20,15 +20,20 @@ from typing import Any
 
 import torch
 
-from bench.config.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
 from bench.config.values import parse_size
+from bench.datasets.options import DataOptions
 from bench.datasets.synthetic import draw_dataset
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.jobs.training import train_model
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
+from bench.models.options import ModelOptions
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
+from bench.system.options import RunOptions
 from bench.system.run_folder import BEST
+from bench.training.options import TrainOptions
 
 MODELS = "simple_segnet,unet_small,deeplabv3_resnet50"
 MOST_POINTS = 3.0

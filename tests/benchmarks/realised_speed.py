@@ -26,10 +26,10 @@ from typing import Any
 import torch
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
 from bench.cut.network import cut
 from bench.measure.latency import time_networks
+from bench.measure.options import MeasureOptions
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan

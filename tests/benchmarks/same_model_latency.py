@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
 from bench.cut.network import cut
 from bench.measure.latency import Latency, speedup_text, time_networks
+from bench.measure.options import MeasureOptions
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan

@@ -11,30 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from option_groups import GROUPS
 
 from bench.cli.parser import Parser, collect, require_flags, run
-from bench.config import options
-from bench.config.options import (
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    GridOptions,
-    Int8Options,
-    MeasureOptions,
-    ModelOptions,
-    OracleOptions,
-    PageOptions,
-    PruneOptions,
-    RunOptions,
-    SensitivityOptions,
-    TrainOptions,
-    default_of,
-)
+from bench.config.declare import default_of
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.errors import BenchError, UsageError
+from bench.jobs.options import GridOptions, SensitivityOptions
+from bench.measure.options import Int8Options, MeasureOptions
 from bench.models import MODELS
+from bench.models.options import ModelOptions
+from bench.oracle.options import OracleOptions
 from bench.pruners import methods
+from bench.report.options import PageOptions
+from bench.system.options import RunOptions
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
-GROUPS = [group for name, group in vars(options).items() if name.endswith("Options")]
 SCRIPTS = ("train.py", "prune.py", "eval.py", "benchmark.py", "finetune_batch.py")
 
 # Where a script's default differs from the group's.

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from toy_training import TOY, ToyData, new_network
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
 from bench.system.files import read_json
+from bench.system.options import RunOptions
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 from train import main as run_script
 
 # Everything that carries something from one step or epoch to the next.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+from option_groups import GROUPS
 
-from bench.config import options
-from bench.config.options import GridOptions, PruneOptions, default_of, require
-
-GROUPS = [group for name, group in vars(options).items() if name.endswith("Options")]
+from bench.config.declare import default_of, require
+from bench.engine.options import PruneOptions
+from bench.errors import UsageError
+from bench.jobs.options import GridOptions
 
 
 def test_lists_are_parsed_item_by_item():
@@ -37,5 +38,5 @@ def test_a_list_default_is_not_shared():
 
 def test_require():
     require(True, "never")
-    with pytest.raises(options.UsageError, match=r"^because$"):
+    with pytest.raises(UsageError, match=r"^because$"):
         require(False, "because")

@@ -16,15 +16,17 @@ from records import faults
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
+from bench.datasets.options import DataOptions
 from bench.engine.cut_schedule import CutSchedule
 from bench.engine.iterative import check_schedule, open_session
+from bench.engine.options import PruneOptions
 from bench.engine.results import Pruned
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.jobs.sweep import grid, run_benchmark
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
+from bench.measure.options import MeasureOptions
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.target import Goal, Target
@@ -32,6 +34,8 @@ from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.recover.training_between_cuts import TrainingBetweenCuts
 from bench.system.files import digest
+from bench.system.options import RunOptions
+from bench.training.options import DistillOptions, TrainOptions
 
 OPTIONS = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
 RECIPE = TrainOptions(batch_size=2, lr=0.01)

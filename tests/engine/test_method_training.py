@@ -13,18 +13,23 @@ from records import faults
 from torch import Tensor
 
 from bench import train_eval
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions, TrainOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
+from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import measure_sensitivity
 from bench.jobs.sweep import grid, run_benchmark
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
 from bench.models.checkpoint import load_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
 from bench.system.files import file_digest, read_json
+from bench.system.options import RunOptions
+from bench.training.options import TrainOptions
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
 SPARSE = {"sparse_epochs": 2, "sparse_batch_size": 4, "sparsity_lambda": 0.05, "sparse_lr": 0.05}

@@ -13,15 +13,18 @@ from torch import nn
 from torch.nn.functional import kl_div, mse_loss
 
 from bench.channels.groups import find_groups
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError, squared_error
 from bench.engine.session import RECONSTRUCTION_SEED, Session
 from bench.errors import UsageError
 from bench.jobs.sweep import row_of
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
 from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.system.files import read_json
+from bench.system.options import RunOptions
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(3, 3, 16, 24, generator=torch.Generator().manual_seed(8))

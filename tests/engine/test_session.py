@@ -17,17 +17,20 @@ from records import faults
 from torch import Tensor
 from toy_latency import time_by_macs
 
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Pruned, Session
 from bench.errors import BenchError, UsageError
 from bench.jobs.pruning import prune_model
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.inference import PLAIN
+from bench.measure.options import MeasureOptions
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.system.files import file_digest, plain
+from bench.system.options import RunOptions
 
 IMAGES = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)

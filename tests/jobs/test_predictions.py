@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.config.options import DataOptions, MeasureOptions, RunOptions
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.jobs.evaluation import write_predictions
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
+from bench.system.options import RunOptions
 
 
 def reference(checkpoint, dataset: str, root, **measure) -> Baseline:

@@ -15,20 +15,24 @@ import yaml
 from PIL import Image
 
 from bench.channels.groups import prunable
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.jobs import sensitivity
+from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import evaluate
+from bench.measure.options import MeasureOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
 from bench.recover.recalibration import recalibrate
 from bench.report.heat_map import heat_map
 from bench.system.files import file_digest
+from bench.system.options import RunOptions
 
 PLAIN = PruneOptions(recalibrate=False, calib_batch_size=4, recalibration_images=4)
 TRIED = SensitivityOptions(sensitivity_ratios=[0.5, 0.0], sensitivity_images=4)

@@ -12,26 +12,22 @@ import pytest
 import torch
 from toy_latency import time_by_macs
 
-from bench.config.options import (
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    MeasureOptions,
-    PruneOptions,
-    RunOptions,
-    TrainOptions,
-)
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
 from bench.models.checkpoint import SavedModel, load_model
 from bench.plan.target import Goal
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
 from bench.system.files import file_digest
+from bench.system.options import RunOptions
 from bench.training.distillation import distillation_of
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 QUICK = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
 UNTIMED = MeasureOptions(latency=False)

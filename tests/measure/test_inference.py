@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toy_training import CLASSES
 
-from bench.config.options import MeasureOptions
 from bench.errors import UsageError
 from bench.measure.evaluation import evaluate
 from bench.measure.inference import PLAIN, Scoring, predict
+from bench.measure.options import MeasureOptions
 
 IMAGES = torch.randn(2, 3, 13, 17, generator=torch.Generator().manual_seed(0))
 SIZE = (26, 34)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench.config.options import MeasureOptions
 from bench.errors import BenchError, UsageError
 from bench.measure import latency
 from bench.measure.latency import Latency, interleaved, paired_interval, speedup_text, time_networks
 from bench.measure.latency_mode import LatencyMode
+from bench.measure.options import MeasureOptions
 from bench.report.latency_text import latency_conditions, latency_lines
 from bench.system.files import plain
 

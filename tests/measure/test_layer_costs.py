@@ -7,10 +7,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from bench.config.options import MeasureOptions
 from bench.errors import UsageError
 from bench.measure import layer_costs
 from bench.measure.layer_costs import LayerCost, layers_table, measure_layers
+from bench.measure.options import MeasureOptions
 from bench.system.files import plain
 
 SIZE, CPU = (4, 6), torch.device("cpu")

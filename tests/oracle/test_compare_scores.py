@@ -17,18 +17,22 @@ from torch import nn
 from toy_training import CLASSES, ToyData
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
 from bench.oracle import ablation
 from bench.oracle.ablation import Ablation
 from bench.oracle.agreement import agreement, bottom, spearman
 from bench.oracle.compare_scores import CSV, RECORD, Oracle, measure_agreement, sampled_channels
+from bench.oracle.options import OracleOptions
 from bench.plan.target import Goal
 from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration
 from bench.system.files import file_digest
+from bench.system.options import RunOptions
 from bench.training.losses import segmentation_loss
 
 GOAL = Goal("channels", 0.3)

@@ -15,10 +15,12 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import Budget, budget_for
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
@@ -30,6 +32,7 @@ from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.gates import gate_layout, gates_by_rank, scores_from_width
 from bench.pruners.dmcp.pruner import first_logits, importance_order
 from bench.recover.recalibration import recalibrate
+from bench.system.options import RunOptions
 from bench.training.losses import pixel_divergence
 
 SIZE, VOID = (16, 24), 3

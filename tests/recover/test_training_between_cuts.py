@@ -9,13 +9,14 @@ from toy_networks import plan_keeping
 from toy_training import TOY, ToyData, new_network, toy_distillation
 
 from bench.channels.groups import find_groups
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
 from bench.models.checkpoint import SavedModel
 from bench.recover.training_between_cuts import TrainingBetweenCuts
+from bench.system.options import RunOptions
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.datasets.base import Classes
+from bench.datasets.options import DataOptions
 from bench.measure.baseline import Baseline
+from bench.measure.options import MeasureOptions
 from bench.report.disagreement_panels import ALONE, PAIR, Panel, make_panel, panels_of, segment, verdicts
+from bench.system.options import RunOptions
 
 TWO = Classes(names=("sky", "road"), palette=((10, 20, 200), (200, 100, 50)), outputs=3, ignore_index=2)
 

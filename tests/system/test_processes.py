@@ -11,14 +11,15 @@ import pytest
 import torch
 from toy_training import TOY, ToyData, new_network, toy_distillation
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.evaluation import evaluate, evaluate_images
 from bench.measure.inference import Scoring
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.system import processes
+from bench.system.options import RunOptions
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 # What each process of the toy program writes itself.

@@ -13,11 +13,12 @@ from records import faults
 from toy_training import TOY, ToyData, new_network
 
 from bench.channels.groups import find_groups
-from bench.config.options import RunOptions, TrainOptions
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
+from bench.system.options import RunOptions
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros, set_to_zero
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 WEIGHT = "body.0.weight"

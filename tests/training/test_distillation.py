@@ -11,15 +11,16 @@ from toy_networks import plan_keeping
 from toy_training import CLASSES, TOY, ToyData, new_network, toy_distillation
 
 from bench.channels.groups import find_groups
-from bench.config.options import DistillOptions, RunOptions, TrainOptions
 from bench.cut.network import cut
 from bench.errors import BenchError
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
+from bench.system.options import RunOptions
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
 from bench.training.distillation import Distillation, distillation_of
 from bench.training.losses import distillation_loss, pixel_divergence, segmentation_loss
+from bench.training.options import DistillOptions, TrainOptions
 
 CPU = torch.device("cpu")
 

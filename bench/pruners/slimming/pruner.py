@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import UsageError
 from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
 from bench.system.console import say
+from bench.system.options import RunOptions
 from bench.system.run_folder import LAST
 from bench.train_eval import fit
 from bench.training.optimizer import learning_rate
+from bench.training.options import TrainOptions
 
 
 def scale_importance(gammas: Sequence[Tensor]) -> Tensor:
