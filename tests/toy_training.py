@@ -26,7 +26,6 @@ from bench.datasets.base import Classes
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
 from bench.system import processes
-from bench.system.options import RunOptions
 from bench.training.distillation import Distillation
 from bench.training.options import DistillOptions, TrainOptions
 
@@ -171,7 +170,7 @@ def main(argv: list[str]) -> None:
             saved,
             data,
             cli.collect(TrainOptions, arguments),
-            RunOptions(),
+            0,
             arguments.folder,
             distillation=toy_distillation() if arguments.taught else None,
             resume=arguments.resume,

@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     session = open_session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
-    rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), options, out, taught)
+    rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))
     say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
     if oracle.oracle:

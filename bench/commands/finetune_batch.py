@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
     baseline = open_baseline(arguments.baseline, data, options, measure, model=arguments.model)
     taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
-    rows = finetune_benchmark(baseline, recipe, options, out, taught)
+    rows = finetune_benchmark(baseline, recipe, out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))
     say(f"-> {out / 'finetuned_summary.json'}, .csv, .md and .png")
     check_outcome(rows, out)

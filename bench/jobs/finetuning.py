@@ -11,7 +11,6 @@ from bench.measure.baseline import Baseline
 from bench.measure.inference import PLAIN
 from bench.models.checkpoint import load_model, save_model
 from bench.system.files import digest, file_digest, plain, read_json, write_json
-from bench.system.options import RunOptions
 from bench.system.run_folder import BEST, FINETUNED, FINETUNED_REPORT, LAST, PRUNED, REPORT
 from bench.train_eval import fit
 from bench.training.distillation import Distillation
@@ -53,7 +52,7 @@ def finetune_model(
     baseline: Baseline,
     folder: Path,
     options: TrainOptions,
-    run: RunOptions,
+    seed: int,
     distillation: Distillation | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes the pruned network of a job, unless that was done with the same recipe.
@@ -65,14 +64,14 @@ def finetune_model(
         baseline: the network and its data.
         folder: the job's folder, with `pruned_model.pt` in it.
         options: the recipe.
-        run: device and seed.
+        seed: seed of the training.
         distillation: the teacher that is part of it, if there is one.
 
     Returns:
         What `finetuned_report.json` says.
     """
     taught = distillation.as_record() if distillation else {}
-    recipe = plain({**asdict(options), **taught, "seed": run.seed, "pruned": file_digest(folder / PRUNED)})
+    recipe = plain({**asdict(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
     if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
         report = read_json(folder / FINETUNED_REPORT)
         if report["finetune"]["recipe"] == recipe:
@@ -81,9 +80,9 @@ def finetune_model(
     history = folder / f"finetune_{digest(recipe)[:8]}"
     result = fit(
         saved,
-        baseline.data.seeded(run.seed),
+        baseline.data.seeded(seed),
         options,
-        run,
+        seed,
         history,
         distillation=distillation,
         resume=(history / LAST).is_file(),

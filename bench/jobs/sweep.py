@@ -27,7 +27,6 @@ from bench.pruners.base import Method
 from bench.report.summary import write_summary
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, read_json
-from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
@@ -58,7 +57,6 @@ def run_benchmark(
     pruners: Mapping[str, Method],
     jobs: Sequence[Job],
     finetune: TrainOptions | None,
-    run: RunOptions,
     out: Path,
     distillation: Distillation | None = None,
 ) -> list[Row]:
@@ -69,7 +67,6 @@ def run_benchmark(
         pruners: the methods by name.
         jobs: the grid.
         finetune: the recipe of fine-tuning after each pruning, or None.
-        run: device and seed; a job has its own seed.
         out: folder of the benchmark.
         distillation: the teacher of fine-tuning, if there is one.
 
@@ -86,7 +83,7 @@ def run_benchmark(
                 prune_model(session, pruner, job.goal, job.seed, folder)
             time_model(session.baseline, folder)
             if finetune is not None:
-                finetune_model(session.baseline, folder, finetune, replace(run, seed=job.seed), distillation)
+                finetune_model(session.baseline, folder, finetune, job.seed, distillation)
             return row_of(folder)
 
         row = _attempt(job, folder, work)
@@ -99,7 +96,6 @@ def run_benchmark(
 def finetune_benchmark(
     baseline: Baseline,
     finetune: TrainOptions,
-    run: RunOptions,
     out: Path,
     distillation: Distillation | None = None,
 ) -> list[Row]:
@@ -108,7 +104,6 @@ def finetune_benchmark(
     Args:
         baseline: the network and its data.
         finetune: the recipe, the same for all.
-        run: device; each job keeps its own seed.
         out: folder of the benchmark.
         distillation: the teacher, the same for all, if there is one.
 
@@ -126,7 +121,7 @@ def finetune_benchmark(
         def work(job: Job = job, folder: Path = folder) -> Row:
             check_comparable(baseline, folder)
             time_model(baseline, folder)
-            finetune_model(baseline, folder, finetune, replace(run, seed=job.seed), distillation)
+            finetune_model(baseline, folder, finetune, job.seed, distillation)
             return row_of(folder)
 
         row = _attempt(job, folder, work)

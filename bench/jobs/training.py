@@ -50,7 +50,7 @@ def train_model(
         data_options: the images.
         model_options: the network.
         options: the recipe.
-        run: device and seed.
+        run: device, threads and seed.
         measure: the split to report and how to score it.
         folder: the run's own folder.
         checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is.
@@ -78,9 +78,9 @@ def train_model(
         if begun and not (resume or overwrite):
             raise BenchError(f"{folder} holds an unfinished run; pass --resume to go on or --overwrite to start anew")
 
-        data, saved = _open(data_options, model_options, run, checkpoint)
+        data, saved = _open(data_options, model_options, run.seed, checkpoint)
         if finished and resume:
-            identity = run_identity(saved, data, options, run, world.size)
+            identity = run_identity(saved, data, options, run.seed, world.size)
             check_same_run(folder, load_model(folder / LAST), saved, identity)
             say(f"{folder} is finished already; nothing to do")
             return read_json(folder / REPORT)
@@ -103,7 +103,7 @@ def train_model(
                 saved,
                 data,
                 options,
-                run,
+                run.seed,
                 folder,
                 resume=resume and begun,
                 device=device,
@@ -139,11 +139,11 @@ def train_model(
 
 
 def _open(
-    data_options: DataOptions, model_options: ModelOptions, run: RunOptions, checkpoint: Path | None
+    data_options: DataOptions, model_options: ModelOptions, seed: int, checkpoint: Path | None
 ) -> tuple[SegmentationData, SavedModel]:
     """The data set, and the network with its first weights."""
     if checkpoint is None:
-        data = SegmentationData(data_options, seed=run.seed)
+        data = SegmentationData(data_options, seed=seed)
         spec = ModelSpec(model_options.model, data.classes.outputs)
         saved = SavedModel(build_model(spec), spec)
         if model_options.pretrained_backbone:
@@ -152,7 +152,7 @@ def _open(
     saved = load_model(
         checkpoint, name=model_options.model, outputs=dataset_class(data_options.dataset).classes.outputs
     )
-    return SegmentationData(data_options, seed=run.seed, input_size=saved.meta.get("input_size")), saved
+    return SegmentationData(data_options, seed=seed, input_size=saved.meta.get("input_size")), saved
 
 
 @contextlib.contextmanager

@@ -299,7 +299,7 @@ def test_a_schedule_is_part_of_a_jobs_name(make_bench: MakeBench, tmp_path: Path
 
     out = tmp_path / "out"
     for schedule in (None, UNTRAINED, UNTRAINED):
-        rows = run_benchmark(make_bench(schedule, **RAW), {"l1": L1}, jobs, None, RunOptions(), out)
+        rows = run_benchmark(make_bench(schedule, **RAW), {"l1": L1}, jobs, None, out)
         assert [row["status"] for row in rows] == ["done"]
     assert len(list(out.glob("l1_r0.3_s0_*"))) == 2
 

@@ -56,7 +56,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def counted(*arguments: Any, **named: Any) -> train_eval.FitResult:
-        calls.append({"recipe": arguments[2], "run": arguments[3], **named})
+        calls.append({"recipe": arguments[2], "seed": arguments[3], **named})
         return train_eval.fit(*arguments, **named)
 
     monkeypatch.setattr(slimming_pruner, "fit", counted)
@@ -201,7 +201,7 @@ def test_a_target_out_of_reach_is_found_before_the_training(make_bench: MakeBenc
 def test_a_benchmark_trains_once_for_two_ratios(make_bench: MakeBench, trainings: list, tmp_path: Path) -> None:
     jobs = grid(["slimming"], [Goal("channels", 0.3), Goal("channels", 0.5)], [0])
     out = tmp_path / "out"
-    rows = run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, jobs, None, RunOptions(device="cpu"), out)
+    rows = run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, jobs, None, out)
     assert [row["status"] for row in rows] == ["done", "done"]
     assert len(trainings) == 1
     infos = [read_json(out / row["folder"] / "pruning_info.json") for row in rows]
@@ -210,8 +210,8 @@ def test_a_benchmark_trains_once_for_two_ratios(make_bench: MakeBench, trainings
     assert infos[0]["quality"]["prepared"] == infos[1]["quality"]["prepared"]
     # Another seed is another training.
     more = grid(["slimming"], [Goal("channels", 0.3)], [0, 1])
-    run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, more, None, RunOptions(device="cpu"), out)
-    assert [call["run"].seed for call in trainings] == [0, 1]
+    run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, more, None, out)
+    assert [call["seed"] for call in trainings] == [0, 1]
 
 
 def test_sensitivity_is_that_of_the_trained_network(make_bench: MakeBench, tmp_path: Path) -> None:

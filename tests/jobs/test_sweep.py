@@ -66,14 +66,14 @@ class Benchmark:
         session = Session(self.reference(measure, seed), options, self.out / "scores")
         pruners = make_pruners(methods, settings or {})
         jobs = grid(methods, [Goal(kind, ratio) for ratio in ratios], seeds)
-        return run_benchmark(session, pruners, jobs, finetune, CPU, self.out)
+        return run_benchmark(session, pruners, jobs, finetune, self.out)
 
     def finetune(
         self, recipe: TrainOptions = RECIPE, distill: DistillOptions | None = None, **changes: Any
     ) -> list[dict[str, Any]]:
         reference = self.reference(**changes)
         taught = distillation_of(distill or DistillOptions(), reference.saved.model, reference.digest)
-        return finetune_benchmark(reference, recipe, CPU, self.out, taught)
+        return finetune_benchmark(reference, recipe, self.out, taught)
 
     def recipe(self) -> dict[str, Any]:
         """What the report of the only job says about its fine-tuning."""

@@ -15,7 +15,6 @@ from bench.cut.network import cut
 from bench.errors import BenchError
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
-from bench.system.options import RunOptions
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
 from bench.training.distillation import Distillation, distillation_of
@@ -33,7 +32,7 @@ def toy(monkeypatch):
 def train(folder, saved, distillation=None, data=None, *, resume=False, **options):
     recipe = TrainOptions(**{"epochs": 2, "batch_size": 4, "lr": 0.1, **options})
     how = {"distillation": distillation, "resume": resume, "device": CPU}
-    return fit(saved, data or ToyData(), recipe, RunOptions(), folder, **how)
+    return fit(saved, data or ToyData(), recipe, 0, folder, **how)
 
 
 def state(model):

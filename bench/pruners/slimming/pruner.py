@@ -19,7 +19,6 @@ from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
 from bench.system.console import say
-from bench.system.options import RunOptions
 from bench.system.run_folder import LAST
 from bench.train_eval import fit
 from bench.training.optimizer import learning_rate
@@ -86,7 +85,7 @@ class Slimming(Pruner):
             saved,
             training.data,
             recipe,
-            RunOptions(seed=training.seed),
+            training.seed,
             training.folder,
             resume=(training.folder / LAST).is_file(),
             device=training.device,
