@@ -14,7 +14,7 @@ from bench.cli.parser import Parser, add_listings, chosen_goals, collect, print_
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.system.options import RunOptions
@@ -45,7 +45,8 @@ def build_parser() -> Parser:
     parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
     parser.add_options("distillation, in fine-tuning and between cuts", DistillOptions)
-    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
+    parser.add_options("scoring", ScoringOptions)
+    parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("oracle", OracleOptions)
     parser.add_options("run", RunOptions)
     return parser
@@ -60,9 +61,9 @@ def main(argv: list[str]) -> None:
     goals = chosen_goals(arguments, "ratios")
     data, options = collect(DataOptions, arguments), collect(RunOptions, arguments)
     network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
-    measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
+    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
+    choice, distill = collect(GridOptions, arguments), collect(DistillOptions, arguments)
     oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
-    distill = collect(DistillOptions, arguments)
 
     from bench.engine.cut_schedule import schedule_of
     from bench.engine.iterative import check_schedule, open_session
@@ -84,8 +85,8 @@ def main(argv: list[str]) -> None:
             check_schedule(schedule, pruner, pruner.aim(goal))
     out, baseline = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
-        ensure_baseline(baseline, data, network, training, options, measure)
-    baseline = open_baseline(baseline, data, options, measure, model=network.model)
+        ensure_baseline(baseline, data, network, training, options, scoring, timing)
+    baseline = open_baseline(baseline, data, options, scoring, timing, model=network.model)
     session = open_session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.cli.parser import Parser, add_listings, collect, print_listing, refuse_changes, require_flags, run
 from bench.datasets.options import DataOptions
-from bench.measure.options import LATENCY_MODES, Int8Options, MeasureOptions
+from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.report.options import PageOptions
 from bench.system.options import RunOptions
@@ -40,7 +40,8 @@ def build_parser() -> Parser:
     add_listings(parser)
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
-    parser.add_options("measuring", MeasureOptions)
+    parser.add_options("scoring", ScoringOptions)
+    parser.add_options("timing", TimingOptions)
     parser.add_options("page", PageOptions)
     parser.add_options("int8", Int8Options)
     parser.add_options("run", RunOptions)
@@ -55,7 +56,8 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:
         require_flags(arguments, "candidate", "report")
-        refuse_changes(arguments, "--int8 times networks as they are", MeasureOptions, LATENCY_MODES)
+        modes = ("latency_amp", "latency_channels_last", "latency_compile")
+        refuse_changes(arguments, "--int8 times networks as they are", TimingOptions, modes)
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
@@ -67,8 +69,9 @@ def main(argv: list[str]) -> None:
     from bench.system.console import console, say
 
     options = collect(RunOptions, arguments)
-    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
-    baseline = open_baseline(arguments.baseline, data, options, measure, model=arguments.model)
+    data = collect(DataOptions, arguments)
+    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
+    baseline = open_baseline(arguments.baseline, data, options, scoring, timing, model=arguments.model)
     candidate = Path(arguments.candidate) if arguments.candidate else None
     # First, because it takes a moment and finds a wrong index before the whole split is scored.
     if arguments.picture:
@@ -88,7 +91,7 @@ def main(argv: list[str]) -> None:
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)
-        say(int8_line(measure_int8(baseline, report, folder, choice, measure, options.seed)))
+        say(int8_line(measure_int8(baseline, report, folder, choice, options.seed)))
         say(f"-> {folder / 'int8_model.pt'}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.cli.parser import Parser, add_listings, collect, print_listing, require_flags, run
 from bench.datasets.options import DataOptions
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
@@ -33,7 +33,8 @@ def build_parser() -> Parser:
     parser.add_options("fine-tuning", FinetuneOptions, finetune_epochs=20)
     parser.add_options("training", TrainOptions, skip=("epochs", "lr"))
     parser.add_options("distillation", DistillOptions)
-    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
+    parser.add_options("scoring", ScoringOptions)
+    parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
 
@@ -56,8 +57,9 @@ def main(argv: list[str]) -> None:
     if recipe is None:
         raise UsageError("--finetune-epochs 0 fine-tunes nothing; ask for at least 1")
     out, options = Path(arguments.benchmark_dir), collect(RunOptions, arguments)
-    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
-    baseline = open_baseline(arguments.baseline, data, options, measure, model=arguments.model)
+    data = collect(DataOptions, arguments)
+    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
+    baseline = open_baseline(arguments.baseline, data, options, scoring, timing, model=arguments.model)
     taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
     rows = finetune_benchmark(baseline, recipe, out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))

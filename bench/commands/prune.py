@@ -21,7 +21,7 @@ from bench.cli.parser import (
 from bench.datasets.options import DataOptions
 from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
 from bench.jobs.options import SensitivityOptions
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.system.options import RunOptions
 from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, TrainOptions
@@ -50,7 +50,8 @@ def build_parser() -> Parser:
     parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
     parser.add_options("distillation between cuts", DistillOptions)
     parser.add_options("sensitivity", SensitivityOptions)
-    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
+    parser.add_options("scoring", ScoringOptions)
+    parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
 
@@ -97,8 +98,9 @@ def main(argv: list[str]) -> None:
         check_schedule(schedule, pruner, goal)
     folder = make_folder(arguments.save)
     options = collect(RunOptions, arguments)
-    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
-    baseline = open_baseline(arguments.ckpt, data, options, measure, model=arguments.model)
+    data = collect(DataOptions, arguments)
+    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
+    baseline = open_baseline(arguments.ckpt, data, options, scoring, timing, model=arguments.model)
     session = open_session(baseline, collect(PruneOptions, arguments), folder, schedule)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.cli.parser import Parser, collect, run
 from bench.datasets.options import DataOptions
 from bench.errors import UsageError
-from bench.measure.options import TIMING, MeasureOptions
+from bench.measure.options import ScoringOptions
 from bench.models.options import ModelOptions
 from bench.system.console import say
 from bench.system.options import RunOptions
@@ -34,7 +34,7 @@ def build_parser() -> Parser:
     parser.add_options("network", ModelOptions)
     parser.add_argument("--list-models", action="store_true", help="name the networks and exit")
     parser.add_options("training", TrainOptions)
-    parser.add_options("scoring", MeasureOptions, skip=TIMING)
+    parser.add_options("scoring", ScoringOptions)
     parser.add_options("run", RunOptions)
     return parser
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         collect(ModelOptions, arguments),
         collect(TrainOptions, arguments),
         collect(RunOptions, arguments),
-        collect(MeasureOptions, arguments),
+        collect(ScoringOptions, arguments),
         Path(arguments.save),
         checkpoint=Path(arguments.ckpt) if arguments.ckpt else None,
         resume=arguments.resume,

@@ -12,7 +12,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal
@@ -27,7 +27,8 @@ def open_baseline(
     checkpoint: Path | str,
     data_options: DataOptions,
     run: RunOptions,
-    measure: MeasureOptions,
+    scoring: ScoringOptions,
+    timing: TimingOptions,
     *,
     model: str | None = None,
 ) -> Baseline:
@@ -37,10 +38,12 @@ def open_baseline(
         checkpoint: the baseline's file.
         data_options: the images.
         run: device, threads and seed.
-        measure: the split and how it is scored.
+        scoring: the split and how networks are scored on it.
+        timing: whether and how they are timed.
         model: the network the file must hold, if that is known.
     """
-    return Baseline(Path(checkpoint), data_options, run, measure, device=set_up(run), model=model)
+    device = set_up(run)
+    return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, model=model)
 
 
 def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:

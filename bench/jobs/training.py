@@ -13,7 +13,7 @@ from bench.datasets import dataset_class
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.inference import Scoring
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
 from bench.models.checkpoint import SavedModel, load_model
@@ -35,9 +35,10 @@ def train_model(
     model_options: ModelOptions,
     options: TrainOptions,
     run: RunOptions,
-    measure: MeasureOptions,
+    scoring: ScoringOptions,
     folder: Path,
     *,
+    timing: TimingOptions | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -51,8 +52,9 @@ def train_model(
         model_options: the network.
         options: the recipe.
         run: device, threads and seed.
-        measure: the split to report and how to score it.
+        scoring: the split to report and how to score it.
         folder: the run's own folder.
+        timing: options of what comes after the training; `config.json` holds them too (default: theirs).
         checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is.
         resume: go on with the run in the folder; starts it where there is none.
         overwrite: replace the run in the folder.
@@ -68,7 +70,7 @@ def train_model(
         raise UsageError("--resume and --overwrite contradict each other; pass one")
     if checkpoint and model_options.pretrained_backbone:
         raise UsageError("--ckpt and --pretrained-backbone both name the first weights; pass one")
-    scoring = Scoring.of(measure)
+    how = Scoring.of(scoring)
     with processes.joined(set_up(run)) as device:
         world = processes.world()
         make_folder(folder)
@@ -88,15 +90,15 @@ def train_model(
             say(f"{folder} holds no run to resume; starting one")
 
         # Opened before training, so that a missing split is not found out after it.
-        splits = dict.fromkeys(("val", measure.split or data.headline_split))
+        splits = dict.fromkeys(("val", scoring.split or data.headline_split))
         loaders = {
-            split: data.eval_loader(split, measure.eval_batch_size, rank=world.rank, world=world.size)
+            split: data.eval_loader(split, scoring.eval_batch_size, rank=world.rank, world=world.size)
             for split in splits
         }
         processes.barrier()
         with run_folder(folder) if world.is_first else contextlib.nullcontext(), _resume_hint(folder):
             if world.is_first:
-                groups = (data_options, model_options, options, run, measure)
+                groups = (data_options, model_options, options, run, scoring, timing or TimingOptions())
                 config = {name: value for group in groups for name, value in asdict(group).items()}
                 write_json(folder / CONFIG, {**config, "ckpt": checkpoint, "provenance": provenance()})
             result = fit(
@@ -107,7 +109,7 @@ def train_model(
                 folder,
                 resume=resume and begun,
                 device=device,
-                eval_batch_size=measure.eval_batch_size,
+                eval_batch_size=scoring.eval_batch_size,
             )
             best = load_model(result.best).model
             scores = {
@@ -119,7 +121,7 @@ def train_model(
                     amp=options.amp,
                     channels_last=options.channels_last,
                     label=split,
-                    scoring=scoring,
+                    scoring=how,
                 )
                 for split, loader in loaders.items()
             }
@@ -128,7 +130,7 @@ def train_model(
                 "best_epoch": result.best_epoch,
                 "epochs": result.epochs,
                 "input_size": data.input_size,
-                "scoring": asdict(scoring),
+                "scoring": asdict(how),
                 **{split: asdict(quality) for split, quality in scores.items()},
             }
             if world.is_first:
@@ -171,7 +173,8 @@ def ensure_baseline(
     model_options: ModelOptions,
     options: TrainOptions,
     run: RunOptions,
-    measure: MeasureOptions,
+    scoring: ScoringOptions,
+    timing: TimingOptions,
 ) -> None:
     """Trains the network a `best.pt` is to hold, unless that was done; goes on with an interrupted run.
 
@@ -183,4 +186,5 @@ def ensure_baseline(
     if is_done(checkpoint.parent, BEST, REPORT):
         say(f"baseline {checkpoint} is there already")
         return
-    train_model(data_options, model_options, options, run, measure, checkpoint.parent, resume=True)
+    folder = checkpoint.parent
+    train_model(data_options, model_options, options, run, scoring, folder, timing=timing, resume=True)

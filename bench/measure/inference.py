@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.config.declare import require
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions
 
 Size = tuple[int, int]
 Network = Callable[[Tensor], Tensor]
@@ -39,7 +39,7 @@ class Scoring:
     boundary_width: float = 0.0
 
     @classmethod
-    def of(cls, options: MeasureOptions) -> Scoring:
+    def of(cls, options: ScoringOptions) -> Scoring:
         """What the options ask for.
 
         Raises:

@@ -9,8 +9,8 @@ from bench.config.values import above_zero, list_of, parse_boundary_width, parse
 
 
 @dataclass
-class MeasureOptions:
-    """What is measured on a finished network."""
+class ScoringOptions:
+    """How well a network does: on which images, and how it is shown them."""
 
     split: str | None = option(
         None, "split to score (default: test, or val where test has no labels)", choices=("train", "val", "test")
@@ -36,6 +36,12 @@ class MeasureOptions:
         "diagonal; 0 does not",
         parse=parse_boundary_width,
     )
+
+
+@dataclass
+class TimingOptions:
+    """How long networks take: whether that is measured, in which mode, with which effort."""
+
     latency: bool = option(True, "measure latency")
     latency_batch: int = option(0, "also time batches of N images (throughput); 0 does not", parse=whole)
     latency_amp: str = option("none", "mixed precision of what is timed", choices=("none", "bf16", "fp16"))
@@ -47,16 +53,6 @@ class MeasureOptions:
         30.0, "stop timing after this long even if runs are missing (never under 10 runs)", parse=above_zero
     )
     per_layer: bool = option(False, "also time every convolution and linear layer")
-
-
-LATENCY_MODES = ("latency_amp", "latency_channels_last", "latency_compile")
-"""Fields of `MeasureOptions` that make something else of the networks before they are timed."""
-
-TIMING = (
-    *("latency", "latency_batch", *LATENCY_MODES),
-    *("latency_warmup", "latency_runs", "latency_seconds", "per_layer"),
-)
-"""Fields of `MeasureOptions` that a command which times nothing has no use for."""
 
 
 @dataclass

@@ -24,7 +24,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.pruning import open_baseline
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
 from bench.plan.target import Goal
@@ -42,9 +42,9 @@ def workbench_of(name: str, folder: Path, arguments: argparse.Namespace) -> Sess
     save_model(checkpoint, SavedModel(build_model(spec), spec, meta={"input_size": list(arguments.input_size)}))
     data = DataOptions("camvid", str(folder / "scenes"), num_workers=0)
     run = RunOptions(device=arguments.device, threads=arguments.threads)
-    measure = MeasureOptions(latency_seconds=arguments.seconds)
+    timing = TimingOptions(latency_seconds=arguments.seconds)
     options = PruneOptions(round_to=arguments.round_to, evaluate=False, recalibrate=False)
-    return Session(open_baseline(checkpoint, data, run, measure), options, folder / "scores")
+    return Session(open_baseline(checkpoint, data, run, ScoringOptions(), timing), options, folder / "scores")
 
 
 def reach(session: Session, share: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.jobs.training import train_model
 from bench.measure.baseline import Baseline
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
@@ -52,13 +52,13 @@ def trained(model: str, data: DataOptions, arguments: argparse.Namespace) -> Pat
         eval_every=max(1, arguments.epochs // 5),
     )
     folder = arguments.out / model
-    train_model(data, ModelOptions(model), recipe, RunOptions(), MeasureOptions(), folder, resume=True)
+    train_model(data, ModelOptions(model), recipe, RunOptions(), ScoringOptions(), folder, resume=True)
     return folder / BEST
 
 
 def measure(model: str, checkpoint: Path, data: DataOptions, ratios: list[float], folder: Path) -> list[Row]:
     """mIoU of the test images after each cut, in percent."""
-    reference = Baseline(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+    reference = Baseline(checkpoint, data, ScoringOptions(), TimingOptions(latency=False), device=torch.device("cpu"))
     session, pruner = Session(reference, PruneOptions(), folder), make_pruner("l1")
     rows = []
     for ratio in ratios:

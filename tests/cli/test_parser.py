@@ -19,7 +19,7 @@ from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.errors import BenchError, UsageError
 from bench.jobs.options import GridOptions, SensitivityOptions
-from bench.measure.options import Int8Options, MeasureOptions
+from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
 from bench.models import MODELS
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
@@ -39,9 +39,9 @@ OWN_DEFAULTS = {
     "finetune_batch.py": {"model": None, "finetune_epochs": 20},
 }
 GROUPS_OF = {
-    "train.py": {DataOptions, ModelOptions, TrainOptions, MeasureOptions, RunOptions},
+    "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
     "prune.py": set(GROUPS) - {GridOptions, OracleOptions, PageOptions, Int8Options},
-    "eval.py": {DataOptions, ModelOptions, MeasureOptions, PageOptions, Int8Options, RunOptions},
+    "eval.py": {DataOptions, ModelOptions, ScoringOptions, TimingOptions, PageOptions, Int8Options, RunOptions},
     "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options},
     "finetune_batch.py": {
         DataOptions,
@@ -49,13 +49,14 @@ GROUPS_OF = {
         FinetuneOptions,
         TrainOptions,
         DistillOptions,
-        MeasureOptions,
+        ScoringOptions,
+        TimingOptions,
         RunOptions,
     },
 }
 # Fields a script has no flag for, on purpose.
 WITHOUT_FLAG = {
-    "train.py": {spec.name for spec in fields(MeasureOptions) if "latency" in spec.name} | {"per_layer"},
+    "train.py": set(),
     "prune.py": {"per_layer", "pretrained_backbone", "finetune_epochs", "epochs", "lr", "eval_every", "tensorboard"},
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": {"per_layer"},

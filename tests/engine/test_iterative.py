@@ -26,7 +26,7 @@ from bench.errors import BenchError, UsageError
 from bench.jobs.sweep import grid, run_benchmark
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.target import Goal, Target
@@ -34,7 +34,6 @@ from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.recover.training_between_cuts import TrainingBetweenCuts
 from bench.system.files import digest
-from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, TrainOptions
 
 OPTIONS = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
@@ -57,7 +56,8 @@ def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBe
         **options: Any,
     ) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Baseline(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+        timing = TimingOptions(latency=False)
+        reference = Baseline(checkpoint, data, ScoringOptions(), timing, device=torch.device("cpu"))
         return open_session(reference, replace(OPTIONS, **options), tmp_path / scores, schedule)
 
     return make

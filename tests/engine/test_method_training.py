@@ -21,14 +21,13 @@ from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import measure_sensitivity
 from bench.jobs.sweep import grid, run_benchmark
 from bench.measure.baseline import Baseline
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
 from bench.system.files import file_digest, read_json
-from bench.system.options import RunOptions
 from bench.training.options import TrainOptions
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
@@ -43,8 +42,8 @@ def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBe
 
     def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        measure = MeasureOptions(latency=False)
-        reference = Baseline(tiny_baseline, data, RunOptions(), measure, device=torch.device("cpu"))
+        timing = TimingOptions(latency=False)
+        reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / folder)
 
     return make

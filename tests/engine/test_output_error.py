@@ -20,11 +20,10 @@ from bench.engine.session import RECONSTRUCTION_SEED, Session
 from bench.errors import UsageError
 from bench.jobs.sweep import row_of
 from bench.measure.baseline import Baseline
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.plan.target import Target
 from bench.pruners import make_pruner
 from bench.system.files import read_json
-from bench.system.options import RunOptions
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(3, 3, 16, 24, generator=torch.Generator().manual_seed(8))
@@ -86,7 +85,7 @@ def test_a_pattern_that_fits_nothing_is_an_error() -> None:
 @pytest.mark.parametrize("recalibrate", [True, False])
 def test_a_pruning_records_it(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path, recalibrate: bool) -> None:
     data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-    reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=CPU)
+    reference = Baseline(tiny_baseline, data, ScoringOptions(), TimingOptions(latency=False), device=CPU)
     options = PruneOptions(
         evaluate=False,
         recalibrate=recalibrate,

@@ -25,14 +25,13 @@ from bench.jobs.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolera
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import evaluate
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
 from bench.recover.recalibration import recalibrate
 from bench.report.heat_map import heat_map
 from bench.system.files import file_digest
-from bench.system.options import RunOptions
 
 PLAIN = PruneOptions(recalibrate=False, calib_batch_size=4, recalibration_images=4)
 TRIED = SensitivityOptions(sensitivity_ratios=[0.5, 0.0], sensitivity_images=4)
@@ -62,7 +61,8 @@ def half_dead_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_bench(tiny_camvid: Path, half_dead_baseline: Path, tmp_path: Path) -> MakeBench:
     def make(checkpoint: Path = half_dead_baseline, **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Baseline(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+        timing = TimingOptions(latency=False)
+        reference = Baseline(checkpoint, data, ScoringOptions(), timing, device=torch.device("cpu"))
         return Session(reference, replace(PLAIN, **options), tmp_path / "scores")
 
     return make

@@ -22,7 +22,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.oracle import ablation
 from bench.oracle.ablation import Ablation
 from bench.oracle.agreement import agreement, bottom, spearman
@@ -32,7 +32,6 @@ from bench.plan.target import Goal
 from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration
 from bench.system.files import file_digest
-from bench.system.options import RunOptions
 from bench.training.losses import segmentation_loss
 
 GOAL = Goal("channels", 0.3)
@@ -42,7 +41,8 @@ OPTIONS = OracleOptions(oracle_images=3, oracle_units=4, oracle_ratios=[0.25, 0.
 @pytest.fixture(scope="module")
 def bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
     data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-    reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+    timing = TimingOptions(latency=False)
+    reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
     toys.settled(reference.saved.model)
     return Session(reference, PruneOptions(calib_images=4), tmp_path_factory.mktemp("scores"))
 

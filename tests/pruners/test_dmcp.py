@@ -20,7 +20,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
-from bench.measure.options import MeasureOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import Budget, budget_for
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
@@ -32,7 +32,6 @@ from bench.pruners.dmcp.gated import Gates, Widths
 from bench.pruners.dmcp.gates import gate_layout, gates_by_rank, scores_from_width
 from bench.pruners.dmcp.pruner import first_logits, importance_order
 from bench.recover.recalibration import recalibrate
-from bench.system.options import RunOptions
 from bench.training.losses import pixel_divergence
 
 SIZE, VOID = (16, 24), 3
@@ -325,7 +324,7 @@ def test_options_without_a_meaning_are_refused(settings: dict[str, Any], message
 def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> Callable[..., Session]:
     def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=CPU)
+        reference = Baseline(tiny_baseline, data, ScoringOptions(), TimingOptions(latency=False), device=CPU)
         chosen = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4, evaluate=False)
         return Session(reference, replace(chosen, **options), tmp_path / folder)
 
