@@ -130,7 +130,7 @@ def test_a_script_only_runs_its_command(script):
     code = [ast.unparse(node) for node in ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8")).body[1:]]
     assert code == [
         "from __future__ import annotations",
-        "from bench.cli.parser import run",
+        "from bench.cli.entry import run",
         f"from bench.commands.{script} import main",
         "if __name__ == '__main__':\n    run(main)",
     ]
@@ -157,7 +157,7 @@ def calls(tree: ast.AST, name: str) -> list[ast.Call]:
 
 
 def test_only_the_command_line_prints():
-    assert [module for module, tree in TREES.items() if calls(tree, "print")] == ["bench.cli.parser"]
+    assert [module for module, tree in TREES.items() if calls(tree, "print")] == ["bench.cli.entry"]
 
 
 def test_nothing_sets_an_environment_variable():

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.parser import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
+from bench.cli.checks import require_flags
+from bench.cli.entry import run
+from bench.cli.listings import add_listings, print_listing
+from bench.cli.parser import Parser, collect
+from bench.cli.target_flags import chosen_goals
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
@@ -20,6 +24,12 @@ from bench.oracle.options import OracleOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
+COMMON = """
+    --baseline --out-dir --train-baseline --methods --ratios --seeds --target-macs --target-latency --opt --list-methods
+    --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs --epochs --batch-size
+    --latency --device --seed --threads
+"""
+
 
 def build_parser() -> Parser:
     """The command line of benchmark.py."""
@@ -27,6 +37,8 @@ def build_parser() -> Parser:
         "benchmark.py",
         "Compares pruning methods on one baseline. Jobs that are done are not done again; "
         "benchmark_summary.json/.csv/.md/.png go to --out-dir.",
+        common=COMMON,
+        docstring=__doc__,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--baseline", metavar="FILE", help="the trained network (required)")

@@ -9,33 +9,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.parser import Parser, add_listings, collect, print_listing, refuse_changes, require_flags, run
+from bench.cli.checks import refuse_changes, require_flags
+from bench.cli.entry import run
+from bench.cli.listings import add_listings, print_listing
+from bench.cli.parser import Parser, collect
 from bench.datasets.options import DataOptions
 from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.report.options import PageOptions
 from bench.system.options import RunOptions
 
+COMMON = """
+    --baseline --candidate --report --picture --predict --list-models --dataset --data-root --input-size --num-workers
+    --model --split --flip --latency --latency-batch --per-layer --html --int8 --device --seed --threads
+"""
+
 
 def build_parser() -> Parser:
     """The command line of eval.py."""
-    parser = Parser("eval.py", "Measures a candidate beside the baseline, or the baseline alone; writes a JSON report.")
+    parser = Parser(
+        "eval.py",
+        "Measures a candidate beside the baseline, or the baseline alone; writes a JSON report.",
+        common=COMMON,
+        docstring=__doc__,
+    )
     files = parser.add_argument_group("files")
     files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
-    files.add_argument("--candidate", metavar="FILE", help="the network to compare with it (default: none)")
+    files.add_argument("--candidate", metavar="FILE", help="the network to compare with the baseline (default: none)")
     files.add_argument("--report", metavar="FILE", help="the JSON report to write (required unless --predict is given)")
     files.add_argument("--picture", metavar="FILE.png", help="also draw one image: input, label, predictions")
-    parser.add_value(
-        files, "--picture-index", int, metavar="N", default=0, help="which image of the split (default: 0)"
-    )
+    number = "which image of the split --picture draws (default: 0)"
+    parser.add_value(files, "--picture-index", int, metavar="N", default=0, help=number)
     files.add_argument(
         "--predict", metavar="DIR", help="write the predictions of the candidate, or else of the baseline, as PNGs"
     )
     files.add_argument(
         "--predict-ids",
         choices=("train", "label"),
-        help="what their pixels hold: the numbers the network is trained on (default), or the ids of the data set's "
-        "label files, which its evaluation server wants",
+        help="what the pixels of --predict hold: the numbers the network is trained on (default), or the ids of the "
+        "data set's label files, which its evaluation server wants",
     )
     add_listings(parser)
     parser.add_options("data", DataOptions)

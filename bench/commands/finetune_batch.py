@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.parser import Parser, add_listings, collect, print_listing, require_flags, run
+from bench.cli.checks import require_flags
+from bench.cli.entry import run
+from bench.cli.listings import add_listings, print_listing
+from bench.cli.parser import Parser, collect
 from bench.datasets.options import DataOptions
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
+
+COMMON = """
+    --benchmark-dir --baseline --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs
+    --finetune-lr --batch-size --crop-size --amp --distill-weight --latency --device --seed --threads
+"""
 
 
 def build_parser() -> Parser:
@@ -23,6 +31,8 @@ def build_parser() -> Parser:
         "finetune_batch.py",
         "Fine-tunes every pruned network of a benchmark; finetuned_model.pt and finetuned_report.json go beside "
         "each pruned_model.pt, finetuned_summary.json/.csv/.md/.png to --benchmark-dir.",
+        common=COMMON,
+        docstring=__doc__,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--benchmark-dir", metavar="DIR", help="--out-dir of benchmark.py (required)")

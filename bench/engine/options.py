@@ -32,15 +32,22 @@ class PruneOptions:
     )
     protect_first: bool = option(False, "leave the first layer whole")
     calib_images: int = option(64, "training images that data-driven methods see", parse=positive)
-    calib_batch_size: int = option(4, "images a calibration batch; part of a method's definition", parse=positive)
+    calib_batch_size: int = option(
+        4, "images a batch of those that data-driven methods see; part of a method's definition", parse=positive
+    )
     recalibrate: bool = option(True, "re-estimate BatchNorm statistics on training images after the cut")
     evaluate: bool = option(True, "score the network right after the cut and after recalibration")
-    recalibration_images: int = option(128, "training images for that", parse=positive)
+    recalibration_images: int = option(
+        128, "training images on which BatchNorm statistics are re-estimated", parse=positive
+    )
     reconstruction_images: int = option(
         8, "training images on which logits before and after the cut are compared; 0 compares none", parse=whole
     )
     reconstruction_layers: list[str] = option(
-        [], "groups whose features are compared too: name patterns such as 'backbone.layer4*'", parse=list_of(str)
+        [],
+        "groups whose features before and after the cut are compared too, beside the logits: name patterns such as "
+        "'backbone.layer4*'",
+        parse=list_of(str),
     )
     absorb_bias: bool = option(
         False, "add what a removed channel gives without its input to the layers that read it, where that is a constant"
@@ -58,7 +65,7 @@ class IterativeOptions:
     iterations: int = option(1, "cuts on the way to the target, each after new scores", parse=positive)
     ratio_schedule: str = option(
         "linear",
-        "goals of the cuts: equal shares of the dense network, or of what the cut before left",
+        "goals of the cuts of --iterations: equal shares of the dense network, or of what the cut before left",
         choices=("linear", "exponential"),
     )
-    finetune_between: int = option(0, "training steps between two cuts", parse=whole)
+    finetune_between: int = option(0, "training steps between two cuts of --iterations", parse=whole)

@@ -36,9 +36,15 @@ class SensitivityOptions:
     """How each group's sensitivity to pruning is measured."""
 
     sensitivity_ratios: list[float] = option(
-        [0.1, 0.3, 0.5, 0.7, 0.9], "shares of its channels that each group loses in turn", parse=list_of(parse_ratio)
+        [0.1, 0.3, 0.5, 0.7, 0.9],
+        "shares of its channels that each group loses in turn for --sensitivity",
+        parse=list_of(parse_ratio),
     )
-    sensitivity_images: int = option(64, "images each network is scored on, of --split or else train", parse=positive)
+    sensitivity_images: int = option(
+        64,
+        "images that --sensitivity scores each network on, of --split or else of the training images",
+        parse=positive,
+    )
     sensitivity_drop: float = option(
         1.0, "mIoU points a group's ratio may cost to be written to sensitivity_ratios.yaml", parse=share
     )

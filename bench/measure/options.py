@@ -24,7 +24,10 @@ class ScoringOptions:
         metavar="H,W",
     )
     stride: tuple[int, int] | None = option(
-        None, "step between windows (default: two thirds of the window)", parse=parse_size, metavar="H,W"
+        None,
+        "step between the windows of --sliding-window (default: two thirds of a window)",
+        parse=parse_size,
+        metavar="H,W",
     )
     scales: list[float] = option(
         [1.0], "average the logits over the image at these multiples of the input size", parse=list_of(above_zero)
@@ -60,4 +63,4 @@ class Int8Options:
     """Quantisation after training."""
 
     int8: bool = option(False, "also quantise the candidate to int8 (CPU); int8_model.pt and int8_report.json")
-    int8_images: int = option(64, "training images on which the ranges of its activations are observed", parse=positive)
+    int8_images: int = option(64, "training images on which --int8 observes the ranges of activations", parse=positive)

@@ -13,9 +13,15 @@ class OracleOptions:
     """How methods' scores are compared with what single channels are really worth."""
 
     oracle: bool = option(False, "also remove channels one at a time and see how well each method's scores tell it")
-    oracle_images: int = option(16, "training images the loss is measured on", parse=positive)
-    oracle_units: int = option(32, "the most channels that are removed of a group", parse=positive)
-    oracle_ratios: list[float] = option(
-        [0.1, 0.3, 0.5], "shares of the least important channels that are compared", parse=list_of(parse_some)
+    oracle_images: int = option(
+        16, "training images on which --oracle measures the loss without a channel", parse=positive
     )
-    oracle_seed: int = option(1000, "seed of those images and channels, the same for every --seeds", parse=whole)
+    oracle_units: int = option(32, "the most channels of a group that --oracle removes", parse=positive)
+    oracle_ratios: list[float] = option(
+        [0.1, 0.3, 0.5],
+        "shares of the channels, the least important ones, on which --oracle compares the choices of methods",
+        parse=list_of(parse_some),
+    )
+    oracle_seed: int = option(
+        1000, "seed by which --oracle chooses images and channels, the same for every --seeds", parse=whole
+    )

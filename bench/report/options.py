@@ -15,6 +15,7 @@ class PageOptions:
     html: bool = option(True, "also write the report as a page with charts and images, REPORT.html beside the JSON")
     html_images: int = option(
         4,
-        "the most images in it: those the two networks disagree on most, or the baseline alone is wrong on most",
+        "the most images in the page of --html: those the two networks disagree on most, or the baseline alone is "
+        "wrong on most",
         parse=whole,
     )

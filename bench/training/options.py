@@ -13,18 +13,20 @@ class TrainOptions:
     """One training run; fine-tuning is the same run from a pruned network."""
 
     epochs: int = option(300, "passes over the training images", parse=positive)
-    batch_size: int = option(16, "images a step and process", parse=positive)
+    batch_size: int = option(16, "images a training step and process", parse=positive)
     crop_size: tuple[int, int] | None = option(
-        None, "training crop (default: the data set's, else the input size)", parse=parse_size, metavar="H,W"
+        None, "size of a training crop (default: the data set's, else the input size)", parse=parse_size, metavar="H,W"
     )
     optimizer: str = option("sgd", "optimizer", choices=("sgd", "adamw"))
     lr: float = option(0.01, "initial learning rate", parse=above_zero)
     momentum: float = option(0.9, "SGD momentum", parse=share)
     weight_decay: float = option(1e-4, "weight decay", parse=share, aliases=("wd",))
     schedule: str = option("poly", "learning-rate schedule, per iteration", choices=("poly", "multistep"))
-    poly_power: float = option(0.9, "power of the poly schedule", parse=above_zero)
+    poly_power: float = option(0.9, "power of --schedule poly", parse=above_zero)
     milestones: list[float] = option(
-        [0.6, 0.8], "shares of the run after which multistep divides the rate by 10", parse=list_of(parse_ratio)
+        [0.6, 0.8],
+        "shares of the run after which --schedule multistep divides the learning rate by 10",
+        parse=list_of(parse_ratio),
     )
     aux_weight: float = option(0.4, "weight of the auxiliary head's loss, where there is one", parse=share)
     compute_class_weights: bool = option(False, "weight the loss by median class frequency")
@@ -34,8 +36,8 @@ class TrainOptions:
         0.0, "weight of the L1 penalty on BatchNorm scales (network slimming); 0 is none", parse=share
     )
     ema: float = option(0.0, "decay of an exponential moving average of the weights; 0 keeps none", parse=parse_ratio)
-    amp: str = option("none", "mixed precision", choices=("none", "bf16", "fp16"))
-    channels_last: bool = option(False, "channels-last memory format")
+    amp: str = option("none", "mixed precision in training", choices=("none", "bf16", "fp16"))
+    channels_last: bool = option(False, "train in the channels-last memory format")
     eval_every: int = option(1, "epochs between validations", parse=positive)
     tensorboard: bool = option(False, "also log to TensorBoard")
 
@@ -62,4 +64,6 @@ class DistillOptions:
         "0 leaves that network out",
         parse=share,
     )
-    distill_temperature: float = option(1.0, "temperature that softens both probabilities", parse=above_zero)
+    distill_temperature: float = option(
+        1.0, "temperature that softens the class probabilities of both networks in distillation", parse=above_zero
+    )
