@@ -11,6 +11,7 @@ from bench.config.declare import default_of, require
 from bench.engine.options import PruneOptions
 from bench.errors import UsageError
 from bench.jobs.options import GridOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 
 
 def test_lists_are_parsed_item_by_item():
@@ -40,3 +41,12 @@ def test_require():
     require(True, "never")
     with pytest.raises(UsageError, match=r"^because$"):
         require(False, "because")
+
+
+def test_a_training_records_scoring_and_timing_as_ever():
+    # One group once; config.json holds the fields in this order.
+    assert [spec.name for group in (ScoringOptions, TimingOptions) for spec in fields(group)] == [
+        *("split", "eval_batch_size", "sliding_window", "stride", "scales", "flip", "boundary_width"),
+        *("latency", "latency_batch", "latency_amp", "latency_channels_last", "latency_compile"),
+        *("latency_warmup", "latency_runs", "latency_seconds", "per_layer"),
+    ]
