@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from bench.config.options import DataOptions
 from bench.datasets import dataset_class, transforms
 from bench.datasets.base import Dataset, image_size, read_image
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.system.console import progress
 from bench.torch_utils.batches import Batch

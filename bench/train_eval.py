@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.errors import BenchError
 from bench.measure.evaluation import evaluate
@@ -33,6 +32,7 @@ from bench.system.provenance import provenance
 from bench.system.run_folder import BEST
 from bench.torch_utils.batches import moved, to_device
 from bench.training.distillation import Distillation
+from bench.training.options import TrainOptions
 from bench.training.state import Row, run_identity
 from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
@@ -68,7 +68,7 @@ def fit(
     saved: SavedModel,
     data: SegmentationData,
     options: TrainOptions,
-    run: RunOptions,
+    seed: int,
     folder: Path,
     *,
     distillation: Distillation | None = None,
@@ -87,7 +87,7 @@ def fit(
             evaluation mode with the weights of the last epoch.
         data: training and validation images.
         options: the recipe.
-        run: the seed.
+        seed: seed of what is drawn in training, as by dropout; the order of the images has that of the data.
         folder: where the files go; those of an earlier run there are replaced.
         distillation: the teacher to follow beside the labels, if there is one.
         resume: go on after the last finished epoch of the run in the folder.
@@ -101,7 +101,7 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
     """
     check_precision(options, device)
-    trainer = _Trainer(saved, data, options, run, make_folder(folder), distillation, device, eval_batch_size, label)
+    trainer = _Trainer(saved, data, options, seed, make_folder(folder), distillation, device, eval_batch_size, label)
     with _sigterm_as_interrupt():
         trainer.start(resume)
         while trainer.state.epoch < options.epochs:
@@ -119,14 +119,14 @@ class _Trainer:
         saved: SavedModel,
         data: SegmentationData,
         options: TrainOptions,
-        run: RunOptions,
+        seed: int,
         folder: Path,
         distillation: Distillation | None,
         device: torch.device,
         eval_batch_size: int,
         label: str,
     ):
-        self.options, self.run, self.folder, self.device, self.label = options, run, folder, device, label
+        self.options, self.seed, self.folder, self.device, self.label = options, seed, folder, device, label
         self.world = processes.world()
         self.classes: Classes = data.classes
         shard = {"rank": self.world.rank, "world": self.world.size}
@@ -138,13 +138,14 @@ class _Trainer:
 
         to_device(saved.model, device, options.channels_last)
         self.wrapped = processes.wrapped(saved.model, device)
-        self.state = new_state(saved, options, device, run_identity(saved, data, options, run, self.world.size, taught))
+        identity = run_identity(saved, data, options, seed, self.world.size, taught)
+        self.state = new_state(saved, options, device, identity)
         self.meta = {
             "dataset": data.name,
             "classes": list(data.classes.names),
             "input_size": data.input_size,
             "crop_size": options.crop_size or data.crop_size,
-            "options": {**asdict(options), **taught, "seed": run.seed},
+            "options": {**asdict(options), **taught, "seed": seed},
             "provenance": provenance(),
         }
         self.board = _tensorboard(folder) if options.tensorboard and self.world.is_first else None
@@ -194,7 +195,7 @@ class _Trainer:
         for number, (images, labels) in enumerate(bar):
             if number == 0:
                 # Not earlier: what the loader draws when it starts depends on whether its workers exist already.
-                seed_everything(mixed_seed(self.run.seed, epoch, self.world.rank))
+                seed_everything(mixed_seed(self.seed, epoch, self.world.rank))
             group_start = number - number % accumulate
             is_step = number + 1 == min(group_start + accumulate, batches)
             group_size = min(accumulate, batches - group_start)

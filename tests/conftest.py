@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bench.cli import parser as cli
+from bench.cli.entry import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,7 +100,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         capsys.readouterr()
         code = 0
         try:
-            cli.run(importlib.import_module(script.removesuffix(".py")).main)
+            run(importlib.import_module(script.removesuffix(".py")).main)
         except SystemExit as end:
             code = end.code or 0
         return Outcome(code, *capsys.readouterr())

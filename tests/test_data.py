@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from bench import data as data_module
-from bench.config.options import DataOptions
 from bench.data import SegmentationData, median_frequency
 from bench.datasets import transforms
 from bench.datasets.camvid import COLOURS, NAMES, VOID, CamVid
 from bench.datasets.cityscapes import IGNORED, TRAIN_ID_TO_ID, Cityscapes
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError, UsageError
 
 SIZE = (24, 32)

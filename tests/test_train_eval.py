@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from toy_training import CLASSES, TOY, ToyData, new_network
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.evaluation import evaluate_both, evaluate_images
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.train_eval import evaluate, fit, recalibrate
 from bench.training.losses import segmentation_loss
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def toy(monkeypatch):
 
 def train(folder, saved, data, **options):
     recipe = TrainOptions(**{"epochs": 2, "batch_size": 4, "lr": 0.1, **options})
-    return fit(saved, data, recipe, RunOptions(), folder, device=CPU)
+    return fit(saved, data, recipe, 0, folder, device=CPU)
 
 
 class Strongest(nn.Module):

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bench.config.options import OF_EPOCHS, DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
+from bench.engine.options import IterativeOptions
 from bench.errors import UsageError
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Method, Sparsifier
+from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, TrainOptions
 
 # Goals that say how much goes, and those that say how much may stay in absolute terms; all others are shares to keep.
 _REMOVED, _ABSOLUTE = ("channels",), ("size",)

@@ -10,9 +10,14 @@ from typing import Any
 from torch import nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
-from bench.config.options import PruneOptions
 from bench.engine.cut_schedule import CutSchedule
-from bench.engine.method_training import NETWORK, MethodNetwork, open_trained, train_by
+from bench.engine.method_training import (
+    NETWORK,
+    MethodNetwork,
+    open_trained,
+    train_by,
+)
+from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError
 from bench.engine.results import Subject
 from bench.engine.score_store import ScoreStore

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.config.options import PageOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
 from bench.models.checkpoint import SavedModel, load_model
 from bench.report.disagreement_panels import panels_of, segment
 from bench.report.html_page import html_page
 from bench.report.label_pictures import prediction_picture, write_ids
+from bench.report.options import PageOptions
 from bench.system.files import make_folder, write_json, write_text
 
 

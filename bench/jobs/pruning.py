@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from bench.channels.groups import ChannelGroup, find_groups
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.datasets import dataset_class
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.devices import set_up
 from bench.system.files import read_json, write_json
+from bench.system.options import RunOptions
 from bench.system.run_folder import INFO, PRUNED, REPORT, run_folder
 
 
@@ -25,7 +28,8 @@ def open_baseline(
     checkpoint: Path | str,
     data_options: DataOptions,
     run: RunOptions,
-    measure: MeasureOptions,
+    scoring: ScoringOptions,
+    timing: TimingOptions,
     *,
     model: str | None = None,
 ) -> Baseline:
@@ -35,10 +39,12 @@ def open_baseline(
         checkpoint: the baseline's file.
         data_options: the images.
         run: device, threads and seed.
-        measure: the split and how it is scored.
+        scoring: the split and how networks are scored on it.
+        timing: whether and how they are timed.
         model: the network the file must hold, if that is known.
     """
-    return Baseline(Path(checkpoint), data_options, run, measure, device=set_up(run), model=model)
+    device = set_up(run)
+    return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, model=model)
 
 
 def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:

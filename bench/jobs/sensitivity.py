@@ -20,10 +20,10 @@ import yaml
 from torch import nn
 
 from bench.channels.groups import ChannelGroup, prunable
-from bench.config.options import SensitivityOptions
 from bench.engine.one_cut import smaller
 from bench.engine.session import Session
 from bench.errors import UsageError
+from bench.jobs.options import SensitivityOptions
 from bench.measure.evaluation import evaluate
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
 from bench.plan.target import Goal, Target

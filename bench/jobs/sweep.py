@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from bench.config.options import FinetuneOptions, RunOptions, TrainOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.finetuning import check_comparable, finetune_model
@@ -31,6 +30,7 @@ from bench.system.files import digest, make_folder, plain, read_json
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
+from bench.training.options import FinetuneOptions, TrainOptions
 
 Row = dict[str, Any]
 
@@ -57,7 +57,6 @@ def run_benchmark(
     pruners: Mapping[str, Method],
     jobs: Sequence[Job],
     finetune: TrainOptions | None,
-    run: RunOptions,
     out: Path,
     distillation: Distillation | None = None,
 ) -> list[Row]:
@@ -68,7 +67,6 @@ def run_benchmark(
         pruners: the methods by name.
         jobs: the grid.
         finetune: the recipe of fine-tuning after each pruning, or None.
-        run: device and seed; a job has its own seed.
         out: folder of the benchmark.
         distillation: the teacher of fine-tuning, if there is one.
 
@@ -85,7 +83,7 @@ def run_benchmark(
                 prune_model(session, pruner, job.goal, job.seed, folder)
             time_model(session.baseline, folder)
             if finetune is not None:
-                finetune_model(session.baseline, folder, finetune, replace(run, seed=job.seed), distillation)
+                finetune_model(session.baseline, folder, finetune, job.seed, distillation)
             return row_of(folder)
 
         row = _attempt(job, folder, work)
@@ -98,7 +96,6 @@ def run_benchmark(
 def finetune_benchmark(
     baseline: Baseline,
     finetune: TrainOptions,
-    run: RunOptions,
     out: Path,
     distillation: Distillation | None = None,
 ) -> list[Row]:
@@ -107,7 +104,6 @@ def finetune_benchmark(
     Args:
         baseline: the network and its data.
         finetune: the recipe, the same for all.
-        run: device; each job keeps its own seed.
         out: folder of the benchmark.
         distillation: the teacher, the same for all, if there is one.
 
@@ -125,7 +121,7 @@ def finetune_benchmark(
         def work(job: Job = job, folder: Path = folder) -> Row:
             check_comparable(baseline, folder)
             time_model(baseline, folder)
-            finetune_model(baseline, folder, finetune, replace(run, seed=job.seed), distillation)
+            finetune_model(baseline, folder, finetune, job.seed, distillation)
             return row_of(folder)
 
         row = _attempt(job, folder, work)

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import widths
-from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
 from bench.measure.inference import Scoring
-from bench.measure.latency import LatencyReport, time_networks
+from bench.measure.latency import Effort, LatencyReport, time_networks
 from bench.measure.latency_mode import PLAIN_MODE, LatencyMode
 from bench.measure.layer_costs import measure_layers
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, load_model
 from bench.system.files import compressed_size, file_digest, plain
@@ -31,7 +32,7 @@ _COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes", "p
 
 
 def open_network(
-    checkpoint: Path, data_options: DataOptions, run: RunOptions, *, model: str | None
+    checkpoint: Path, data_options: DataOptions, seed: int, *, model: str | None
 ) -> tuple[SegmentationData, SavedModel]:
     """Opens a checkpoint, and the data set at the size the network was trained at unless one is asked for.
 
@@ -41,7 +42,7 @@ def open_network(
     outputs = dataset_class(data_options.dataset).classes.outputs
     saved = load_model(checkpoint, name=model, outputs=outputs)
     size = saved.meta.get("input_size")
-    return SegmentationData(data_options, seed=run.seed, input_size=tuple(size) if size else None), saved
+    return SegmentationData(data_options, seed=seed, input_size=tuple(size) if size else None), saved
 
 
 class Baseline:
@@ -52,6 +53,7 @@ class Baseline:
         saved: the network, on the device.
         data: the data set at the network's input size.
         split: the split quality is measured on.
+        eval_batch_size: images a batch when scoring.
         device: where everything runs.
         is_timed: whether latency is among what is measured.
         scoring: how every network is scored.
@@ -62,19 +64,20 @@ class Baseline:
         self,
         checkpoint: Path,
         data_options: DataOptions,
-        run: RunOptions,
-        measure: MeasureOptions,
+        scoring: ScoringOptions,
+        timing: TimingOptions,
         *,
         device: torch.device,
+        seed: int = 0,
         model: str | None = None,
     ):
-        self.checkpoint, self.device, self._measure = checkpoint, device, measure
-        self.is_timed = measure.latency
-        self.scoring, self.mode = Scoring.of(measure), LatencyMode.of(measure, device)
-        self.data, self.saved = open_network(checkpoint, data_options, run, model=model)
+        self.checkpoint, self.device = checkpoint, device
+        self.is_timed, self._times_layers = timing.latency, timing.per_layer
+        self.scoring, self.mode, self._effort = Scoring.of(scoring), LatencyMode.of(timing, device), Effort.of(timing)
+        self.data, self.saved = open_network(checkpoint, data_options, seed, model=model)
         self.saved.model.to(device)
-        self.split = measure.split or self.data.headline_split
-        self._loader = self.data.eval_loader(self.split, measure.eval_batch_size)
+        self.split, self.eval_batch_size = scoring.split or self.data.headline_split, scoring.eval_batch_size
+        self._loader = self.data.eval_loader(self.split, self.eval_batch_size)
 
     @cached_property
     def digest(self) -> str:
@@ -156,21 +159,25 @@ class Baseline:
 
         Args:
             candidate: the other network.
-            effort: the share of the warm-up, the rounds and the time limit that is spent; with less than all of it,
-                one image a pass is timed alone.
+            effort: see `time_beside`.
         """
         networks = {"baseline": self.saved.model}
         if candidate is not None:
             networks["candidate"] = candidate.to(self.device)
-        full = self._measure
-        options = replace(
-            full,
-            latency_warmup=round(effort * full.latency_warmup),
-            latency_runs=round(effort * full.latency_runs),
-            latency_seconds=effort * full.latency_seconds,
-            latency_batch=full.latency_batch if effort == 1 else 0,
+        return self.time_beside(networks, effort)
+
+    def time_beside(self, networks: dict[str, nn.Module], effort: float = 1.0) -> LatencyReport:
+        """Times any networks side by side, in the same mode and at the same input size.
+
+        Args:
+            networks: name -> network, on the device; the first is what the others are compared with.
+            effort: the share of the warm-up, the rounds and the time limit that is spent; with less than all of it,
+                one image a pass is timed alone.
+        """
+        mode = self.mode if effort == 1 else replace(self.mode, throughput_batch=0)
+        return time_networks(
+            networks, self.data.input_size, device=self.device, mode=mode, effort=self._effort.part(effort)
         )
-        return time_networks(networks, self.data.input_size, device=self.device, options=options)
 
     def times_alike(self, latency: Mapping[str, Any]) -> bool:
         """Whether latencies of an earlier report were measured in this mode."""
@@ -179,10 +186,10 @@ class Baseline:
 
     def layers(self, candidate: nn.Module | None = None) -> list[dict[str, Any]] | None:
         """MACs and time of each layer, the candidate's beside the baseline's; None where they are not wanted."""
-        if not self._measure.per_layer:
+        if not self._times_layers:
             return None
         baseline, size = self.saved.model, self.data.input_size
-        rows = measure_layers(baseline, candidate, size, device=self.device, options=self._measure)
+        rows = measure_layers(baseline, candidate, size, device=self.device, mode=self.mode, effort=self._effort)
         return [asdict(row) for row in rows]
 
     def compare(

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.config.options import MeasureOptions, require
+from bench.config.declare import require
+from bench.measure.options import ScoringOptions
 
 Size = tuple[int, int]
 Network = Callable[[Tensor], Tensor]
@@ -38,7 +39,7 @@ class Scoring:
     boundary_width: float = 0.0
 
     @classmethod
-    def of(cls, options: MeasureOptions) -> Scoring:
+    def of(cls, options: ScoringOptions) -> Scoring:
         """What the options ask for.
 
         Raises:

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import adopt_shapes
-from bench.config.options import Int8Options, MeasureOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline, file_record
-from bench.measure.latency import time_networks
+from bench.measure.options import Int8Options
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model
 from bench.models.state_dict_file import read_file
@@ -113,18 +112,17 @@ def load_int8(path: Path) -> nn.Module:
 
 
 def measure_int8(
-    baseline: Baseline, report: dict[str, Any], folder: Path, options: Int8Options, measure: MeasureOptions, seed: int
+    baseline: Baseline, report: dict[str, Any], folder: Path, options: Int8Options, seed: int
 ) -> dict[str, Any]:
     """Quantises a candidate and measures the result beside it.
 
     The folder receives `int8_model.pt` and `int8_report.json`.
 
     Args:
-        baseline: the network and its data.
+        baseline: the network and its data, on the CPU, and how networks are scored and timed.
         report: what `evaluate_pair` said about the candidate in float32.
         folder: where the files go.
         options: how many images activations are observed on.
-        measure: how latency is measured, if it is.
         seed: seed of the choice of those images.
 
     Returns:
@@ -138,14 +136,13 @@ def measure_int8(
         raise UsageError("--int8 computes on the CPU; pass --device cpu")
     before = report["candidate"]
     saved = load_model(Path(before["path"]))
-    batches = baseline.data.calibration(options.int8_images, measure.eval_batch_size, seed)
+    batches = baseline.data.calibration(options.int8_images, baseline.eval_batch_size, seed)
     int8 = quantized(saved.model, batches)
     save_int8(folder / INT8, saved, int8)
     quality = baseline.evaluate(int8, "int8").record()
     latency = None
-    if measure.latency:
-        networks = {"float32": saved.model, "int8": int8}
-        latency = time_networks(networks, baseline.data.input_size, device="cpu", options=measure).as_dict()
+    if baseline.is_timed:
+        latency = baseline.time_beside({"float32": saved.model, "int8": int8}).as_dict()
         for measured in filter(None, (latency, latency["throughput"])):
             measured["networks"]["int8"]["precision"] = "int8"
     after = {**file_record(folder / INT8, file_digest(folder / INT8)), "quality": quality}

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.config.options import MeasureOptions
 from bench.measure.latency_mode import PLAIN_MODE, LatencyMode, compilation
+from bench.measure.options import TimingOptions
 from bench.system.console import progress
 from bench.system.provenance import provenance
 from bench.torch_utils.contexts import autocast, flags_kept
@@ -99,8 +99,41 @@ class LatencyReport:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much time a measurement is worth.
+
+    Attributes:
+        warmup: untimed passes of each network.
+        runs: timed rounds.
+        seconds: the time limit, which is kept at the price of passes and rounds, but never below three and ten.
+    """
+
+    warmup: int
+    runs: int
+    seconds: float
+
+    @classmethod
+    def of(cls, options: TimingOptions) -> Effort:
+        """What the options ask for."""
+        return cls(options.latency_warmup, options.latency_runs, options.latency_seconds)
+
+    def part(self, share: float) -> Effort:
+        """A share of it."""
+        return Effort(round(share * self.warmup), round(share * self.runs), share * self.seconds)
+
+
+FULL_EFFORT = Effort.of(TimingOptions())
+"""What a measurement takes unless less is asked for."""
+
+
 def time_networks(
-    networks: dict[str, nn.Module], input_size: tuple[int, int], *, device: torch.device | str, options: MeasureOptions
+    networks: dict[str, nn.Module],
+    input_size: tuple[int, int],
+    *,
+    device: torch.device | str,
+    mode: LatencyMode = PLAIN_MODE,
+    effort: Effort = FULL_EFFORT,
 ) -> LatencyReport:
     """Times networks against each other on a fixed random input: one image a pass and, if wanted, larger batches.
 
@@ -108,20 +141,18 @@ def time_networks(
         networks: name -> network, already on the device; the first is the reference.
         input_size: (height, width) in pixels.
         device: where they are.
-        options: the mode, the batch, warm-up passes, timed rounds and the time limit, which is kept at the price of
-            rounds, but never below ten.
+        mode: precision, memory format and form, and the larger batch, if there is one.
+        effort: warm-up passes, timed rounds and the time limit.
 
     Raises:
-        UsageError: a mode that the device has not.
         BenchError: the networks cannot be compiled.
     """
     device = torch.device(device)
-    mode = LatencyMode.of(options, device)
     with flags_kept(nn.ModuleList(networks.values())):
         ready = {name: mode.prepared(model.eval()) for name, model in networks.items()}
-        report = _time_batches(ready, input_size, 1, device, mode, options)
+        report = _time_batches(ready, input_size, 1, device, mode, effort)
         if mode.throughput_batch:
-            throughput = _time_batches(ready, input_size, mode.throughput_batch, device, mode, options)
+            throughput = _time_batches(ready, input_size, mode.throughput_batch, device, mode, effort)
             report = replace(report, throughput=throughput)
     return report
 
@@ -132,7 +163,7 @@ def _time_batches(
     batch: int,
     device: torch.device,
     mode: LatencyMode,
-    options: MeasureOptions,
+    effort: Effort,
 ) -> LatencyReport:
     inputs = input_batches(networks, input_size, batch, device)
     time_pass = _time_on_cuda if device.type == "cuda" else _time_on_cpu
@@ -148,8 +179,8 @@ def _time_batches(
             with compilation():
                 for name in networks:
                     run_once(name)
-        warmup = warm_up(run_once, list(networks), options)
-        for order in interleaved(list(networks), options.latency_runs, options.latency_seconds):
+        warmup = warm_up(run_once, list(networks), effort)
+        for order in interleaved(list(networks), effort.runs, effort.seconds):
             orders.append(order)
             for name in order:
                 times[name].append(run_once(name))
@@ -179,10 +210,10 @@ def input_batches(
     return {name: images.to(_precision(model), memory_format=_memory_format(model)) for name, model in networks.items()}
 
 
-def warm_up(run_once: Callable[[str], object], names: Sequence[str], options: MeasureOptions) -> int:
+def warm_up(run_once: Callable[[str], object], names: Sequence[str], effort: Effort) -> int:
     """Runs networks by turns before they are timed; returns how often each ran."""
     passes = 0
-    for _ in _rounds(options.latency_warmup, MIN_WARMUP, WARMUP_SHARE * options.latency_seconds):
+    for _ in _rounds(effort.warmup, MIN_WARMUP, WARMUP_SHARE * effort.seconds):
         passes += 1
         for name in names:
             run_once(name)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.config.options import MeasureOptions, require
+from bench.config.declare import require
 from bench.errors import BenchError
+from bench.measure.options import TimingOptions
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class LatencyMode:
     throughput_batch: int = 0
 
     @classmethod
-    def of(cls, options: MeasureOptions, device: torch.device) -> LatencyMode:
+    def of(cls, options: TimingOptions, device: torch.device) -> LatencyMode:
         """What the options ask for.
 
         Raises:

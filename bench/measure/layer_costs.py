@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from bench.channels.layer_axes import WEIGHTED
-from bench.config.options import MeasureOptions
 from bench.measure.cost import layer_macs
-from bench.measure.latency import input_batches, interleaved, warm_up
+from bench.measure.latency import Effort, input_batches, interleaved, warm_up
 from bench.measure.latency_mode import LatencyMode
 from bench.torch_utils.contexts import autocast, flags_kept
 
@@ -57,7 +56,8 @@ def measure_layers(
     input_size: tuple[int, int],
     *,
     device: torch.device,
-    options: MeasureOptions,
+    mode: LatencyMode,
+    effort: Effort,
 ) -> list[LayerCost]:
     """Counts and times the layers that an image passes, both networks by turns.
 
@@ -69,13 +69,14 @@ def measure_layers(
         candidate: the same network with fewer channels, likewise.
         input_size: (height, width) in pixels.
         device: where they are.
-        options: the mode, timed rounds and the time limit, which is kept at the price of rounds, but never below ten.
+        mode: precision and memory format; compiled networks have no layers to time.
+        effort: warm-up passes, timed rounds and the time limit.
 
     Returns:
         One a layer, in the order of the network's modules.
     """
     networks = {"before": baseline} if candidate is None else {"before": baseline, "after": candidate}
-    times = _layer_times(networks, input_size, device, options)
+    times = _layer_times(networks, input_size, device, mode, effort)
     sides = {
         name: {
             layer: (list(model.get_submodule(layer).weight.shape), macs, statistics.median(times[name][layer]))
@@ -138,10 +139,13 @@ def _arrow(before: Any, after: Any, text: Callable[[Any], str]) -> str:
 
 
 def _layer_times(
-    networks: Mapping[str, nn.Module], input_size: tuple[int, int], device: torch.device, options: MeasureOptions
+    networks: Mapping[str, nn.Module],
+    input_size: tuple[int, int],
+    device: torch.device,
+    mode: LatencyMode,
+    effort: Effort,
 ) -> dict[str, dict[str, list[float]]]:
     """Name of a network -> layer -> milliseconds in each round."""
-    mode = LatencyMode.of(options, device)
     times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in networks}
     with flags_kept(nn.ModuleList(networks.values())):
         ready = {name: mode.prepared(model.eval()) for name, model in networks.items()}
@@ -153,8 +157,8 @@ def _layer_times(
             return spent
 
         with torch.inference_mode():
-            warm_up(run_once, list(networks), options)
-            for order in interleaved(list(networks), options.latency_runs, options.latency_seconds):
+            warm_up(run_once, list(networks), effort)
+            for order in interleaved(list(networks), effort.runs, effort.seconds):
                 for name in order:
                     for layer, ms in run_once(name).items():
                         times[name][layer].append(ms)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from bench.channels.groups import ChannelGroup, prunable
-from bench.config.options import OracleOptions
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.oracle.ablation import Ablation, Removal
 from bench.oracle.agreement import Importances, agreement, bottom, ceiling, count_of, gain, overlap_error
+from bench.oracle.options import OracleOptions
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.console import say

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from bench.channels.groups import ChannelGroup
-from bench.config.options import TrainOptions
 from bench.cut.network import cut
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel
@@ -18,6 +17,7 @@ from bench.system.console import progress
 from bench.system.devices import seed_everything
 from bench.torch_utils.batches import Batch, moved, to_device
 from bench.training.distillation import Distillation
+from bench.training.options import TrainOptions
 from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:

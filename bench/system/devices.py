@@ -7,8 +7,8 @@ import random
 import numpy as np
 import torch
 
-from bench.config.options import RunOptions
 from bench.errors import UsageError
+from bench.system.options import RunOptions
 
 
 def resolve_device(name: str) -> torch.device:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.config.options import DistillOptions
 from bench.torch_utils.contexts import flags_kept
 from bench.training.losses import distillation_loss
+from bench.training.options import DistillOptions
 
 
 @dataclass(frozen=True)

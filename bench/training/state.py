@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.system.files import plain, write_text
 from bench.system.run_folder import BEST, LAST, METRICS
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
 from bench.training.optimizer import Ema
+from bench.training.options import TrainOptions
 
 Row = dict[str, Any]
 # What else than a flag of its own name sets a part of the identity.
@@ -35,7 +35,7 @@ def run_identity(
     saved: SavedModel,
     data: Any,
     options: TrainOptions,
-    run: RunOptions,
+    seed: int,
     processes: int,
     taught: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def run_identity(
         saved: the network.
         data: the images.
         options: the recipe.
-        run: the seed.
+        seed: seed of the training and of its images.
         processes: how many train together.
         taught: the record of a distillation, if a teacher takes part.
     """
@@ -58,7 +58,7 @@ def run_identity(
         "dataset": data.name,
         "input_size": data.input_size,
         "crop_size": options.crop_size or data.crop_size,
-        "seed": run.seed,
+        "seed": seed,
         "nproc_per_node": processes,
         **(taught or {}),
     }

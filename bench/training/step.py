@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.config.options import TrainOptions, require
+from bench.config.declare import require
 from bench.models.checkpoint import SavedModel
 from bench.torch_utils.batches import batchnorm_explained
 from bench.torch_utils.contexts import autocast
 from bench.training.distillation import Distillation
 from bench.training.losses import segmentation_loss
 from bench.training.optimizer import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
+from bench.training.options import TrainOptions
 from bench.training.state import TrainingState
 
 if TYPE_CHECKING:

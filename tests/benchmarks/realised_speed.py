@@ -26,10 +26,9 @@ from typing import Any
 import torch
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
 from bench.cut.network import cut
-from bench.measure.latency import time_networks
+from bench.measure.latency import Effort, time_networks
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan
@@ -65,8 +64,8 @@ def measure(name: str, methods: Sequence[str], roundings: Sequence[int], argumen
             cut(networks[str(multiple)], groups, plans[multiple])
         if arguments.channels_last:
             networks = {key: network.to(memory_format=torch.channels_last) for key, network in networks.items()}
-        options = MeasureOptions(latency_warmup=3, latency_runs=arguments.runs, latency_seconds=arguments.seconds)
-        report = time_networks(networks, arguments.input_size, device="cpu", options=options)
+        effort = Effort(warmup=3, runs=arguments.runs, seconds=arguments.seconds)
+        report = time_networks(networks, arguments.input_size, device="cpu", effort=effort)
         for multiple, plan in plans.items():
             timed, macs = report.networks[str(multiple)], plan.dense.macs / plan.predicted.macs
             rows.append(

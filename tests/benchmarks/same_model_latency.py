@@ -13,15 +13,15 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
 from bench.cut.network import cut
-from bench.measure.latency import Latency, speedup_text, time_networks
+from bench.measure.latency import FULL_EFFORT, Latency, speedup_text, time_networks
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan
@@ -59,11 +59,11 @@ def main() -> None:
     model = build_model(ModelSpec(arguments.model, OUTPUTS)).eval()
     narrow = half_as_wide(model, arguments.input_size).to(arguments.device)
     model.to(arguments.device)
-    options = MeasureOptions(latency_runs=arguments.rounds, latency_seconds=arguments.seconds)
+    effort = replace(FULL_EFFORT, runs=arguments.rounds, seconds=arguments.seconds)
 
     def timed(other: nn.Module) -> tuple[Latency, int]:
         networks = {"first": model, "second": other}
-        report = time_networks(networks, arguments.input_size, device=arguments.device, options=options)
+        report = time_networks(networks, arguments.input_size, device=arguments.device, effort=effort)
         return report.networks["second"], report.rounds
 
     close = undecided = 0

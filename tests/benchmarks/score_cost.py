@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import find_groups, layers_to_spare, prunable
-from bench.config.options import DataOptions
 from bench.config.values import parse_size
 from bench.data import SegmentationData
+from bench.datasets.options import DataOptions
 from bench.datasets.synthetic import draw_dataset
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable

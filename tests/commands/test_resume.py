@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from toy_training import TOY, ToyData, new_network
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
 from bench.system.files import read_json
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 from train import main as run_script
 
 # Everything that carries something from one step or epoch to the next.
@@ -115,7 +115,7 @@ def toy(monkeypatch):
 def train(folder, resume=False, seed=0, network=None, data=None, **options):
     recipe = TrainOptions(**{"epochs": 2, "batch_size": 4, "lr": 0.1, **options})
     saved, data = network or new_network(dropout=0.5), data or ToyData()
-    return fit(saved, data, recipe, RunOptions(seed=seed), folder, resume=resume, device=torch.device("cpu"))
+    return fit(saved, data, recipe, seed, folder, resume=resume, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("stops", [[(0, 2)], [(1, 0)], [(1, 2), (1, 1), (3, 2)]])

@@ -94,8 +94,8 @@ def test_only_so_many_images_are_looked_at(network, batches):
 
 
 def test_a_data_set_of_the_project_gives_images_and_the_label_that_does_not_count(tiny_camvid):
-    from bench.config.options import DataOptions
     from bench.data import SegmentationData
+    from bench.datasets.options import DataOptions
     from bench.models import ModelSpec, build_model
 
     data = SegmentationData(DataOptions("camvid", str(tiny_camvid), (48, 64), num_workers=0))

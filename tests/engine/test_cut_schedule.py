@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from bench.config.options import DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.engine.cut_schedule import CutSchedule, goals, schedule_of
+from bench.engine.options import IterativeOptions
 from bench.errors import UsageError
 from bench.plan.target import Goal, Target
 from bench.system.files import plain
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 
 def values(kind: str, value: float, shape: str, iterations: int = 3, dense: float = 1.0) -> list[float]:

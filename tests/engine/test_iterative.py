@@ -16,8 +16,9 @@ from records import faults
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
+from bench.datasets.options import DataOptions
 from bench.engine.cut_schedule import CutSchedule, check_schedule
+from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.results import Pruned
 from bench.engine.session import Session
@@ -25,6 +26,7 @@ from bench.errors import BenchError, UsageError
 from bench.jobs.sweep import grid, run_benchmark
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.target import Goal, Target
@@ -32,6 +34,7 @@ from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.recover.training_between_cuts import TrainingBetweenCuts
 from bench.system.files import digest
+from bench.training.options import DistillOptions, TrainOptions
 
 OPTIONS = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
 RECIPE = TrainOptions(batch_size=2, lr=0.01)
@@ -53,7 +56,8 @@ def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBe
         **options: Any,
     ) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Baseline(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+        timing = TimingOptions(latency=False)
+        reference = Baseline(checkpoint, data, ScoringOptions(), timing, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / scores, schedule)
 
     return make
@@ -299,7 +303,7 @@ def test_a_schedule_is_part_of_a_jobs_name(make_bench: MakeBench, tmp_path: Path
 
     out = tmp_path / "out"
     for schedule in (None, UNTRAINED, UNTRAINED):
-        rows = run_benchmark(make_bench(schedule, **RAW), {"l1": L1}, jobs, None, RunOptions(), out)
+        rows = run_benchmark(make_bench(schedule, **RAW), {"l1": L1}, jobs, None, out)
         assert [row["status"] for row in rows] == ["done"]
     assert len(list(out.glob("l1_r0.3_s0_*"))) == 2
 

@@ -13,19 +13,23 @@ from records import faults
 from torch import Tensor
 
 from bench import train_eval
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions, TrainOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import BenchError
+from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import measure_sensitivity
 from bench.jobs.sweep import grid, run_benchmark
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
 from bench.system.files import file_digest, read_json
+from bench.training.options import TrainOptions
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
 SPARSE = {"sparse_epochs": 2, "sparse_batch_size": 4, "sparsity_lambda": 0.05, "sparse_lr": 0.05}
@@ -39,8 +43,8 @@ def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBe
 
     def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        measure = MeasureOptions(latency=False)
-        reference = Baseline(tiny_baseline, data, RunOptions(), measure, device=torch.device("cpu"))
+        timing = TimingOptions(latency=False)
+        reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / folder)
 
     return make
@@ -52,7 +56,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def counted(*arguments: Any, **named: Any) -> train_eval.FitResult:
-        calls.append({"recipe": arguments[2], "run": arguments[3], **named})
+        calls.append({"recipe": arguments[2], "seed": arguments[3], **named})
         return train_eval.fit(*arguments, **named)
 
     monkeypatch.setattr(slimming_pruner, "fit", counted)
@@ -197,7 +201,7 @@ def test_a_target_out_of_reach_is_found_before_the_training(make_bench: MakeBenc
 def test_a_benchmark_trains_once_for_two_ratios(make_bench: MakeBench, trainings: list, tmp_path: Path) -> None:
     jobs = grid(["slimming"], [Goal("channels", 0.3), Goal("channels", 0.5)], [0])
     out = tmp_path / "out"
-    rows = run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, jobs, None, RunOptions(device="cpu"), out)
+    rows = run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, jobs, None, out)
     assert [row["status"] for row in rows] == ["done", "done"]
     assert len(trainings) == 1
     infos = [read_json(out / row["folder"] / "pruning_info.json") for row in rows]
@@ -206,8 +210,8 @@ def test_a_benchmark_trains_once_for_two_ratios(make_bench: MakeBench, trainings
     assert infos[0]["quality"]["prepared"] == infos[1]["quality"]["prepared"]
     # Another seed is another training.
     more = grid(["slimming"], [Goal("channels", 0.3)], [0, 1])
-    run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, more, None, RunOptions(device="cpu"), out)
-    assert [call["run"].seed for call in trainings] == [0, 1]
+    run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, more, None, out)
+    assert [call["seed"] for call in trainings] == [0, 1]
 
 
 def test_sensitivity_is_that_of_the_trained_network(make_bench: MakeBench, tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from torch import nn
 from torch.nn.functional import kl_div, mse_loss
 
 from bench.channels.groups import find_groups
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError, squared_error
 from bench.engine.pruning import prune_network
 from bench.engine.session import RECONSTRUCTION_SEED, Session
 from bench.errors import UsageError
 from bench.jobs.sweep import row_of
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.system.files import read_json
@@ -84,7 +86,7 @@ def test_a_pattern_that_fits_nothing_is_an_error() -> None:
 @pytest.mark.parametrize("recalibrate", [True, False])
 def test_a_pruning_records_it(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path, recalibrate: bool) -> None:
     data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-    reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=CPU)
+    reference = Baseline(tiny_baseline, data, ScoringOptions(), TimingOptions(latency=False), device=CPU)
     options = PruneOptions(
         evaluate=False,
         recalibrate=recalibrate,

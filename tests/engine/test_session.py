@@ -17,7 +17,8 @@ from records import faults
 from torch import Tensor
 from toy_latency import time_by_macs
 
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.results import Pruned
 from bench.engine.session import Session
@@ -26,6 +27,8 @@ from bench.jobs.pruning import prune_model
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.inference import PLAIN
+from bench.measure.latency import Effort
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
@@ -44,8 +47,8 @@ def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBe
 
     def make(checkpoint: Path = tiny_baseline, scoring: dict[str, Any] | None = None, **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        measure = MeasureOptions(latency=False, latency_runs=10, latency_warmup=0, **(scoring or {}))
-        reference = Baseline(checkpoint, data, RunOptions(), measure, device=torch.device("cpu"))
+        how = ScoringOptions(**(scoring or {})), TimingOptions(latency=False, latency_runs=10, latency_warmup=0)
+        reference = Baseline(checkpoint, data, *how, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / "scores")
 
     return make
@@ -300,14 +303,14 @@ def test_a_latency_is_searched_and_verified(
 
 def test_the_effort_is_a_share_of_a_full_measurement(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = make_bench().baseline
-    reference._measure = MeasureOptions(latency_warmup=20, latency_runs=200, latency_seconds=10.0)
+    reference._effort = Effort(warmup=20, runs=200, seconds=10.0)
     asked = []
-    monkeypatch.setattr("bench.measure.baseline.time_networks", lambda *_, options, **__: asked.append(options))
+    monkeypatch.setattr("bench.measure.baseline.time_networks", lambda *_, effort, **__: asked.append(effort))
     for effort in (1.0, 0.2):
         reference.time(reference.saved.model, effort)
     assert asked == [
-        reference._measure,
-        MeasureOptions(latency_warmup=4, latency_runs=40, latency_seconds=2.0),
+        reference._effort,
+        Effort(warmup=4, runs=40, seconds=2.0),
     ]
 
 
@@ -436,8 +439,8 @@ def test_a_split_without_labels_is_an_error(tmp_path: Path, tiny_camvid: Path, t
     for path in (tmp_path / "camvid" / "testannot").iterdir():
         Image.fromarray(np.full((48, 64), 11, np.uint8)).save(path)
     data = DataOptions("camvid", str(tmp_path / "camvid"), num_workers=0)
-    measure = MeasureOptions(latency=False)
-    reference = Baseline(tiny_baseline, data, RunOptions(), measure, device=torch.device("cpu"))
+    timing = TimingOptions(latency=False)
+    reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
     with pytest.raises(BenchError, match=r"no pixel of camvid's test split is labelled with a class.*--split"):
         reference.describe()
     assert [name for name, _ in reference.predictions(reference.saved.model, "")] == reference.data.names("test")

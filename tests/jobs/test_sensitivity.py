@@ -15,15 +15,18 @@ import yaml
 from PIL import Image
 
 from bench.channels.groups import prunable
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
+from bench.datasets.options import DataOptions
 from bench.engine.one_cut import smaller
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.jobs import sensitivity
+from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import evaluate
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
@@ -59,7 +62,8 @@ def half_dead_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_bench(tiny_camvid: Path, half_dead_baseline: Path, tmp_path: Path) -> MakeBench:
     def make(checkpoint: Path = half_dead_baseline, **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Baseline(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+        timing = TimingOptions(latency=False)
+        reference = Baseline(checkpoint, data, ScoringOptions(), timing, device=torch.device("cpu"))
         return Session(reference, replace(PLAIN, **options), tmp_path / "scores")
 
     return make

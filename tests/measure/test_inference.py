@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toy_training import CLASSES
 
-from bench.config.options import MeasureOptions
 from bench.errors import UsageError
 from bench.measure.evaluation import evaluate
 from bench.measure.inference import PLAIN, Scoring, predict
+from bench.measure.options import ScoringOptions
 
 IMAGES = torch.randn(2, 3, 13, 17, generator=torch.Generator().manual_seed(0))
 SIZE = (26, 34)
@@ -168,8 +168,8 @@ def test_evaluation_uses_it():
 
 
 def test_options_become_scoring():
-    assert Scoring.of(MeasureOptions()) == PLAIN
-    options = MeasureOptions(sliding_window=(8, 9), stride=(8, 9), scales=[0.5], flip=True, boundary_width=3.0)
+    assert Scoring.of(ScoringOptions()) == PLAIN
+    options = ScoringOptions(sliding_window=(8, 9), stride=(8, 9), scales=[0.5], flip=True, boundary_width=3.0)
     assert Scoring.of(options) == Scoring((8, 9), (8, 9), (0.5,), True, 3.0)
 
 
@@ -183,4 +183,4 @@ def test_options_become_scoring():
 )
 def test_contradictions_are_refused(changes, says):
     with pytest.raises(UsageError, match=says):
-        Scoring.of(MeasureOptions(**changes))
+        Scoring.of(ScoringOptions(**changes))

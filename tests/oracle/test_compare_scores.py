@@ -17,14 +17,17 @@ from torch import nn
 from toy_training import CLASSES, ToyData
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.oracle import ablation
 from bench.oracle.ablation import Ablation
 from bench.oracle.agreement import agreement, bottom, spearman
 from bench.oracle.compare_scores import CSV, RECORD, Oracle, measure_agreement, sampled_channels
+from bench.oracle.options import OracleOptions
 from bench.plan.target import Goal
 from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration
@@ -38,7 +41,8 @@ OPTIONS = OracleOptions(oracle_images=3, oracle_units=4, oracle_ratios=[0.25, 0.
 @pytest.fixture(scope="module")
 def bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
     data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-    reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+    timing = TimingOptions(latency=False)
+    reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
     toys.settled(reference.saved.model)
     return Session(reference, PruneOptions(calib_images=4), tmp_path_factory.mktemp("scores"))
 

@@ -10,7 +10,7 @@ import torch
 import toy_networks as toys
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
-from bench.cli.parser import chosen_goals
+from bench.cli.target_flags import chosen_goals
 from bench.config.values import parse_bytes, parse_kept, parse_latency, parse_ratios
 from bench.errors import BenchError, UsageError
 from bench.measure.cost import measure_cost

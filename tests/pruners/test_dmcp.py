@@ -15,11 +15,13 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import Budget, budget_for
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
@@ -323,7 +325,7 @@ def test_options_without_a_meaning_are_refused(settings: dict[str, Any], message
 def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> Callable[..., Session]:
     def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=CPU)
+        reference = Baseline(tiny_baseline, data, ScoringOptions(), TimingOptions(latency=False), device=CPU)
         chosen = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4, evaluate=False)
         return Session(reference, replace(chosen, **options), tmp_path / folder)
 

@@ -8,7 +8,6 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import TrainOptions
 from bench.errors import UsageError
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
@@ -16,6 +15,7 @@ from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.slimming.pruner import movement, scale_importance
+from bench.training.options import TrainOptions
 
 
 def scores_of(model: nn.Module) -> Scores:

@@ -11,7 +11,6 @@ from toy_networks import plan_keeping
 from toy_training import CLASSES, TOY, ToyData, new_network, toy_distillation
 
 from bench.channels.groups import find_groups
-from bench.config.options import DistillOptions, RunOptions, TrainOptions
 from bench.cut.network import cut
 from bench.errors import BenchError
 from bench.models import MODELS
@@ -20,6 +19,7 @@ from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
 from bench.training.distillation import Distillation, distillation_of
 from bench.training.losses import distillation_loss, pixel_divergence, segmentation_loss
+from bench.training.options import DistillOptions, TrainOptions
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def toy(monkeypatch):
 def train(folder, saved, distillation=None, data=None, *, resume=False, **options):
     recipe = TrainOptions(**{"epochs": 2, "batch_size": 4, "lr": 0.1, **options})
     how = {"distillation": distillation, "resume": resume, "device": CPU}
-    return fit(saved, data or ToyData(), recipe, RunOptions(), folder, **how)
+    return fit(saved, data or ToyData(), recipe, 0, folder, **how)
 
 
 def state(model):
