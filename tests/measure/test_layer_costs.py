@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from bench.config.options import MeasureOptions
 from bench.errors import UsageError
 from bench.measure import layer_costs
-from bench.measure.layer_costs import LayerCost, layers_table, measure_layers
-from bench.system.files import plain
+from bench.measure.layer_costs import LayerCost, measure_layers
+from bench.report.console_tables import layers_table
 
 SIZE, CPU = (4, 6), torch.device("cpu")
 
@@ -123,7 +123,7 @@ def test_the_mode_holds_for_layers_too(clock):
 def shown(rows: list[LayerCost]) -> list[list[str]]:
     console = Console(width=100, color_system=None)
     with console.capture() as capture:
-        console.print(layers_table([plain(vars(row)) for row in rows]))
+        console.print(layers_table(rows))
     return [line.split() for line in capture.get().splitlines()]
 
 
