@@ -74,7 +74,8 @@ def main(argv: list[str]) -> None:
     from bench.jobs.pruning import open_baseline
     from bench.jobs.sweep import check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
-    from bench.oracle.compare_scores import agreement_table, measure_agreement
+    from bench.oracle.agreement_table import agreement_table
+    from bench.oracle.compare_scores import measure_agreement
     from bench.pruners import make_pruners
     from bench.report.console_tables import comparison_table
     from bench.report.summary_record import baseline_record

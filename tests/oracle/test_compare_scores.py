@@ -24,7 +24,9 @@ from bench.measure.baseline import Baseline
 from bench.oracle import ablation
 from bench.oracle.ablation import Ablation
 from bench.oracle.agreement import agreement, bottom, spearman
-from bench.oracle.compare_scores import CSV, RECORD, Oracle, measure_agreement, sampled_channels
+from bench.oracle.agreement_record import CSV, RECORD
+from bench.oracle.compare_scores import measure_agreement
+from bench.oracle.loss_changes import Oracle, sampled_channels
 from bench.plan.target import Goal
 from bench.pruners import make_pruner, make_pruners
 from bench.pruners.base import Calibration
