@@ -155,7 +155,7 @@ class _Ruler:
     """Scores networks on the same images, which are loaded once."""
 
     def __init__(self, session: Session, whole: nn.Module, images: int, seed: int, split: str):
-        self._workbench, self._whole, self._seed, self._split = session, whole, seed, split
+        self._session, self._whole, self._seed, self._split = session, whole, seed, split
         self._images = session.batches(images, seed, split)
         self._recalibration: list[Batch] = []
         if session.options.recalibrate:
@@ -163,7 +163,7 @@ class _Ruler:
 
     def describe(self) -> dict[str, Any]:
         """What networks are scored on, for the record."""
-        data = self._workbench.baseline.data
+        data = self._session.baseline.data
         return {
             "dataset": [data.name, str(data.dataset.root.absolute())],
             "input_size": list(data.input_size),
@@ -171,7 +171,7 @@ class _Ruler:
             "count": sum(len(images) for images, _ in self._images),
             "chosen": f"at random, seed {self._seed}",
             "labels": "at the input size",
-            "scoring": plain(self._workbench.baseline.scoring),
+            "scoring": plain(self._session.baseline.scoring),
             "recalibrated_on": sum(len(images) for images, _ in self._recalibration),
         }
 
@@ -183,15 +183,15 @@ class _Ruler:
 
     def miou_of(self, plan: PruningPlan) -> float:
         """mIoU of the whole network cut by a plan, recalibrated if that is wanted."""
-        return self._treated(self._workbench.smaller(plan, self._whole)[0])
+        return self._treated(self._session.smaller(plan, self._whole)[0])
 
     def _treated(self, network: nn.Module) -> float:
         if self._recalibration:
-            recalibrate(network, self._recalibration, self._workbench.baseline.device)
+            recalibrate(network, self._recalibration, self._session.baseline.device)
         return self._miou(network, "after the cut")
 
     def _miou(self, network: nn.Module, label: str) -> float:
-        baseline = self._workbench.baseline
+        baseline = self._session.baseline
         return evaluate(
             network,
             self._images,

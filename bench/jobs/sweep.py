@@ -172,7 +172,7 @@ def _folder_name(session: Session, pruner: Method, job: Job) -> str:
 
 def _attempt(job: Job, folder: Path, work: Callable[[], Measured]) -> ComparisonRow:
     """Runs a job; whatever goes wrong becomes its row and its `failed` marker."""
-    start, measured, reason = time.perf_counter(), Measured(), None
+    start, reason = time.perf_counter(), None
     try:
         measured = work()
         # What failed in an earlier run after the pruning was done has now succeeded.

@@ -202,6 +202,7 @@ class Baseline:
     ) -> EvaluationReport:
         """All that is measured on a candidate, beside the baseline.
 
+        Example:
             report = baseline.compare(path, load_model(path))
             write_json("report.json", report)
 
@@ -238,7 +239,7 @@ class Baseline:
         latency: LatencyReport | None,
         layers: list[LayerCost] | None,
     ) -> EvaluationReport:
-        """The only writer of `report.json`; only here do dataclasses become plain data."""
+        """Puts every report together; only here do its dataclasses become plain data."""
         report: EvaluationReport = {
             "format": FORMAT,
             "dataset": self.data.name,

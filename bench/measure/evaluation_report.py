@@ -1,7 +1,7 @@
 """The types of `report.json`: what is measured on a candidate beside its baseline, or on the baseline alone.
 
-Reports are plain data, written by `bench.measure.baseline.Baseline` alone; `docs/schemas/evaluation-report.json` says
-what each field means.
+Reports are plain data that `bench.measure.baseline.Baseline` alone puts together;
+`docs/schemas/evaluation-report.json` says what each field means.
 """
 
 from __future__ import annotations

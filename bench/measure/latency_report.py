@@ -1,4 +1,4 @@
-"""The latencies of networks timed together, and what is said of a speed-up."""
+"""The types of latencies and speed-ups of networks timed together, and how a file's are read back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bench.measure.latency_mode import PLAIN_MODE, LatencyMode
 class Speedup(NamedTuple):
     """How many times faster a network is than the one it was timed beside.
 
+    Example:
         >>> str(Speedup(1.423, 1.38, 1.47))
         '1.42x (1.38-1.47)'
 
@@ -106,6 +107,7 @@ class LatencyReport:
     def of_record(cls, record: Mapping[str, Any]) -> LatencyReport:
         """Reads back what a file says of latencies.
 
+        Example:
             report = LatencyReport.of_record(read_json("report.json")["latency"])
             print(report.networks["candidate"].speedup_text())
 

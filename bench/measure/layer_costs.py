@@ -1,4 +1,4 @@
-"""Where a network spends its time: MACs and time of each convolution and linear layer, before and after pruning."""
+"""Counts and times each convolution and linear layer of a network, before and after pruning."""
 
 from __future__ import annotations
 

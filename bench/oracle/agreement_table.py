@@ -1,4 +1,4 @@
-"""The console table of how well methods' scores agree with the oracle."""
+"""Builds the console table of how well methods' scores agree with the oracle."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _CAPTION = (
 def agreement_table(record: AgreementRecord) -> Table:
     """The table of one `oracle_agreement.json`: chance, the ceiling, then a line for each (method, seed).
 
+    Example:
         console().print(agreement_table(read_json("oracle_agreement.json")))
 
     Args:

@@ -1,7 +1,7 @@
-"""Which channels really matter: by how much the loss changes when each one is removed from the trained network.
+"""Measures which channels really matter: by how much the loss changes when each one is removed by itself.
 
-The oracle removes one coupled channel at a time, without fine-tuning, and notes the change of the loss on fixed
-training images (Molchanov et al., ICLR 2017 and CVPR 2019).
+The oracle removes one coupled channel at a time from the trained network, without fine-tuning, and notes the change of
+the loss on fixed training images (Molchanov et al., ICLR 2017 and CVPR 2019).
 """
 
 from __future__ import annotations

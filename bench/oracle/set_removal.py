@@ -1,4 +1,4 @@
-"""What removing a method's whole set of least important channels costs, beside the oracle's set and random ones.
+"""Measures what removing a whole set of channels costs: the least important by a method, by the oracle, random ones.
 
 Where a channel is one of two alike neither seems to matter by itself; a set that holds both shows that they do.
 """

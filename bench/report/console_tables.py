@@ -1,4 +1,4 @@
-"""The tables that commands print, all drawn alike."""
+"""Builds the tables that commands print, all in the same frame."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def framed(
 def comparison_table(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> Table:
     """The table of a comparison: the baseline, then a line for each (method, goal).
 
+    Example:
         summary = read_json("runs/camvid_benchmark/benchmark_summary.json")
         console().print(comparison_table(summary["baseline"], summary["rows"]))
 
@@ -71,6 +72,7 @@ def comparison_table(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) ->
 def pair_table(report: EvaluationReport) -> Table:
     """The table of one `report.json`: baseline beside candidate, or the baseline alone.
 
+    Example:
         console().print(pair_table(read_json("report.json")))
 
     Args:
@@ -91,6 +93,7 @@ def pair_table(report: EvaluationReport) -> Table:
 def layers_table(layers: Sequence[LayerCost]) -> Table:
     """The table of the layers of a report, and what all of them cost together.
 
+    Example:
         console().print(layers_table(layers_of(read_json("report.json"))))
 
     Args:

@@ -1,4 +1,4 @@
-"""A `report.json` as one HTML page that needs nothing else: style, charts and pictures are inside, scripts are none."""
+"""Makes one HTML page of a `report.json`: style, charts and pictures are inside, scripts are none."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def html_page(report: EvaluationReport, panels: Sequence[Panel] | None, classes: Classes) -> str:
     """The page as text.
 
+    Example:
         report = read_json("report.json")
         write_text("report.html", html_page(report, None, CamVid.classes))
 

@@ -1,4 +1,4 @@
-"""The pictures that matplotlib draws: mIoU over MACs of a comparison, and a table of numbers as colours."""
+"""Draws with matplotlib: mIoU over MACs of a comparison, and a table of numbers as colours."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ def plot_summary(path: Path, baseline: BaselineRecord, rows: Sequence[Comparison
         axes.axhline(100 * dense, color="#333333", linestyle="--", linewidth=1.2, zorder=1)
         axes.plot(100, 100 * dense, "o", color="#333333", markersize=6, label=f"baseline ({100 * dense:.1f} %)")
     for number, method in enumerate(dict.fromkeys(entry.method for entry in found)):
-        line = [
-            entry for entry in found if entry.method == method and entry.values(stage) and entry.values("macs_kept")
-        ]
+        of_method = [entry for entry in found if entry.method == method]
+        line = [entry for entry in of_method if entry.values(stage) and entry.values("macs_kept")]
         if not line:
             continue
         line.sort(key=lambda entry: statistics.fmean(entry.values("macs_kept")))

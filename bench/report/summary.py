@@ -56,8 +56,10 @@ def write_summary(
 ) -> None:
     """Writes `NAME.json`, `.csv`, `.md` and, where a mIoU was measured, the plot `NAME.png`.
 
-        rows = run_benchmark(session, pruners, jobs, finetune, run, out)
-        write_summary("runs/mine", baseline_record(session.baseline), rows, provenance())
+    Example:
+        # Two benchmarks of the same baseline in one summary.
+        first, second = read_json("a/benchmark_summary.json"), read_json("b/benchmark_summary.json")
+        write_summary("both", first["baseline"], first["rows"] + second["rows"], provenance())
 
     Args:
         folder: where to; created.

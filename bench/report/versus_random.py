@@ -1,4 +1,4 @@
-"""The random control: by how much each method beats it, goal by goal, seed by seed.
+"""Says by how much each method beats random pruning, the control, goal by goal and seed by seed.
 
 A pair is a method's network and the random one of the same goal and seed. The gap is the mean of the pairs'
 differences with its 95 % interval by Student's t; a method is ahead or behind only where that leaves 0 out.
