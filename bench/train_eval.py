@@ -33,7 +33,7 @@ from bench.system.run_folder import BEST
 from bench.torch_utils.batches import moved, to_device
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
-from bench.training.state import Row, run_identity
+from bench.training.state import EpochRow, run_identity
 from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class FitResult:
     best_epoch: int
     epochs: int
     best: Path
-    history: list[Row]
+    history: list[EpochRow]
 
 
 def fit(
@@ -170,7 +170,7 @@ class _Trainer:
             state.ema.copy_buffers(state.saved.model)
         self._check_weights()
         state.epoch += 1
-        row: Row = {
+        row: EpochRow = {
             "epoch": state.epoch,
             "lr": state.optimizer.param_groups[0]["lr"],
             "train_loss": loss,
@@ -236,7 +236,7 @@ class _Trainer:
     def _validation_is_due(self) -> bool:
         return self.state.epoch % self.options.eval_every == 0 or self.state.epoch == self.options.epochs
 
-    def _validate(self, row: Row) -> bool:
+    def _validate(self, row: EpochRow) -> bool:
         state = self.state
         quality = evaluate(
             state.scored,
@@ -252,7 +252,7 @@ class _Trainer:
             state.best_miou, state.best_epoch = quality.miou, state.epoch
         return improved
 
-    def _save(self, row: Row, improved: bool) -> None:
+    def _save(self, row: EpochRow, improved: bool) -> None:
         if not self.world.is_first:
             return
         meta = {**self.meta, "epoch": self.state.epoch, "val_miou": row.get("val_miou")}
@@ -261,7 +261,7 @@ class _Trainer:
             self.state.save_best(self.folder, meta)
         self.state.save_last(self.folder, meta)
 
-    def _report(self, row: Row) -> None:
+    def _report(self, row: EpochRow) -> None:
         state = self.state
         text = f"{self.label} {state.epoch}/{self.options.epochs}: loss {row['train_loss']:.4f}"
         if "val_miou" in row:

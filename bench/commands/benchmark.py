@@ -80,11 +80,13 @@ def main(argv: list[str]) -> None:
     from bench.engine.cut_schedule import check_schedule, schedule_of
     from bench.engine.session import Session
     from bench.jobs.pruning import open_baseline
-    from bench.jobs.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
+    from bench.jobs.sweep import check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
-    from bench.oracle.compare_scores import agreement_table, measure_agreement
+    from bench.oracle.agreement_table import agreement_table
+    from bench.oracle.compare_scores import measure_agreement
     from bench.pruners import make_pruners
-    from bench.report.summary import comparison_table
+    from bench.report.console_tables import comparison_table
+    from bench.report.summary_record import baseline_record
     from bench.system.console import console, say
     from bench.system.files import make_folder
     from bench.training.distillation import distillation_of

@@ -75,9 +75,10 @@ def main(argv: list[str]) -> None:
 
     from bench.jobs.evaluation import draw_pair, evaluate_pair, write_predictions
     from bench.jobs.pruning import open_baseline
+    from bench.measure.evaluation_report import layers_of
     from bench.measure.int8 import measure_int8
-    from bench.measure.layer_costs import layers_table
-    from bench.report.text import int8_line, pair_table
+    from bench.report.console_tables import layers_table, pair_table
+    from bench.report.text import int8_line
     from bench.system.console import console, say
 
     options = collect(RunOptions, arguments)
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
     report = evaluate_pair(baseline, candidate, path, page)
     console().print(pair_table(report))
     if report["layers"]:
-        console().print(layers_table(report["layers"]))
+        console().print(layers_table(layers_of(report)))
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)

@@ -58,8 +58,9 @@ def main(argv: list[str]) -> None:
 
     from bench.errors import UsageError
     from bench.jobs.pruning import open_baseline
-    from bench.jobs.sweep import baseline_record, check_outcome, finetune_benchmark, finetune_recipe
-    from bench.report.summary import comparison_table
+    from bench.jobs.sweep import check_outcome, finetune_benchmark, finetune_recipe
+    from bench.report.console_tables import comparison_table
+    from bench.report.summary_record import baseline_record
     from bench.system.console import console, say
     from bench.training.distillation import distillation_of
 

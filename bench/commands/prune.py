@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
         return
     if arguments.list_groups:
         from bench.jobs.pruning import groups_of
-        from bench.report.summary import groups_table
+        from bench.report.console_tables import groups_table
         from bench.system.console import console
 
         choice = collect(PruneOptions, arguments)

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.measure.baseline import Baseline
+from bench.measure.evaluation_report import FinetunedReport, latency_of
 from bench.measure.inference import PLAIN
 from bench.models.checkpoint import load_model, save_model
 from bench.system.files import digest, file_digest, plain, read_json, write_json
@@ -54,7 +55,7 @@ def finetune_model(
     options: TrainOptions,
     seed: int,
     distillation: Distillation | None = None,
-) -> dict[str, Any]:
+) -> FinetunedReport:
     """Fine-tunes the pruned network of a job, unless that was done with the same recipe.
 
     The folder receives `finetuned_model.pt`, the network that scored best on the validation split, and
@@ -91,12 +92,14 @@ def finetune_model(
     )
     best = load_model(result.best)
     save_model(folder / FINETUNED, best)
-    report = baseline.compare(folder / FINETUNED, best, latency=read_json(folder / REPORT)["latency"])
-    report["finetune"] = {
-        "recipe": recipe,
-        "best_epoch": result.best_epoch,
-        "val_miou": result.best_miou,
-        "history": result.history,
+    report: FinetunedReport = {
+        **baseline.compare(folder / FINETUNED, best, latency=latency_of(read_json(folder / REPORT))),
+        "finetune": {
+            "recipe": recipe,
+            "best_epoch": result.best_epoch,
+            "val_miou": result.best_miou,
+            "history": result.history,
+        },
     }
     write_json(folder / FINETUNED_REPORT, report)
     # The history stays; the weights are in finetuned_model.pt.

@@ -13,6 +13,8 @@ from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.evaluation_report import latency_of
+from bench.measure.latency_report import LatencyReport
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
@@ -66,9 +68,8 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
         pruned = prune_network(session, pruner, session.target(pruner, goal), seed)
         save_model(folder / PRUNED, pruned.saved)
         search = pruned.info["latency_search"]
-        report = session.baseline.compare(
-            folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, latency=search and search["verified"]
-        )
+        latency = LatencyReport.of_record(search["verified"]) if search else None
+        report = session.baseline.compare(folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, latency=latency)
         write_json(folder / REPORT, report)
         info = {**pruned.info, "saved_model": str(folder / PRUNED)}
         write_json(folder / INFO, info)
@@ -100,6 +101,7 @@ def groups_of(checkpoint: str | None, model: str | None, dataset: str, options: 
 def time_model(baseline: Baseline, folder: Path) -> None:
     """Adds the latency to the `report.json` of a pruned network measured without it or in another mode, if wanted."""
     report = read_json(folder / REPORT)
-    if baseline.is_timed and not (report["latency"] and baseline.times_alike(report["latency"])):
+    latency = latency_of(report)
+    if baseline.is_timed and not (latency and baseline.times_alike(latency)):
         candidate = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
-        write_json(folder / REPORT, {**report, "latency": baseline.time(candidate.model).as_dict()})
+        write_json(folder / REPORT, {**report, "latency": baseline.time(candidate.model)})

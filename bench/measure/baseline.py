@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,24 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.channels.layer_axes import widths
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
+from bench.measure.evaluation_report import (
+    FORMAT,
+    Change,
+    CostRecord,
+    EvaluationReport,
+    FileRecord,
+    NetworkRecord,
+    cost_changes,
+    file_record,
+    network_record,
+)
 from bench.measure.inference import Scoring
-from bench.measure.latency import Effort, LatencyReport, time_networks
-from bench.measure.latency_mode import PLAIN_MODE, LatencyMode
-from bench.measure.layer_costs import measure_layers
+from bench.measure.latency import Effort, time_networks
+from bench.measure.latency_mode import LatencyMode
+from bench.measure.latency_report import LatencyReport
+from bench.measure.layer_costs import LayerCost, measure_layers
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, load_model
-from bench.system.files import compressed_size, file_digest, plain
+from bench.system.files import file_digest, plain
 from bench.system.provenance import provenance
-
-_COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes", "peak_activation_bytes")
 
 
 def open_network(
@@ -90,7 +99,7 @@ class Baseline:
         return self.evaluate(self.saved.model, "baseline")
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> FileRecord:
         """The file of the baseline and its size."""
         return file_record(self.checkpoint, self.digest)
 
@@ -100,7 +109,7 @@ class Baseline:
         return self.evaluation.record()
 
     @cached_property
-    def cost(self) -> dict[str, Any]:
+    def cost(self) -> CostRecord:
         """Parameters, MACs and bytes of the baseline."""
         return self.cost_of(self.saved.model)
 
@@ -150,7 +159,7 @@ class Baseline:
         images = (image for batch, _ in found for image in batch.cpu())
         return zip(self.data.names(self.split), images, strict=True)
 
-    def cost_of(self, model: nn.Module) -> dict[str, Any]:
+    def cost_of(self, model: nn.Module) -> CostRecord:
         """Cost of any network at the same input size, as plain data."""
         return plain(asdict(measure_cost(model, self.data.input_size)))
 
@@ -179,18 +188,16 @@ class Baseline:
             networks, self.data.input_size, device=self.device, mode=mode, effort=self._effort.part(effort)
         )
 
-    def times_alike(self, latency: Mapping[str, Any]) -> bool:
+    def times_alike(self, latency: LatencyReport) -> bool:
         """Whether latencies of an earlier report were measured in this mode."""
-        # Reports of the time before there were modes do not say theirs.
-        return latency.get("mode", asdict(PLAIN_MODE)) == asdict(self.mode)
+        return latency.mode == self.mode
 
-    def layers(self, candidate: nn.Module | None = None) -> list[dict[str, Any]] | None:
+    def layers(self, candidate: nn.Module | None = None) -> list[LayerCost] | None:
         """MACs and time of each layer, the candidate's beside the baseline's; None where they are not wanted."""
         if not self._times_layers:
             return None
         baseline, size = self.saved.model, self.data.input_size
-        rows = measure_layers(baseline, candidate, size, device=self.device, mode=self.mode, effort=self._effort)
-        return [asdict(row) for row in rows]
+        return measure_layers(baseline, candidate, size, device=self.device, mode=self.mode, effort=self._effort)
 
     def compare(
         self,
@@ -198,71 +205,60 @@ class Baseline:
         candidate: SavedModel,
         *,
         evaluation: Evaluation | None = None,
-        latency: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+        latency: LatencyReport | None = None,
+    ) -> EvaluationReport:
         """All that is measured on a candidate, beside the baseline.
+
+        Example:
+            report = baseline.compare(path, load_model(path))
+            write_json("report.json", report)
 
         Args:
             path: the candidate's file.
             candidate: the network in it.
             evaluation: the candidate's on the split, where it is known already.
             latency: what `time` reported of a network of the same shape, likewise.
-
-        Returns:
-            What `report.json` holds; `latency` is a `bench.measure.latency.LatencyReport`, `layers` a list of
-            `bench.measure.layer_costs.LayerCost`, both None where they are not wanted.
         """
         evaluation = evaluation or self.evaluate(candidate.model.to(self.device), "candidate")
         quality, cost = evaluation.record(), self.cost_of(candidate.model)
-        change_interval = miou_change_interval(self.evaluation.per_image, evaluation.per_image)
+        change = self._change(evaluation, cost)
         if latency is None and self.is_timed:
-            latency = self.time(candidate.model).as_dict()
-        return self._report(
-            candidate={**file_record(path, file_digest(path)), **_made(candidate), "quality": quality, "cost": cost},
-            change={
-                "miou_points": 100 * (quality["miou"] - self.quality["miou"]),
-                "miou_points_interval": change_interval and [100 * end for end in change_interval],
-                **cost_changes(self.cost, cost),
-            },
-            latency=latency,
-            layers=self.layers(candidate.model.to(self.device)),
-        )
+            latency = self.time(candidate.model)
+        measured = network_record(file_record(path, file_digest(path)), candidate, quality, cost)
+        return self._report(measured, change, latency, self.layers(candidate.model.to(self.device)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> EvaluationReport:
         """All that is measured on the baseline alone: a report without a candidate."""
-        latency = self.time().as_dict() if self.is_timed else None
-        return self._report(candidate=None, change=None, latency=latency, layers=self.layers())
+        return self._report(None, None, self.time() if self.is_timed else None, self.layers())
 
-    def _report(self, **measured: Mapping[str, Any] | None) -> dict[str, Any]:
-        report = {
-            "format": "evaluation-report/1",
+    def _change(self, evaluation: Evaluation, cost: CostRecord) -> Change:
+        interval = miou_change_interval(self.evaluation.per_image, evaluation.per_image)
+        return {
+            "miou_points": 100 * (evaluation.quality.miou - self.evaluation.quality.miou),
+            "miou_points_interval": interval and [100 * end for end in interval],
+            **cost_changes(self.cost, cost),
+        }
+
+    def _report(
+        self,
+        candidate: NetworkRecord | None,
+        change: Change | None,
+        latency: LatencyReport | None,
+        layers: list[LayerCost] | None,
+    ) -> EvaluationReport:
+        """Puts every report together; only here do its dataclasses become plain data."""
+        report: EvaluationReport = {
+            "format": FORMAT,
             "dataset": self.data.name,
             "split": self.split,
-            "model": asdict(self.saved.spec),
+            "model": self.saved.spec,
             "input_size": self.data.input_size,
-            "scoring": asdict(self.scoring),
-            "baseline": {**self.record, **_made(self.saved), "quality": self.quality, "cost": self.cost},
-            **measured,
+            "scoring": self.scoring,
+            "baseline": network_record(self.record, self.saved, self.quality, self.cost),
+            "candidate": candidate,
+            "change": change,
+            "latency": latency,
+            "layers": layers,
             "provenance": provenance(),
         }
         return plain(report)
-
-
-def _made(saved: SavedModel) -> dict[str, Any]:
-    """How a network was pruned, oldest first, and how wide its layers are."""
-    return {"pruning": saved.meta.get("pruning", []), "widths": widths(saved.model)}
-
-
-def cost_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
-    """Change of each cost in percent, negative where it fell."""
-    return {f"{name}_percent": 100 * (after[name] / before[name] - 1) for name in _COSTS}
-
-
-def file_record(path: Path, sha256: str) -> dict[str, Any]:
-    """A file by name and content, and its bytes as it is and compressed: zeros take room until they are."""
-    return {
-        "path": path,
-        "sha256": sha256,
-        "bytes_on_disk": path.stat().st_size,
-        "compressed_bytes": compressed_size(path),
-    }

@@ -1,4 +1,4 @@
-"""Running a network on a device: scoring it, re-estimating its BatchNorm statistics."""
+"""Scores a network over a split, or two in one pass, and yields what it predicts."""
 
 from __future__ import annotations
 

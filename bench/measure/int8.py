@@ -11,7 +11,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from bench.channels.layer_axes import adopt_shapes
 from bench.errors import BenchError, UsageError
-from bench.measure.baseline import Baseline, file_record
+from bench.measure.baseline import Baseline
+from bench.measure.evaluation_report import EvaluationReport, file_record
+from bench.measure.latency_report import LatencyReport
 from bench.measure.options import Int8Options
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model
@@ -112,7 +114,7 @@ def load_int8(path: Path) -> nn.Module:
 
 
 def measure_int8(
-    baseline: Baseline, report: dict[str, Any], folder: Path, options: Int8Options, seed: int
+    baseline: Baseline, report: EvaluationReport, folder: Path, options: Int8Options, seed: int
 ) -> dict[str, Any]:
     """Quantises a candidate and measures the result beside it.
 
@@ -142,9 +144,7 @@ def measure_int8(
     quality = baseline.evaluate(int8, "int8").record()
     latency = None
     if baseline.is_timed:
-        latency = baseline.time_beside({"float32": saved.model, "int8": int8}).as_dict()
-        for measured in filter(None, (latency, latency["throughput"])):
-            measured["networks"]["int8"]["precision"] = "int8"
+        latency = _in_int8(baseline.time_beside({"float32": saved.model, "int8": int8}))
     after = {**file_record(folder / INT8, file_digest(folder / INT8)), "quality": quality}
     record = plain(
         {
@@ -164,6 +164,12 @@ def measure_int8(
     )
     write_json(folder / INT8_REPORT, record)
     return record
+
+
+def _in_int8(report: LatencyReport) -> LatencyReport:
+    """The report, saying of the int8 network what its float parameters do not tell."""
+    networks = {**report.networks, "int8": replace(report.networks["int8"], precision="int8")}
+    return replace(report, networks=networks, throughput=report.throughput and _in_int8(report.throughput))
 
 
 def _observed(model: nn.Module) -> nn.Module:

@@ -12,14 +12,14 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.measure.latency_mode import PLAIN_MODE, LatencyMode, compilation
+from bench.measure.latency_report import Latency, LatencyReport, Speedup
 from bench.measure.options import TimingOptions
 from bench.system.console import progress
 from bench.system.provenance import provenance
@@ -31,72 +31,6 @@ MIN_WARMUP = 3
 WARMUP_SHARE = 0.2
 RESAMPLES = 4000
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Latency:
-    """The time one network takes for a batch.
-
-    Attributes:
-        median_ms: median over the rounds, in milliseconds.
-        p10_ms: tenth percentile.
-        p90_ms: ninetieth percentile.
-        fps: images a second at the median.
-        pixels_per_second: input pixels a second at the median.
-        precision: type the network computes in; with mixed precision the smaller one.
-        memory_format: of the weights and the input.
-        speedup: times faster than the first network; see `paired_interval`; None for the first.
-        speedup_low: lower end of its 95 % interval.
-        speedup_high: upper end of its 95 % interval.
-        times_ms: what each round took, in their order, in milliseconds to the microsecond.
-    """
-
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    fps: float
-    pixels_per_second: float
-    precision: str
-    memory_format: str
-    speedup: float | None = None
-    speedup_low: float | None = None
-    speedup_high: float | None = None
-    times_ms: tuple[float, ...] = ()
-
-    def speedup_text(self) -> str:
-        """The speed-up with its interval; says so where nothing can be told."""
-        return speedup_text(self.speedup, self.speedup_low, self.speedup_high)
-
-
-@dataclass(frozen=True)
-class LatencyReport:
-    """The latencies of networks timed together, and under which conditions.
-
-    Attributes:
-        networks: name -> latency, in the order given; the first is what the others are compared with.
-        input_size: (height, width) in pixels.
-        batch: images a pass.
-        rounds: timed passes of each network.
-        warmup: untimed passes of each network before them.
-        device: name of the processor or GPU.
-        threads: CPU threads torch computes with.
-        mode: how the networks were timed.
-        throughput: the same in larger batches, if that was asked for.
-    """
-
-    networks: dict[str, Latency]
-    input_size: tuple[int, int]
-    batch: int
-    rounds: int
-    warmup: int
-    device: str
-    threads: int
-    mode: LatencyMode = PLAIN_MODE
-    throughput: LatencyReport | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -242,7 +176,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else provenance()["processor"]
 
 
-def paired_interval(ratios: np.ndarray, leads: np.ndarray) -> tuple[float, float, float]:
+def paired_interval(ratios: np.ndarray, leads: np.ndarray) -> Speedup:
     """The typical one of paired ratios and its bootstrap 95 % interval (percentiles, fixed seed).
 
     Typical is the geometric mean of two medians: that of the rounds in which the reference ran first, and that of the
@@ -263,17 +197,7 @@ def paired_interval(ratios: np.ndarray, leads: np.ndarray) -> tuple[float, float
     tail = 50 * (1 - CONFIDENCE)
     ends = np.percentile(np.median(resampled, axis=2).mean(axis=0), (tail, 100 - tail))
     low, high = np.exp(ends).tolist()
-    return math.exp(np.median(orders, axis=1).mean()), low, high
-
-
-def speedup_text(speedup: float | None, low: float | None, high: float | None) -> str:
-    """A speed-up with its interval; an interval that contains 1 is no speed-up, and the text says so."""
-    if speedup is None or low is None or high is None:
-        return "-"
-    interval = f"({low:.2f}-{high:.2f})"
-    if low <= 1 <= high:
-        return f"no measurable difference {interval}"
-    return f"{speedup:.2f}x {interval}"
+    return Speedup(math.exp(np.median(orders, axis=1).mean()), low, high)
 
 
 def _rounds(wanted: int, least: int, seconds: float) -> Iterator[int]:

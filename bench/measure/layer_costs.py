@@ -1,4 +1,4 @@
-"""Where a network spends its time: MACs and time of each convolution and linear layer, before and after pruning."""
+"""Counts and times each convolution and linear layer of a network, before and after pruning."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,11 +17,6 @@ from bench.measure.cost import layer_macs
 from bench.measure.latency import Effort, input_batches, interleaved, warm_up
 from bench.measure.latency_mode import LatencyMode
 from bench.torch_utils.contexts import autocast, flags_kept
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-LAYERS_NOTE = "One image. What a network takes besides (norms, activations, interpolation) is in no line."
 
 
 @dataclass(frozen=True)
@@ -90,52 +84,6 @@ def measure_layers(
         kind = type(baseline.get_submodule(layer)).__name__
         rows.append(LayerCost(layer, kind, weight, after[0], macs, after[1], ms, after[2]))
     return rows
-
-
-def layers_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The table for the console of the `layers` of a `report.json`."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=layers_title(rows), caption=LAYERS_NOTE, caption_justify="left", box=box.SIMPLE_HEAD)
-    table.collapse_padding, table.pad_edge, table.show_edge = True, False, False
-    header, lines = layer_lines(rows)
-    for name in header:
-        table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)
-    for number, line in enumerate(lines, start=1):
-        table.add_row(*line, end_section=number == len(rows))
-    return table
-
-
-def layers_title(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the `layers` of a `report.json` are about."""
-    return f"Convolutions and linear layers{', baseline -> candidate' if _is_paired(rows) else ''}"
-
-
-def layer_lines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """What the `layers` of a `report.json` say, as text: the columns, a line a layer, and one of all of them."""
-    lines = []
-    for row in rows:
-        weight = _arrow(row["weight_before"], row["weight_after"], lambda shape: "x".join(map(str, shape)))
-        lines.append([row["layer"], weight, *_costs(row)])
-    sums = ("macs_before", "ms_before", *(("macs_after", "ms_after") if _is_paired(rows) else ()))
-    total = dict.fromkeys(("macs_after", "ms_after")) | {key: sum(row[key] for row in rows) for key in sums}
-    return ["layer", "weight", "MACs M", "ms"], [*lines, ["all of them", "", *_costs(total)]]
-
-
-def _is_paired(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return rows[0]["ms_after"] is not None
-
-
-def _costs(row: Mapping[str, Any]) -> list[str]:
-    return [
-        _arrow(row["macs_before"], row["macs_after"], lambda macs: f"{macs / 1e6:.2f}"),
-        _arrow(row["ms_before"], row["ms_after"], lambda ms: f"{ms:.3f}"),
-    ]
-
-
-def _arrow(before: Any, after: Any, text: Callable[[Any], str]) -> str:
-    return text(before) if after is None else f"{text(before)} -> {text(after)}"
 
 
 def _layer_times(

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.errors import BenchError
-from bench.measure.latency import LatencyReport
+from bench.measure.latency_report import LatencyReport
 from bench.plan.removal_order import RemovalOrder
 from bench.plan.target import Goal
 from bench.system.console import say
@@ -219,5 +219,5 @@ def search_record(goal: Goal, measured: Sequence[Measurement], verified: Latency
         "error_percent": 100 * error,
         "missed": is_missed,
         "measured": [asdict(point) for point in measured],
-        "verified": verified.as_dict(),
+        "verified": asdict(verified),
     }

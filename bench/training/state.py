@@ -7,28 +7,39 @@ generators from (seed, epoch, rank), so an epoch done again draws the same ones.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel, load_model, save_model
-from bench.system.files import plain, write_text
+from bench.system.files import plain, write_csv
 from bench.system.run_folder import BEST, LAST, METRICS
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
 from bench.training.optimizer import Ema
 from bench.training.options import TrainOptions
 
-Row = dict[str, Any]
 # What else than a flag of its own name sets a part of the identity.
 _FLAGS = {"nproc_per_node": "torchrun --nproc_per_node", "teacher": "--baseline"}
-COLUMNS = ("epoch", "lr", "train_loss", "val_miou", "val_pixel_accuracy", "seconds", "images_per_second")
+
+
+class EpochRow(TypedDict, total=False):
+    """One epoch of a training, a line of `metrics.csv`; without `val_...` where it was not validated."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_miou: float
+    val_pixel_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+COLUMNS = tuple(EpochRow.__annotations__)
 
 
 def run_identity(
@@ -121,7 +132,7 @@ class TrainingState:
     epoch: int = 0
     best_miou: float = 0.0
     best_epoch: int = 0
-    history: list[Row] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
     zeros: FixedZeros = field(init=False)
 
     def __post_init__(self) -> None:
@@ -179,8 +190,4 @@ class TrainingState:
 
     def write_history(self, folder: Path) -> None:
         """Writes the whole table: never a row twice or a row lost, wherever the run was killed."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.history)
-        write_text(folder / METRICS, text.getvalue())
+        write_csv(folder / METRICS, COLUMNS, self.history)

@@ -21,7 +21,8 @@ from torch import nn
 from bench.channels.groups import find_groups, prunable
 from bench.config.values import parse_size
 from bench.cut.network import cut
-from bench.measure.latency import FULL_EFFORT, Latency, speedup_text, time_networks
+from bench.measure.latency import FULL_EFFORT, time_networks
+from bench.measure.latency_report import Latency
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan
@@ -74,9 +75,8 @@ def main() -> None:
         print(f"run {run:3}: {same.median_ms:8.2f} ms, ratio {same.speedup:.4f} "
               f"({same.speedup_low:.4f}-{same.speedup_high:.4f}), {rounds} rounds", flush=True)  # fmt: skip
     half, _ = timed(narrow)
-    text = speedup_text(half.speedup, half.speedup_low, half.speedup_high)
     print(f"{close} of {arguments.runs} ratios within 1 ± {CLOSE}, {undecided} of {arguments.runs} intervals contain 1")
-    print(f"half as wide: {half.median_ms:.2f} ms, {text}")
+    print(f"half as wide: {half.median_ms:.2f} ms, {half.speedup_text()}")
     alike = close == arguments.runs and undecided >= SHARE * arguments.runs
     sys.exit(0 if alike and half.speedup_low > 1 else 1)
 

@@ -19,7 +19,7 @@ from bench.engine.output_error import OutputError, squared_error
 from bench.engine.pruning import prune_network
 from bench.engine.session import RECONSTRUCTION_SEED, Session
 from bench.errors import UsageError
-from bench.jobs.sweep import row_of
+from bench.jobs.sweep import measured_in
 from bench.measure.baseline import Baseline
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.plan.target import Goal, Target
@@ -115,10 +115,10 @@ def test_the_option_of_the_command_and_the_summarys_columns(
     flags += ["--method", "l1", "--global-ratio", "0.3", "--no-evaluate", "--no-recalibrate", "--no-latency"]
     assert call("prune.py", *flags, "--save", tmp_path / "on", "--reconstruction-images", "2").code == 0
     found = read_json(tmp_path / "on" / "pruning_info.json")["reconstruction"]["cut"]
-    row = row_of(tmp_path / "on")
+    row = measured_in(tmp_path / "on")
     assert {key: row[f"logits_{key}_cut"] for key in ("mse", "relative", "kl")} == {
         key: found[key] for key in ("mse", "relative", "kl")
     }
     assert call("prune.py", *flags, "--save", tmp_path / "off", "--reconstruction-images", "0").code == 0
     assert read_json(tmp_path / "off" / "pruning_info.json")["reconstruction"] == {}
-    assert not [key for key in row_of(tmp_path / "off") if key.startswith("logits")]
+    assert not [key for key in measured_in(tmp_path / "off") if key.startswith("logits")]

@@ -419,7 +419,7 @@ def test_a_baseline_alone(make_bench: MakeBench) -> None:
     assert json.loads(json.dumps(report)) == report
     assert (report["candidate"], report["change"], report["latency"]) == (None, None, None)
     assert report["baseline"]["quality"] == reference.quality
-    assert reference.time().as_dict()["networks"].keys() == {"baseline"}
+    assert reference.time().networks.keys() == {"baseline"}
 
 
 def test_networks_are_scored_alike_as_the_options_say(make_bench: MakeBench, tiny_baseline: Path, tmp_path) -> None:

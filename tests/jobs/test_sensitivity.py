@@ -31,7 +31,7 @@ from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
 from bench.recover.recalibration import recalibrate
-from bench.report.heat_map import heat_map
+from bench.report.plots import heat_map
 from bench.system.files import file_digest
 
 PLAIN = PruneOptions(recalibrate=False, calib_batch_size=4, recalibration_images=4)

@@ -24,6 +24,7 @@ from bench.plan.target import Goal
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
+from bench.report.summary_record import BaselineRecord, ComparisonRow, SummaryRecord
 from bench.system.files import file_digest
 from bench.training.distillation import distillation_of
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
@@ -122,7 +123,13 @@ def test_every_cell_has_a_row_and_a_folder_of_its_own(bench):
         assert row["channel_ratio"] == pytest.approx(row["ratio"], abs=0.03)
         assert 0 < row["parameters_kept"] < 1
         assert 0 < row["macs_kept"] < 1
-    assert numbers(bench.summary()["rows"]) == numbers(rows)
+    summary = bench.summary()
+    assert numbers(summary["rows"]) == numbers(rows)
+    # The types name every field.
+    assert list(summary) == list(SummaryRecord.__annotations__)
+    assert summary["baseline"].keys() == BaselineRecord.__annotations__.keys()
+    for row in rows:
+        assert row.keys() == ComparisonRow.__annotations__.keys()
 
 
 def test_other_goals_have_rows_and_folders_that_say_so(bench):

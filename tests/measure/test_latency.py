@@ -13,10 +13,11 @@ from torch import nn
 
 from bench.errors import BenchError, UsageError
 from bench.measure import latency
-from bench.measure.latency import Effort, Latency, interleaved, paired_interval, speedup_text, time_networks
+from bench.measure.latency import Effort, interleaved, paired_interval, time_networks
 from bench.measure.latency_mode import LatencyMode
+from bench.measure.latency_report import Latency, LatencyReport, Speedup
 from bench.measure.options import TimingOptions
-from bench.report.latency_text import latency_conditions, latency_lines
+from bench.report.text import latency_conditions, latency_lines
 from bench.system.files import plain
 
 
@@ -103,7 +104,7 @@ def test_record_states_the_conditions():
         "last": toy(4).to(memory_format=torch.channels_last),
         "half": toy(4).to(torch.bfloat16),
     }
-    record = plain(time_networks(networks, (7, 9), device="cpu", **quick()).as_dict())
+    record = plain(time_networks(networks, (7, 9), device="cpu", **quick()))
     assert record["input_size"] == [7, 9]
     assert record["threads"] == 1
     assert record["batch"] == 1
@@ -300,8 +301,7 @@ def test_modes_that_there_are_not(options, reason):
 def test_lines_of_a_table(made_up):
     networks = {"slow": Told(30), "fast": Told(10)}
     report = time_networks(networks, (10, 20), device="cpu", **quick(latency_batch=16))
-    record = plain(report.as_dict())
-    lines = list(latency_lines(record))
+    lines = list(latency_lines(report))
     assert [line[0].strip() for line in lines] == [
         "latency ms", "images/s", "Mpixels/s", "images/s, 16 at once", "Mpixels/s",
     ]  # fmt: skip
@@ -310,13 +310,28 @@ def test_lines_of_a_table(made_up):
                         fast.speedup_text()]  # fmt: skip
     assert lines[3][2:] == [f"{report.throughput.networks['fast'].fps:.1f}",
                             report.throughput.networks["fast"].speedup_text()]  # fmt: skip
-    text = latency_conditions(record)
+    text = latency_conditions(report)
     assert text == f"latency: 10x20, float32, contiguous, {report.device}, 1 CPU thread, 12 rounds"
+    record = plain(report)
     record["networks"]["fast"].update(speedup_low=0.99, precision="int8")
     record["mode"]["compiled"], record["threads"] = True, 2
-    assert "no measurable difference (0.99-" in next(latency_lines(record))[-1]
-    assert "float32 and int8, contiguous, torch.compile, " in latency_conditions(record)
-    assert "2 CPU threads" in latency_conditions(record)
+    changed = LatencyReport.of_record(record)
+    assert "no measurable difference (0.99-" in next(latency_lines(changed))[-1]
+    assert "float32 and int8, contiguous, torch.compile, " in latency_conditions(changed)
+    assert "2 CPU threads" in latency_conditions(changed)
+
+
+def test_a_report_is_read_back_as_it_was(made_up):
+    report = time_networks(
+        {"slow": Told(30), "fast": Told(10)}, (10, 20), device="cpu", options=quick(latency_batch=16)
+    )
+    record = plain(report)
+    assert LatencyReport.of_record(record) == report
+    # The first files knew neither modes nor single times.
+    del record["mode"], record["throughput"], record["networks"]["fast"]["times_ms"]
+    old = LatencyReport.of_record(record)
+    assert (old.mode, old.throughput, old.networks["fast"].times_ms) == (LatencyMode(), None, ())
+    assert old.networks["slow"] == report.networks["slow"]
 
 
 @pytest.mark.parametrize(
@@ -330,7 +345,7 @@ def test_lines_of_a_table(made_up):
     ],
 )
 def test_speedup_text(numbers, text):
-    assert speedup_text(*numbers) == text
+    assert None in numbers or str(Speedup(*numbers)) == text
     assert Latency(1, 1, 1, 1, 1, "float32", "contiguous", *numbers).speedup_text() == text
 
 

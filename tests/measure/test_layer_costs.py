@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from bench.errors import UsageError
 from bench.measure import layer_costs
 from bench.measure.latency import Effort
 from bench.measure.latency_mode import LatencyMode
-from bench.measure.layer_costs import LayerCost, layers_table, measure_layers
+from bench.measure.layer_costs import measure_layers
 from bench.measure.options import TimingOptions
-from bench.system.files import plain
 
 SIZE, CPU = (4, 6), torch.device("cpu")
 
@@ -123,28 +121,3 @@ def test_the_mode_holds_for_layers_too(clock):
     assert net.stem.weight.is_contiguous()
     with pytest.raises(UsageError, match="--latency-compile fuses the layers that --per-layer times"):
         measure_layers(net, None, SIZE, device=CPU, **options(per_layer=True, latency_compile=True))
-
-
-def shown(rows: list[LayerCost]) -> list[list[str]]:
-    console = Console(width=100, color_system=None)
-    with console.capture() as capture:
-        console.print(layers_table([plain(vars(row)) for row in rows]))
-    return [line.split() for line in capture.get().splitlines()]
-
-
-def test_table():
-    lines = shown(
-        [
-            LayerCost("stem", "Conv2d", [8, 3, 3, 3], [5, 3, 3, 3], 2_000_000, 1_250_000, 1.5, 1.0),
-            LayerCost("head", "Linear", [12, 8], [12, 5], 960_000, 600_000, 0.25, 0.125),
-        ]
-    )
-    for words in (
-        "stem 8x3x3x3 -> 5x3x3x3 2.00 -> 1.25 1.500 -> 1.000",
-        "head 12x8 -> 12x5 0.96 -> 0.60 0.250 -> 0.125",
-        "all of them 2.96 -> 1.85 1.750 -> 1.125",
-    ):
-        assert words.split() in lines
-    lines = shown([LayerCost("stem", "Conv2d", [8, 3, 3, 3], None, 2_000_000, None, 1.5, None)])
-    for words in ("stem 8x3x3x3 2.00 1.500", "all of them 2.00 1.500"):
-        assert words.split() in lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from toy_latency import timed
 
 from bench.errors import BenchError
-from bench.measure.latency import LatencyReport
+from bench.measure.latency_report import LatencyReport
 from bench.plan.latency_search import MOST, TOLERANCE, Measurement, find, search_record
 from bench.plan.target import Goal
 
@@ -216,6 +217,6 @@ def test_a_miss_is_said_and_recorded(
     assert (record["error_percent"], record["missed"]) == (pytest.approx(error), missed)
     assert record["reached"] == pytest.approx(goal.value * (1 + error / 100))
     assert record["measured"][0]["latency"] == 0.6
-    assert record["verified"] == verified.as_dict()
+    assert record["verified"] == asdict(verified)
     said = capsys.readouterr().out
     assert said.startswith(f"TARGET MISSED: {goal} was asked for" if missed else f"{goal} was asked for")
