@@ -32,6 +32,7 @@ from bench.system.files import make_folder
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST
 from bench.torch_utils.batches import moved, to_device
+from bench.torch_utils.finite import has_finite_weights
 from bench.training.distillation import Distillation
 from bench.training.state import Row, run_identity
 from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
@@ -221,8 +222,7 @@ class _Trainer:
         return mean
 
     def _check_weights(self) -> None:
-        tensors = [tensor for tensor in self.state.saved.model.state_dict().values() if tensor.is_floating_point()]
-        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+        if not has_finite_weights(self.state.saved.model):
             self._stop(f"a weight is not finite after epoch {self.state.epoch + 1}")
 
     def _stop(self, what: str) -> None:
