@@ -16,7 +16,7 @@ SCRIPTS = ("train", "prune", "eval", "benchmark", "finetune_batch")
 # The floors of the house, from the ground up: the packages and modules of `bench`. A room imports from itself and from
 # the floors below it, so that data flows down the stages and never back. A new module needs no entry, a new room does.
 FLOORS = (
-    "errors",
+    "errors rounding",
     "config torch_utils",
     "system channels",
     "datasets models",

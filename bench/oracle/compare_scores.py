@@ -23,9 +23,10 @@ from bench.config.options import OracleOptions
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.oracle.ablation import Ablation, Removal
-from bench.oracle.agreement import Importances, agreement, bottom, ceiling, count_of, gain, overlap_error
+from bench.oracle.agreement import Importances, agreement, bottom, ceiling, gain, overlap_error
 from bench.plan.target import Goal
 from bench.pruners.base import Method
+from bench.rounding import share_up
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, write_json, write_text
 from bench.system.provenance import provenance
@@ -231,7 +232,7 @@ def _sets(oracle: Oracle, choice: Importances, ratio: float) -> list[Removal]:
     found = []
     for group, channels in oracle.sampled.items():
         if group.name in choice:
-            marked = bottom(choice[group.name], count_of(ratio, len(channels)), seed=0)
+            marked = bottom(choice[group.name], share_up(ratio, len(channels)), seed=0)
             found.append((group, tuple(itertools.compress(channels, marked.tolist()))))
     return found
 

@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.removal_order import RemovalOrder
 from bench.plan.target import Target, megabytes
+from bench.rounding import share_down
 
 Scores = dict[str, Tensor]
 """Group name -> [channels] importance, larger = keep. A method's whole output."""
@@ -137,12 +138,12 @@ def plan_of(
 def _reaching_share(order: RemovalOrder, target: Target) -> int:
     """The network of the order that has lost a share of its channels."""
     most = order.removed(len(order))
-    # The small numbers undo binary fractions: 0.29 * 100 is 28.999999999999996.
+    # The small numbers undo binary fractions, as those of `bench.rounding` do.
     if target.scope == "local":
         number = int(np.searchsorted(order.keys, target.value + 1e-12, side="right"))
         out_of_reach = target.value > order.most_of_a_group + 1e-12
     else:
-        allowed = math.floor(target.value * order.channels + 1e-9)
+        allowed = share_down(target.value, order.channels)
         # At least 0: cuts before this one may have gone further.
         number = max(0, order.first(lambda member: order.removed(member) > allowed) - 1)
         out_of_reach = allowed > most
