@@ -23,6 +23,7 @@ from bench.channels.groups import TRACE_SIZE, ChannelGroup, Member
 from bench.channels.layer_axes import OUT, width
 from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.hooks import inputs_seen
 
 _BATCHNORM = nn.modules.batchnorm._BatchNorm
 
@@ -78,23 +79,20 @@ def _ranges_read(
 
     ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def watch(name: str) -> None:
-        def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            channel_axis = -1 if isinstance(layer, nn.Linear) else 1
-            values = inputs[0].movedim(channel_axis, 0).flatten(1).double()
-            low, high = values.amin(1), values.amax(1)
-            if name in ranges:
-                low, high = ranges[name][0].minimum(low), ranges[name][1].maximum(high)
-            ranges[name] = low, high
+    def note(name: str, inputs: tuple[Tensor, ...]) -> None:
+        channel_axis = -1 if isinstance(layers[name], nn.Linear) else 1
+        values = inputs[0].movedim(channel_axis, 0).flatten(1).double()
+        low, high = values.amin(1), values.amax(1)
+        if name in ranges:
+            low, high = ranges[name][0].minimum(low), ranges[name][1].maximum(high)
+        ranges[name] = low, high
 
-        layers[name].register_forward_pre_hook(note)
-
-    for name in {consumer.layer for group in pruned for consumer in group.consumers}:
-        watch(name)
+    consumers = {consumer.layer for group in pruned for consumer in group.consumers}
     # Any images do: what is constant is constant for all. Two, so that a pooled image varies too.
     blank = blank_image(silent, TRACE_SIZE, batch=2)
     images = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0))
-    silent(images.to(blank))
+    with inputs_seen(silent, consumers, note):
+        silent(images.to(blank))
     return ranges
 
 
