@@ -118,6 +118,28 @@ def test_tests_mirror_the_rooms():
     assert folders <= rooms
 
 
+def test_torch_pruning_stays_behind_one_function():
+    found = [
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and any(alias.name.startswith("torch_pruning") for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module.startswith("torch_pruning"))
+    ]
+    assert found == ["bench.channels.tracing"]
+
+
+def test_hooks_are_registered_where_they_are_taken_away_again():
+    names = {"register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"}
+    found = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in names
+    }
+    assert found == {"bench.torch_utils.hooks"}
+
+
 def test_the_library_does_not_import_a_script():
     for module, tree in TREES.items():
         roots = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.channels.groups import TRACE_SIZE, ChannelGroup, Member
+from bench.channels.groups import ChannelGroup, Member
 from bench.channels.layer_axes import OUT, width
+from bench.channels.tracing import TRACE_SIZE
 from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.hooks import inputs_seen

@@ -19,7 +19,8 @@ from torch.nn.functional import adaptive_max_pool2d
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from bench.channels.groups import TRACE_SIZE, ChannelGroup, Member
+from bench.channels.groups import ChannelGroup, Member
+from bench.channels.tracing import TRACE_SIZE
 from bench.errors import BenchError
 from bench.system.console import progress
 from bench.torch_utils.contexts import flags_kept
