@@ -1,7 +1,7 @@
-"""Training, validation and BatchNorm recalibration of a segmentation network.
+"""Training a segmentation network with validation, by one function for fresh, pruned and sparse networks alike.
 
-`fit` trains, fresh or fine-tuning alike; `evaluate` scores and `recalibrate` re-estimates running statistics
-(both live in `bench.measure.evaluation`).
+`fit` trains. `evaluate`, which scores a network, and `recalibrate`, which re-estimates its BatchNorm statistics, can
+be had from here, too; they live in `bench.measure.evaluation` and `bench.recover.recalibration`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,10 @@ def fit(
 
     The zeros of sparse tensors (`bench.torch_utils.sparse_weights`) stay. The same seed gives the same weights on CPU,
     also when the run is killed at any moment and resumed.
+
+        saved = SavedModel(build_model(spec), spec)
+        result = fit(saved, data, TrainOptions(epochs=50), RunOptions(), Path("runs/unet"), device=torch.device("cpu"))
+        best = load_model(result.best)
 
     Args:
         saved: the network and what is known of it; moved to the device and trained in place, left in

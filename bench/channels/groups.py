@@ -92,11 +92,13 @@ class ChannelGroup:
 def find_groups(model: nn.Module, *, ignore: Sequence[str] = (), protect_first: bool = False) -> list[ChannelGroup]:
     """Finds the groups of coupled channels of a network.
 
-        >>> groups = find_groups(model, ignore=["stem*"])
-        >>> [group.name for group in prunable(groups)]
-        ['layer1.0.conv1', 'layer1.0.conv2', ...]
-        >>> [(group.name, group.protected) for group in groups if group.protected]
-        [('stem.0', "ignored by 'stem*'"), ('classifier', 'network output')]
+        >>> groups = find_groups(model, ignore=["bottleneck.*"])
+        >>> len(groups), len(prunable(groups))
+        (18, 15)
+        >>> groups[1].name, groups[1].channels, [reader.layer for reader in groups[1].consumers]
+        ('downs.0.conv.3', 16, ['downs.1.conv.0', 'ups.5.conv.0'])
+        >>> groups[6].protected, groups[-1].protected
+        ("ignored by 'bottleneck.*'", 'network output')
 
     Args:
         model: any network whose layers are in `bench.channels.layer_axes`; left as it was.

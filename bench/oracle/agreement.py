@@ -1,4 +1,4 @@
-"""How well scores tell which channels matter: overlap of the least important ones, rank correlation, chance, noise.
+"""How well scores agree with the truth: overlap of the least important channels, rank correlation, chance, noise.
 
 All functions take importances of the same channels, larger = keep. Equal values have no order of their own; they are
 ordered at random, alike on both sides, several times, and the results averaged.

@@ -1,4 +1,4 @@
-"""A network run again on the same image with channels switched off; only what differs is computed.
+"""Runs a network again on the same image with channels switched off, computing only what differs.
 
 The first run is recorded: the result of every torch function that the network calls. A further run switches off
 channels of given layers, in several variants at once, and calls the same functions in the same order. What does not

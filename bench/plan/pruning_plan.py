@@ -82,6 +82,15 @@ def make_plan(
 ) -> PruningPlan:
     """Chooses the channels to remove.
 
+        >>> groups, pruner = find_groups(model), make_pruner("l1")
+        >>> scores = pruner.score(model, prunable(groups), Calibration(batches=[], ignore_index=11, seed=0))
+        >>> table = CostTable(model, groups, (360, 480))
+        >>> plan = make_plan(groups, scores, table, Target("macs", 0.5, pruner.scope))
+        >>> plan.predicted.macs / plan.dense.macs
+        0.50...
+        >>> plan.kept["downs.0.conv.0"]
+        [...]
+
     Args:
         groups: all groups of the network, in the table's order.
         scores: a score for every channel of the prunable groups, of those still there if some are gone; a group

@@ -1,4 +1,4 @@
-"""Ever smaller networks in one order: which channels go first, and how many each group then keeps.
+"""The order in which channels go, and with it ever smaller networks: how many channels each group then keeps.
 
 All scopes are one idea. Channels are ranked within classes of groups, and within a class of N channels the k-th to
 go has the key (k + 1/2) / N. Removing channels by ascending key takes the same share of every class at every point.

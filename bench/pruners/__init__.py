@@ -46,6 +46,10 @@ def check_method(name: str) -> None:
 def make_pruner(name: str, settings: dict[str, Any] | None = None) -> Method:
     """A method with its options set.
 
+        >>> pruner = make_pruner("papm", {"alpha": 0.7})
+        >>> pruner.alpha, pruner.needs_data, pruner.scope
+        (0.7, True, 'global')
+
     Args:
         name: a registered method.
         settings: option name -> value; the others keep their defaults.

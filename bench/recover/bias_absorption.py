@@ -1,4 +1,4 @@
-"""Bias absorption: what a removed channel gives whatever the image is added to the layers that read it.
+"""Bias absorption: the constant part of the channels a cut removes is added to the layers that read them.
 
 A channel whose norm ends in `gamma * x + beta` still gives `relu(beta)` once its variation is taken away. Cutting
 takes that constant away too, which moves the mean of everything behind it. SIRFP (Wu et al., AAAI 2025) folds it into
@@ -32,6 +32,13 @@ _BATCHNORM = nn.modules.batchnorm._BatchNorm
 @torch.no_grad()
 def absorb_bias(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> dict[str, Any]:
     """Adds the constant part of the channels a plan removes to their consumers, in place and before the cut.
+
+        >>> groups = find_groups(model)
+        >>> plan = make_plan(groups, scores, CostTable(model, groups, (360, 480)), Target("channels", 0.3))
+        >>> record = absorb_bias(model, groups, plan)
+        >>> record["absorbed"]["downs.0.conv.0"]
+        ['downs.0.conv.3']
+        >>> cut(model, groups, plan)
 
     Args:
         model: the network the groups were found in.

@@ -1,4 +1,4 @@
-"""Run folders: whole files only, done and failed markers, and a record of how a result came about."""
+"""Files written whole or not at all, as JSON or text, and digests of what is in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network whose groups of channels can be scaled from outside, and what it then costs on average."""
+"""DMCP's gates in a running network: hooks scale the channels of groups, and the mean cost follows from the gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feature-Gradient Pruning: how much a channel's features support the classes that are predicted.
+"""FGP: a channel's importance is how much its features support the classes that are predicted, by their gradients.
 
 Lv et al., FGP: Feature-Gradient-Prune for Efficient Convolutional Layer Pruning, 2024,
 https://arxiv.org/abs/2411.12781. The target of the gradients is Seg-Grad-CAM's (Vinogradova et al., AAAI 2020).

@@ -1,4 +1,4 @@
-"""FPGM: the filters nearest to all others of their layer are the ones these can stand in for.
+"""FPGM: a filter's importance is the sum of its distances to the other filters of its layer.
 
 He et al., Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration, CVPR 2019,
 https://arxiv.org/abs/1811.00250
