@@ -1,4 +1,7 @@
-"""Whole numbers from shares, without binary fractions: 0.29 of 100 is 29, and `0.29 * 100` is 28.999999999999996."""
+"""Whole numbers from shares of a count, free of binary fractions.
+
+0.29 of 100 is 29, although `0.29 * 100` is 28.999999999999996.
+"""
 
 from __future__ import annotations
 

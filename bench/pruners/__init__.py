@@ -1,4 +1,4 @@
-"""The pruning methods: one subpackage a family, found by its `METHODS` table.
+"""SCORE: the pruning methods, one subpackage a family, found by its `METHODS` table.
 
 A subpackage's `__init__.py` holds `METHODS = {name: (module, class, one line about it)}` and imports nothing
 heavy, so that methods can be listed without loading torch.
