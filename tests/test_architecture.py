@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -78,3 +78,13 @@ def test_what_the_page_links_to_is_there(project_root: Path) -> None:
         links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
         assert links
         assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+def test_from_the_script_to_the_cut_each_file_imports_the_next(project_root: Path) -> None:
+    section = PAGE.read_text(encoding="utf-8").split("## From prune.py to the cut\n")[1].split("\n## ")[0]
+    script, *files = re.findall(r"^\d\. `(\S+\.py)`", section, re.MULTILINE)
+    modules = [file.removesuffix(".py").replace("/", ".") for file in files]
+    assert f"from {modules[0]} import main" in (project_root / script).read_text(encoding="utf-8")
+    assert len(files) == 5
+    for module, following in pairwise(modules):
+        assert following in IMPORTS[module], f"{module} does not import {following}"
