@@ -1,7 +1,7 @@
-"""Training, validation and BatchNorm recalibration of a segmentation network.
+"""Training a segmentation network with validation, by one function for fresh, pruned and sparse networks alike.
 
-`fit` trains, fresh or fine-tuning alike; `evaluate` scores and `recalibrate` re-estimates running statistics
-(both live in `bench.measure.evaluation`).
+`fit` trains. `evaluate`, which scores a network, and `recalibrate`, which re-estimates its BatchNorm statistics, can
+be had from here, too; they live in `bench.measure.evaluation` and `bench.recover.recalibration`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from bench.system.files import make_folder
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST
 from bench.torch_utils.batches import moved, to_device
+from bench.torch_utils.finite import has_finite_weights
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
 from bench.training.state import EpochRow, run_identity
@@ -81,6 +82,10 @@ def fit(
 
     The zeros of sparse tensors (`bench.torch_utils.sparse_weights`) stay. The same seed gives the same weights on CPU,
     also when the run is killed at any moment and resumed.
+
+        saved = SavedModel(build_model(spec), spec)
+        result = fit(saved, data, TrainOptions(epochs=50), 0, Path("runs/unet"), device=torch.device("cpu"))
+        best = load_model(result.best)
 
     Args:
         saved: the network and what is known of it; moved to the device and trained in place, left in
@@ -222,8 +227,7 @@ class _Trainer:
         return mean
 
     def _check_weights(self) -> None:
-        tensors = [tensor for tensor in self.state.saved.model.state_dict().values() if tensor.is_floating_point()]
-        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+        if not has_finite_weights(self.state.saved.model):
             self._stop(f"a weight is not finite after epoch {self.state.epoch + 1}")
 
     def _stop(self, what: str) -> None:

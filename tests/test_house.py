@@ -16,7 +16,7 @@ SCRIPTS = ("train", "prune", "eval", "benchmark", "finetune_batch")
 # The floors of the house, from the ground up: the packages and modules of `bench`. A room imports from itself and from
 # the floors below it, so that data flows down the stages and never back. A new module needs no entry, a new room does.
 FLOORS = (
-    "errors",
+    "errors rounding",
     "config torch_utils",
     "system channels",
     "datasets models",
@@ -116,6 +116,28 @@ def test_tests_mirror_the_rooms():
     rooms = {room for rooms in FLOORS for room in rooms.split()}
     folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py") if path.parent != ROOT / "tests"}
     assert folders <= rooms
+
+
+def test_torch_pruning_stays_behind_one_function():
+    found = [
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and any(alias.name.startswith("torch_pruning") for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module.startswith("torch_pruning"))
+    ]
+    assert found == ["bench.channels.tracing"]
+
+
+def test_hooks_are_registered_where_they_are_taken_away_again():
+    names = {"register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"}
+    found = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in names
+    }
+    assert found == {"bench.torch_utils.hooks"}
 
 
 def test_the_library_does_not_import_a_script():

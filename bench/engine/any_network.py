@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
 from bench.recover.bias_absorption import absorb_bias
 from bench.recover.recalibration import recalibrate
 from bench.torch_utils.batches import Batch
+from bench.torch_utils.hooks import outputs_seen
 from bench.torch_utils.sparse_weights import set_to_zero
 
 if TYPE_CHECKING:
@@ -233,15 +234,10 @@ def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], r
         raise UsageError("BatchNorm statistics are re-estimated on images; pass data, or recalibrated=False")
 
 
-@contextlib.contextmanager
-def _logits_alone(model: nn.Module) -> Iterator[None]:
+def _logits_alone(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Lets a network that gives a mapping give the logits in it, in evaluation mode."""
 
-    def only_logits(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return output["out"] if isinstance(output, Mapping) and not module.training else None
+    def only_logits(_name: str, output: Any) -> Tensor | None:
+        return output["out"] if isinstance(output, Mapping) and not model.training else None
 
-    handle = model.register_forward_hook(only_logits)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return outputs_seen(model, [""], only_logits)

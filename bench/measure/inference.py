@@ -1,4 +1,4 @@
-"""What a network makes of images: once and whole, or in windows, at several scales and mirrored, averaged."""
+"""Predicting: a network's logits for images, whole or in windows, averaged over scales and mirrored images."""
 
 from __future__ import annotations
 

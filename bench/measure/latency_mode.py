@@ -1,4 +1,4 @@
-"""In which precision, memory format and form networks are timed."""
+"""How networks are timed: their precision, memory format, and whether they are compiled."""
 
 from __future__ import annotations
 

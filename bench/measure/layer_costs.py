@@ -17,6 +17,7 @@ from bench.measure.cost import layer_macs
 from bench.measure.latency import Effort, input_batches, interleaved, warm_up
 from bench.measure.latency_mode import LatencyMode
 from bench.torch_utils.contexts import autocast, flags_kept
+from bench.torch_utils.hooks import inputs_seen, outputs_seen
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,14 @@ def _timed_layers(model: nn.Module, device: torch.device) -> Iterator[dict[str, 
     spent: dict[str, float] = defaultdict(float)
     started: dict[str, float] = {}
 
-    with contextlib.ExitStack() as hooks:
-        for name, layer in model.named_modules():
-            if not isinstance(layer, WEIGHTED):
-                continue
+    def start(name: str, _inputs: object) -> None:
+        started[name] = _now(device)
 
-            def start(_layer: nn.Module, _inputs: object, name: str = name) -> None:
-                started[name] = _now(device)
+    def stop(name: str, _output: object) -> None:
+        spent[name] += _now(device) - started[name]
 
-            def stop(_layer: nn.Module, _inputs: object, _output: object, name: str = name) -> None:
-                spent[name] += _now(device) - started[name]
-
-            hooks.callback(layer.register_forward_pre_hook(start).remove)
-            hooks.callback(layer.register_forward_hook(stop).remove)
+    names = [name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)]
+    with inputs_seen(model, names, start), outputs_seen(model, names, stop):
         yield spent
 
 

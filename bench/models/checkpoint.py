@@ -48,7 +48,15 @@ class SavedModel:
 
 
 def save_model(path: Path | str, saved: SavedModel) -> None:
-    """Writes a network in one piece."""
+    """Writes a network, dense or pruned, with what it takes to open it again; in one piece or not at all.
+
+        >>> save_model("network.pt", SavedModel(model, ModelSpec("unet_small", outputs=12), meta={"epochs": 0}))
+        >>> load_model("network.pt").meta
+        {'epochs': 0}
+
+    Raises:
+        BenchError: the file cannot be written.
+    """
     content = {
         "format": FORMAT,
         "model": {"name": saved.spec.name, "outputs": saved.spec.outputs, "kwargs": plain(saved.spec.kwargs)},
@@ -69,6 +77,11 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
 
 def load_model(path: Path | str, *, name: str | None = None, outputs: int | None = None) -> SavedModel:
     """Opens a dense, pruned or fine-tuned network on the CPU.
+
+        >>> save_model("network.pt", SavedModel(model, ModelSpec("unet_small", outputs=12)))
+        >>> saved = load_model("network.pt", name="unet_small")
+        >>> saved.spec.outputs, saved.channels, saved.model.training
+        (12, {}, False)
 
     Args:
         path: the file.

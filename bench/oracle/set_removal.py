@@ -12,9 +12,10 @@ from typing import TypedDict
 import torch
 
 from bench.oracle.ablation import Removal
-from bench.oracle.agreement import Importances, bottom, count_of, gain
+from bench.oracle.agreement import Importances, bottom, gain
 from bench.oracle.loss_changes import Oracle
 from bench.oracle.options import OracleOptions
+from bench.rounding import share_up
 
 RANDOM_SETS = 10
 """Random sets of each group's channels, whose losses are averaged."""
@@ -65,7 +66,7 @@ def _sets(oracle: Oracle, choice: Importances, ratio: float) -> list[Removal]:
     found = []
     for group, channels in oracle.sampled.items():
         if group.name in choice:
-            marked = bottom(choice[group.name], count_of(ratio, len(channels)), seed=0)
+            marked = bottom(choice[group.name], share_up(ratio, len(channels)), seed=0)
             found.append((group, tuple(itertools.compress(channels, marked.tolist()))))
     return found
 

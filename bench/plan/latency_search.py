@@ -1,4 +1,4 @@
-"""The network of a removal order that takes a wanted time, found by few measurements on the device at hand.
+"""Search for the network that takes a wanted time, by few measurements on the device at hand.
 
 How long a network takes is not the sum over its layers that its MACs are: kernels like some widths better than
 others, and what is not a convolution takes time too. So networks of the order are cut and timed beside the

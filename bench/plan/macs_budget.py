@@ -1,4 +1,4 @@
-"""What a method that learns widths has to spend: multiply-accumulates, whatever the target is given in."""
+"""The MACs that a target leaves to spend, for methods that learn the widths of layers."""
 
 from __future__ import annotations
 

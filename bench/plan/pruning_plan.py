@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.removal_order import RemovalOrder
 from bench.plan.target import Target, megabytes
+from bench.rounding import share_down
 
 Scores = dict[str, Tensor]
 """Group name -> [channels] importance, larger = keep. A method's whole output."""
@@ -81,6 +82,15 @@ def make_plan(
 ) -> PruningPlan:
     """Chooses the channels to remove.
 
+        >>> groups, pruner = find_groups(model), make_pruner("l1")
+        >>> scores = pruner.score(model, prunable(groups), Calibration(batches=[], ignore_index=11, seed=0))
+        >>> table = CostTable(model, groups, (360, 480))
+        >>> plan = make_plan(groups, scores, table, Target(Goal("macs", 0.5), pruner.scope))
+        >>> plan.predicted.macs / plan.dense.macs
+        0.50...
+        >>> plan.kept["downs.0.conv.0"]
+        [...]
+
     Args:
         groups: all groups of the network, in the table's order.
         scores: a score for every channel of the prunable groups, of those still there if some are gone; a group
@@ -137,12 +147,12 @@ def plan_of(
 def _reaching_share(order: RemovalOrder, target: Target) -> int:
     """The network of the order that has lost a share of its channels."""
     goal, most = target.goal, order.removed(len(order))
-    # The small numbers undo binary fractions: 0.29 * 100 is 28.999999999999996.
+    # The small numbers undo binary fractions, as those of `bench.rounding` do.
     if target.scope == "local":
         number = int(np.searchsorted(order.keys, goal.value + 1e-12, side="right"))
         out_of_reach = goal.value > order.most_of_a_group + 1e-12
     else:
-        allowed = math.floor(goal.value * order.channels + 1e-9)
+        allowed = share_down(goal.value, order.channels)
         # At least 0: cuts before this one may have gone further.
         number = max(0, order.first(lambda member: order.removed(member) > allowed) - 1)
         out_of_reach = allowed > most

@@ -1,4 +1,4 @@
-"""What a pruning method is: a score for every coupled channel. All that follows the score is shared.
+"""The base classes of pruning methods: a method is a score for every coupled channel; all that follows is shared.
 
 A method that zeroes single weights instead of removing channels is a `Sparsifier`; the two have their options in
 common, and what is done with a network afterwards.

@@ -1,4 +1,4 @@
-"""Knowledge distillation: what the unpruned network's class probabilities add to the loss of a training run."""
+"""Knowledge distillation: a loss that draws a network's class probabilities to those of the unpruned network."""
 
 from __future__ import annotations
 

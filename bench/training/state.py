@@ -1,4 +1,4 @@
-"""What a training run must remember to go on after it was killed, and its files.
+"""The state of a training run: all that it needs to go on after it was killed, and the files that hold it.
 
 `last.pt` holds everything as of the last finished epoch; `best.pt` the network that scored best on the
 validation split; `metrics.csv` one row an epoch. Random numbers are not stored: every epoch seeds its

@@ -1,4 +1,4 @@
-"""What a training step is, whoever asks for it: the loss of a batch, and what an optimizer step changes."""
+"""One training step, wherever it is taken: the loss of a batch, and what an optimizer step changes."""
 
 from __future__ import annotations
 

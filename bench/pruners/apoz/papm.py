@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.channels.groups import TRACE_SIZE, ChannelGroup
+from bench.channels.groups import ChannelGroup
+from bench.channels.tracing import TRACE_SIZE
 from bench.errors import BenchError, UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.apoz.pruner import active_shares
