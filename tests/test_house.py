@@ -23,7 +23,7 @@ FLOORS = (
     "data metrics",
     "measure",
     "plan training",
-    "cut",
+    "cut layers quantize",
     "recover",
     "train_eval",
     "pruners",

@@ -322,9 +322,7 @@ def test_lines_of_a_table(made_up):
 
 
 def test_a_report_is_read_back_as_it_was(made_up):
-    report = time_networks(
-        {"slow": Told(30), "fast": Told(10)}, (10, 20), device="cpu", options=quick(latency_batch=16)
-    )
+    report = time_networks({"slow": Told(30), "fast": Told(10)}, (10, 20), device="cpu", **quick(latency_batch=16))
     record = plain(report)
     assert LatencyReport.of_record(record) == report
     # The first files knew neither modes nor single times.
