@@ -233,7 +233,7 @@ class _Trainer:
     def _stop(self, what: str) -> None:
         rate = self.state.optimizer.param_groups[0]["lr"]
         raise BenchError(
-            f"{what} (learning rate {rate:.3g}); try a lower --lr, --grad-clip 1 or --amp none; "
+            f"{what} (learning rate {rate:.3g}); try a lower `lr`, `grad_clip=1` or `amp=none`; "
             f"{self.folder} keeps the files of epoch {self.state.epoch}"
         )
 
@@ -288,7 +288,7 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise BenchError("TensorBoard is not installed; pip install tensorboard or leave out --tensorboard") from error
+        raise BenchError("TensorBoard is not installed; pip install tensorboard or leave out `tensorboard`") from error
     return SummaryWriter(str(folder / "tensorboard"))
 
 

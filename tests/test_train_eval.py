@@ -294,7 +294,7 @@ def test_bfloat16_trains_on_cpu(tmp_path):
 
 
 def test_float16_needs_a_gpu(tmp_path):
-    with pytest.raises(UsageError, match="--amp bf16"):
+    with pytest.raises(UsageError, match="`amp=bf16`"):
         train(tmp_path, new_network(), ToyData(), amp="fp16")
     assert not list(tmp_path.iterdir())
 
@@ -310,7 +310,7 @@ def test_nan_stops_before_anything_is_saved(tmp_path):
             images.fill_(float("nan"))
 
     data._watch = poison
-    with pytest.raises(BenchError, match=r"^the loss is nan in epoch 2 by iteration 3 \(learning rate .*--lr") as error:
+    with pytest.raises(BenchError, match=r"^the loss is nan in epoch 2 by iteration 3 \(learning rate .*`lr`") as error:
         train(tmp_path, new_network(), data, epochs=3)
     assert "\n" not in str(error.value)
     assert set(before) == {"best.pt", "last.pt", "metrics.csv"}
@@ -328,7 +328,7 @@ def test_batch_of_one_under_global_pooling_says_what_to_do(tmp_path):
     saved = new_network()
     saved.model.body.append(nn.AdaptiveAvgPool2d(1))
     saved.model.body.append(nn.BatchNorm2d(8))
-    with pytest.raises(BenchError, match="raise --batch-size to at least 2"):
+    with pytest.raises(BenchError, match="raise `batch_size` to at least 2"):
         train(tmp_path, saved, ToyData(), batch_size=1)
 
 

@@ -130,7 +130,7 @@ def _ignored(owner: dict[str, str], patterns: Sequence[str]) -> dict[str, str]:
         if not matched:
             known = list(owner)
             raise UsageError(
-                f"--ignore pattern '{pattern}' matches no layer that makes channels; "
+                f"`ignore` pattern '{pattern}' matches no layer that makes channels; "
                 f"they are named {known[0]} to {known[-1]}"
             )
         reasons |= {owner[name]: f"{IGNORED} '{pattern}'" for name in matched}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, as_flags
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -19,7 +19,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         if "--debug" in argv:
             raise
         hint = f" (see {name} --help)" if error.exit_code == UsageError.exit_code else ""
-        print(f"{name}: error: {error}{hint}", file=sys.stderr)  # noqa: T201
+        print(f"{name}: error: {as_flags(str(error))}{hint}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)  # noqa: T201

@@ -21,8 +21,7 @@ from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
 from bench.plan.target import KINDS, Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
-from bench.recover.bias_absorption import absorb_bias
-from bench.recover.recalibration import recalibrate
+from bench.recover import bias_absorption, recalibration
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.hooks import outputs_seen
 from bench.torch_utils.sparse_weights import set_to_zero
@@ -78,10 +77,10 @@ def prune(
     ratio_of: Mapping[str, float] | None = None,
     ignore: Sequence[str] = (),
     protect_first: bool = False,
-    absorb_constants: bool = False,
-    recalibrated: bool = True,
+    absorb_bias: bool = False,
+    recalibrate: bool = True,
     input_size: tuple[int, int] | None = None,
-    images: int = 64,
+    calib_images: int = 64,
     ignore_index: int | None = None,
     seed: int = 0,
 ) -> PrunedNetwork:
@@ -95,7 +94,7 @@ def prune(
     Args:
         model: maps images [N, 3, H, W] to logits [N, C, h, w], or to a mapping with these under "out".
         data: training images with labels: a data set of `bench.data`, or batches of any origin. None will do for
-            methods that look at weights alone, in a network without BatchNorm or with `recalibrated=False`.
+            methods that look at weights alone, in a network without BatchNorm or with `recalibrate=False`.
         target: what to reach: one of `{"channels": share to remove}`, `{"macs": share to keep}`, `{"params": share to
             keep}`, `{"size": bytes}`, for methods that zero weights `{"sparsity": share}`; or a `Goal`.
         method: a registered name (`bench.pruners.methods()`), or a method.
@@ -107,10 +106,10 @@ def prune(
         ratio_of: layer-name pattern -> the share that these groups lose whatever the target.
         ignore: patterns of layers to leave whole.
         protect_first: leave the first layer whole.
-        absorb_constants: add what a removed channel gives without its input to the layers that read it.
-        recalibrated: re-estimate BatchNorm statistics on the images after the cut.
+        absorb_bias: add what a removed channel gives without its input to the layers that read it.
+        recalibrate: re-estimate BatchNorm statistics on the images after the cut.
         input_size: (height, width) in pixels that costs are counted at; by default that of the images.
-        images: how many images are looked at, the first there are; of a data set as many, chosen by seed.
+        calib_images: how many images are looked at, the first there are; of a data set as many, chosen by seed.
         ignore_index: label that does not count; by default the data set's, else 255.
         seed: seed of everything random.
 
@@ -120,9 +119,9 @@ def prune(
     """
     pruner = make_pruner(method, dict(options or {})) if isinstance(method, str) else method
     goal = pruner.aim(_goal(target))
-    batches, size, void = _images(data, images, input_size, ignore_index, seed)
+    batches, size, void = _images(data, calib_images, input_size, ignore_index, seed)
     device = next(model.parameters(), torch.empty(0)).device
-    _check(model, pruner, goal, batches, recalibrated)
+    _check(model, pruner, goal, batches, recalibrate)
 
     groups = find_groups(model, ignore=ignore, protect_first=protect_first)
     table = CostTable(model, groups, size)
@@ -139,12 +138,12 @@ def prune(
         # Plan.
         plan = make_plan(groups, scores, table, wanted)
         # Cut.
-        if absorb_constants:
-            absorb_bias(smaller, groups, plan)
+        if absorb_bias:
+            bias_absorption.absorb_bias(smaller, groups, plan)
         cut(smaller, groups, plan)
     # Recover.
-    if recalibrated and batches:
-        recalibrate(smaller, batches, device)
+    if recalibrate and batches:
+        recalibration.recalibrate(smaller, batches, device)
     # Measure.
     return PrunedNetwork(smaller, measure_cost(model, size), measure_cost(smaller, size), plan, scores, groups)
 
@@ -168,7 +167,7 @@ def score_channels(
     """
     free = prunable(groups)
     if not free:
-        raise BenchError("no channel of the network may be removed: every group is protected; ignore fewer layers")
+        raise BenchError("no channel of the network may be removed: every group is protected; `ignore` fewer layers")
     network = copy.deepcopy(model).eval().requires_grad_(True)
     with _logits_alone(network):
         scores = pruner.score(network, free, calibration)
@@ -199,7 +198,7 @@ def _images(
     void = IGNORE_INDEX if ignore_index is None else ignore_index
     if data is None:
         if input_size is None:
-            raise UsageError("without data, input_size=(height, width) says at which size costs are counted")
+            raise UsageError("without data, `input_size` (height, width) says at which size costs are counted")
         return [], input_size, void
     if hasattr(data, "calibration"):
         void = data.classes.ignore_index if ignore_index is None else ignore_index
@@ -216,7 +215,7 @@ def _images(
     return batches, input_size or tuple(batches[0][0].shape[-2:]), void
 
 
-def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrated: bool) -> None:
+def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrate: bool) -> None:
     """Finds what cannot be before anything is computed."""
     if isinstance(pruner, Pruner) and (pruner.trains_first or pruner.starts_anew):
         raise UsageError(
@@ -230,8 +229,8 @@ def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], r
     if isinstance(pruner, Pruner) and pruner.needs_data:
         raise UsageError(f"{pruner.name} looks at images; pass data")
     has_statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if recalibrated and has_statistics:
-        raise UsageError("BatchNorm statistics are re-estimated on images; pass data, or recalibrated=False")
+    if recalibrate and has_statistics:
+        raise UsageError("BatchNorm statistics are re-estimated on images; pass data, or `recalibrate=False`")
 
 
 def _logits_alone(model: nn.Module) -> contextlib.AbstractContextManager[None]:

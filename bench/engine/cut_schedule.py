@@ -86,12 +86,12 @@ def schedule_of(
     """
     if distill.distill_weight and not (options.finetune_between or finetune.finetune_epochs):
         raise UsageError(
-            "--distill-weight acts in fine-tuning, and there is none; pass --finetune-between, or in benchmark.py "
-            "--finetune-epochs, too"
+            "`distill_weight` acts in fine-tuning, and there is none; pass `finetune_between`, or in benchmark.py "
+            "`finetune_epochs`, too"
         )
     if options.iterations == 1:
         if options.finetune_between:
-            raise UsageError("--finetune-between trains between cuts; pass --iterations 2 or more too")
+            raise UsageError("`finetune_between` trains between cuts; pass `iterations=2` or more too")
         return None
     recipe = replace(training, lr=finetune.finetune_lr)
     return CutSchedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe, distill)
@@ -119,10 +119,10 @@ def check_schedule(schedule: CutSchedule | None, pruner: Method, goal: Goal) -> 
     elif pruner.needs_target:
         reason = "learns the widths of one cut to the target"
     elif goal.is_timed:
-        raise UsageError("--iterations needs a target that is predicted, not measured; pass --target-macs or one cut")
+        raise UsageError("`iterations` needs a target that is predicted, not measured; pass `target_macs` or one cut")
     else:
         return
-    raise UsageError(f"{pruner.name} {reason}; leave --iterations out")
+    raise UsageError(f"{pruner.name} {reason}; leave `iterations` out")
 
 
 def goals(goal: Goal, iterations: int, shape: str, dense: float) -> list[Goal]:

@@ -111,7 +111,7 @@ def absorb_if_wanted(
 def _check(session: Session, pruner: Pruner, target: Target) -> None:
     """Finds before the scoring, which may take long, what can be known to fail."""
     if pruner.starts_anew and session.options.absorb_bias:
-        raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave --absorb-bias out")
+        raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave `absorb_bias` out")
     fixed_ratios(session.groups, target.ratio_of)
     if pruner.trains_first and not target.goal.is_timed:
         # A target that no scores can reach.

@@ -53,7 +53,7 @@ class OutputError:
             fitting = [group for group in prunable(groups) if fnmatch.fnmatch(group.name, pattern)]
             if not fitting:
                 raise UsageError(
-                    f"--reconstruction-layers pattern '{pattern}' fits no group that may be pruned; "
+                    f"`reconstruction_layers` pattern '{pattern}' fits no group that may be pruned; "
                     "prune.py --list-groups names them"
                 )
             self._groups += [group for group in fitting if group not in self._groups]

@@ -127,10 +127,10 @@ class Session:
         scope = options.scope or pruner.scope
         pools = {} if options.scope else pruner.pools(self.baseline.saved.model, prunable(self.groups))
         if goal.within is not None and (scope != "global" or pools):
-            ranking = "in pools" if pools else f"with --scope {scope}"
+            ranking = "in pools" if pools else f"with `scope={scope}`"
             raise UsageError(
-                f"--auto-search finds one threshold for the whole network, but {pruner.name} ranks {ranking}; "
-                "pass --scope global or leave it out"
+                f"`auto_search` finds one threshold for the whole network, but {pruner.name} ranks {ranking}; "
+                "pass `scope=global` or leave it out"
             )
         return Target(goal, scope, options.min_keep, options.max_ratio, options.round_to, options.ratio_of, pools)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bench.engine.session import Session
-from bench.errors import BenchError
+from bench.errors import BenchError, as_flags
 from bench.jobs.finetuning import check_comparable, finetune_model
 from bench.jobs.pruning import prune_model, time_model
 from bench.measure.baseline import Baseline
@@ -174,7 +174,7 @@ def _attempt(job: Job, folder: Path, work: Callable[[], Measured]) -> Comparison
         # What failed in an earlier run after the pruning was done has now succeeded.
         (folder / FAILED).unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001 - one job's defect must not cost the others' results
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = as_flags(str(error) or type(error).__name__).splitlines()[0]
         details = "" if isinstance(error, BenchError) else "\n" + traceback.format_exc()
         fail(make_folder(folder), reason + details)
         measured = Measured()

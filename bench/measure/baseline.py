@@ -147,7 +147,7 @@ class Baseline:
         if not evaluation.per_image.any():
             raise BenchError(
                 f"no pixel of {self.data.name}'s {self.split} split is labelled with a class, so there is nothing to "
-                "score; choose another --split"
+                "score; choose another `split`"
             )
         return evaluation
 

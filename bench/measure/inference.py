@@ -46,13 +46,13 @@ class Scoring:
             UsageError: a stride without windows or longer than they are, or a scale without an end.
         """
         window, stride = options.sliding_window, options.stride
-        require(stride is None or window is not None, "--stride is the step of --sliding-window; pass that too")
+        require(stride is None or window is not None, "`stride` is the step of `sliding_window`; pass that too")
         if window and stride:
             fits = all(step <= side for step, side in zip(stride, window, strict=True))
             require(
-                fits, f"--stride {_text(stride)} leaves gaps between windows of {_text(window)}; pass a smaller one"
+                fits, f"`stride={_text(stride)}` leaves gaps between windows of {_text(window)}; pass a smaller one"
             )
-        require(all(map(math.isfinite, options.scales)), "--scales must be finite")
+        require(all(map(math.isfinite, options.scales)), "`scales` must be finite")
         return cls(window, stride, tuple(options.scales), options.flip, options.boundary_width)
 
 

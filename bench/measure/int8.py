@@ -135,7 +135,7 @@ def measure_int8(
         BenchError: the network cannot be quantised.
     """
     if baseline.device.type != "cpu":
-        raise UsageError("--int8 computes on the CPU; pass --device cpu")
+        raise UsageError("`int8` computes on the CPU; pass `device=cpu`")
     before = report["candidate"]
     saved = load_model(Path(before["path"]))
     batches = baseline.data.calibration(options.int8_images, baseline.eval_batch_size, seed)
@@ -179,7 +179,7 @@ def _observed(model: nn.Module) -> nn.Module:
 
     engine = torch.backends.quantized.engine
     if engine == "none":
-        raise BenchError("this build of torch has no int8 kernels; leave out --int8")
+        raise BenchError("this build of torch has no int8 kernels; leave out `int8`")
     with _explained(model), _without_warnings():
         mapping = get_default_qconfig_mapping(engine).set_object_type(nn.ConvTranspose2d, None)
         for name, layer in model.named_modules():
@@ -202,7 +202,7 @@ def _explained(model: nn.Module) -> Iterator[None]:
     except _UNTRACEABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BenchError(
-            f"{type(model).__name__} cannot be quantised: torch.fx cannot follow it ({reason}); leave out --int8"
+            f"{type(model).__name__} cannot be quantised: torch.fx cannot follow it ({reason}); leave out `int8`"
         ) from error
 
 

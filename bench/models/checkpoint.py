@@ -102,7 +102,7 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
         raise BenchError(f"{path} has format '{content['format']}'; this version reads '{FORMAT}'")
     spec = ModelSpec(**content["model"])
     if name is not None and spec.name != name:
-        raise BenchError(f"{path} holds a {spec.name}, not a {name}; pass --model {spec.name} or another file")
+        raise BenchError(f"{path} holds a {spec.name}, not a {name}; pass `model={spec.name}` or another file")
     if outputs is not None and spec.outputs != outputs:
         raise BenchError(
             f"{path} has {spec.outputs} outputs, the data set needs {outputs}; use a checkpoint trained on it"
@@ -114,7 +114,7 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
 def _open_plain(path: Path | str, content: dict[str, Any], name: str | None, outputs: int | None) -> SavedModel:
     weights = as_state_dict(path, content)
     if name is None or outputs is None:
-        raise BenchError(f"{path} is a plain state_dict; say with --model which network it belongs to")
+        raise BenchError(f"{path} is a plain state_dict; say with `model` which network it belongs to")
     spec = ModelSpec(name, outputs)
     return SavedModel(_rebuild(path, spec, weights, narrowed=False), spec)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.engine.session import Session
-from bench.errors import BenchError
+from bench.errors import BenchError, as_flags
 from bench.oracle.agreement import Importances, agreement, ceiling, overlap_error
 from bench.oracle.agreement_record import FORMAT, RECORD, AgreementRecord, AgreementRow, write_agreement
 from bench.oracle.loss_changes import Oracle, measure_oracle
@@ -69,7 +69,7 @@ def measure_agreement(
         try:
             scores, file = session.scores(pruner, seed, session.target(pruner, goal))
         except BenchError as error:
-            rows.append({"method": name, "seed": seed, "status": "failed", "error": str(error)})
+            rows.append({"method": name, "seed": seed, "status": "failed", "error": as_flags(str(error))})
             continue
         rows.append({"method": name, "seed": seed, "status": "done", "error": None, "scores": file})
         judged.append(_seen(scores, oracle))

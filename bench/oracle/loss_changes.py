@@ -82,7 +82,7 @@ def measure_oracle(session: Session, options: OracleOptions, folder: Path) -> Or
         BenchError: the network cannot be measured.
     """
     if options.oracle_images < 2:
-        raise UsageError("--oracle-images must be at least 2, because two halves of them are compared")
+        raise UsageError("`oracle_images` must be at least 2, because two halves of them are compared")
     baseline, groups = session.baseline, prunable(session.groups)
     data = baseline.data
     batches = session.batches(options.oracle_images, options.oracle_seed)

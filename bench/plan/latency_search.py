@@ -176,7 +176,7 @@ class _Search:
             )
         if best.number == 0 and best.latency < wanted * (1 - PROMISE):
             raise BenchError(
-                f"cannot keep {self._text(wanted, measured)}: --ratio-of alone leaves "
+                f"cannot keep {self._text(wanted, measured)}: `ratio_of` alone leaves "
                 f"{self._text(best.latency, measured)}; ask for less of either"
             )
         return best.number

@@ -49,8 +49,8 @@ def budget_for(groups: Sequence[ChannelGroup], table: CostTable, target: Target)
     """
     if target.goal.kind == "milliseconds":
         raise UsageError(
-            "a method that learns widths needs a share to aim at, not a time; pass --target-latency as a share such "
-            "as 0.6, or --target-macs"
+            "a method that learns widths needs a share to aim at, not a time; pass `target_latency` as a share such "
+            "as 0.6, or `target_macs`"
         )
     if target.goal.kind == "latency":
         target = replace(target, goal=replace(target.goal, kind="macs"))

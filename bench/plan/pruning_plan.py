@@ -189,7 +189,7 @@ def _reaching_cost(order: RemovalOrder, dense: Prediction, target: Target, *, ma
         )
     if cost(0) < wanted and not is_size and not may_be_behind:
         raise BenchError(
-            f"cannot keep {goal.value:.1%} of the {goal.kind}: --ratio-of alone leaves "
+            f"cannot keep {goal.value:.1%} of the {goal.kind}: `ratio_of` alone leaves "
             f"{cost(0) / getattr(dense, name):.1%}; ask for less of either"
         )
     number = order.first(lambda member: cost(member) <= wanted)
@@ -201,7 +201,7 @@ def _reaching_cost(order: RemovalOrder, dense: Prediction, target: Target, *, ma
     if goal.within is not None and abs(share - goal.value) > goal.within:
         raise BenchError(
             f"the closest to {goal.value:.2%} of the {goal.kind} that whole channels reach is {share:.2%}, "
-            f"more than {goal.within:.1%} of the network away; lower --round-to or leave --auto-search out"
+            f"more than {goal.within:.1%} of the network away; lower `round_to` or leave `auto_search` out"
         )
     return number
 

@@ -155,20 +155,20 @@ class RemovalOrder:
     def limits(self) -> str:
         """The flags that bound the order."""
         target = self._target
-        flags = [f"--min-keep {target.min_keep:g}"]
-        flags += [f"--max-ratio {target.max_ratio:g}"] if target.max_ratio < 1 else []
-        flags += [f"--round-to {target.round_to}"] if target.round_to > 1 else []
-        flags += ["--ratio-of"] if target.ratio_of else []
+        flags = [f"`min_keep={target.min_keep:g}`"]
+        flags += [f"`max_ratio={target.max_ratio:g}`"] if target.max_ratio < 1 else []
+        flags += [f"`round_to={target.round_to}`"] if target.round_to > 1 else []
+        flags += ["`ratio_of`"] if target.ratio_of else []
         return " and ".join(flags)
 
     def _check_given(self, given: Mapping[str, float], scores: Mapping[str, Tensor]) -> None:
         for name, ratio in given.items():
             if name not in scores:
-                raise BenchError(f"--ratio-of names {name}, which the method cannot score; leave it out")
+                raise BenchError(f"`ratio_of` names {name}, which the method cannot score; leave it out")
             if ratio > self.most_of_a_group + 1e-12:
                 raise BenchError(
-                    f"--ratio-of cannot remove {ratio:.1%} of {name}: at most {self.most_of_a_group:.1%} of a group "
-                    "can go; ask for less, lower --min-keep or raise --max-ratio"
+                    f"`ratio_of` cannot remove {ratio:.1%} of {name}: at most {self.most_of_a_group:.1%} of a group "
+                    "can go; ask for less, lower `min_keep` or raise `max_ratio`"
                 )
 
 
@@ -191,7 +191,7 @@ def fixed_ratios(groups: Sequence[ChannelGroup], ratio_of: Mapping[str, float]) 
         ]
         if not fitting:
             raise UsageError(
-                f"--ratio-of pattern '{pattern}' fits no group that may be pruned; prune.py --list-groups names them"
+                f"`ratio_of` pattern '{pattern}' fits no group that may be pruned; prune.py --list-groups names them"
             )
         for name in fitting:
             ratios.setdefault(name, ratio)

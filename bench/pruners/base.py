@@ -193,7 +193,7 @@ class Sparsifier(Method):
         if goal.kind not in ("channels", "sparsity"):
             raise UsageError(
                 f"{self.name} zeroes single weights, which leaves parameters, MACs and size as they are; ask for a "
-                "sparsity with --global-ratio or --ratios"
+                "sparsity with `global_ratio` or `ratios`"
             )
         return Goal("sparsity", goal.value)
 

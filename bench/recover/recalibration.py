@@ -38,7 +38,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
         return
     model.to(device)
     before = [(norm.momentum, *(buffer.clone() for buffer in norm.buffers())) for norm in norms]
-    with flags_kept(model), batchnorm_explained("--calib-batch-size"):
+    with flags_kept(model), batchnorm_explained("`calib_batch_size`"):
         model.eval()
         for norm in norms:
             norm.reset_running_stats()

@@ -128,5 +128,5 @@ class TrainingBetweenCuts:
         if not (total.isfinite() and has_finite_weights(self._state.saved.model)):
             raise BenchError(
                 f"the training between cuts diverged within {self.steps_done} steps; "
-                "try a lower --finetune-lr, --grad-clip 1 or --amp none"
+                "try a lower `finetune_lr`, `grad_clip=1` or `amp=none`"
             )

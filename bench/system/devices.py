@@ -28,7 +28,7 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise UsageError(f"device {name} does not exist: {count} CUDA devices are visible; use --device cpu")
+            raise UsageError(f"device {name} does not exist: {count} CUDA devices are visible; use `device=cpu`")
     return device
 
 

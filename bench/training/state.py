@@ -24,7 +24,7 @@ from bench.training.optimizer import Ema
 from bench.training.options import TrainOptions
 
 # What else than a flag of its own name sets a part of the identity.
-_FLAGS = {"nproc_per_node": "torchrun --nproc_per_node", "teacher": "--baseline"}
+_FLAGS = {"nproc_per_node": "torchrun --nproc_per_node", "teacher": "`baseline`"}
 
 
 class EpochRow(TypedDict, total=False):
@@ -83,18 +83,18 @@ def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity:
         BenchError: names the first option that differs, and its old value.
     """
     if not found.state:
-        raise BenchError(f"{folder / LAST} holds no training state; start a new run with --ckpt {folder / LAST}")
+        raise BenchError(f"{folder / LAST} holds no training state; start a new run with `ckpt={folder / LAST}`")
     before = found.state["identity"]
     for name in {**identity, **before}:
         now, then = identity.get(name), before.get(name)
         if now != then:
-            flag = _FLAGS.get(name, "--" + name.replace("_", "-"))
+            flag = _FLAGS.get(name, f"`{name}`")
             raise BenchError(
                 f"cannot resume {folder}: {flag} is {_shown(now)}, the run was started with {_shown(then)}; "
-                "repeat that value or start a new run in another --save"
+                "repeat that value or start a new run in another `save`"
             )
     if plain(found.channels) != plain(saved.channels):
-        raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the --ckpt it began with")
+        raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the `ckpt` it began with")
 
 
 def _shown(value: Any) -> str:

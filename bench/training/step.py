@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def check_precision(options: TrainOptions, device: torch.device) -> None:
     """Raises UsageError for fp16 on CPU."""
     require(
-        options.amp != "fp16" or device.type == "cuda", "--amp fp16 needs a CUDA device; use --amp bf16 or --amp none"
+        options.amp != "fp16" or device.type == "cuda", "`amp=fp16` needs a CUDA device; use `amp=bf16` or `amp=none`"
     )
 
 
@@ -65,7 +65,7 @@ class TrainingLoss:
         Raises:
             BenchError: a BatchNorm sees a single value a channel.
         """
-        with autocast(self._device, self._options.amp), batchnorm_explained("--batch-size"):
+        with autocast(self._device, self._options.amp), batchnorm_explained("`batch_size`"):
             output = network(images)
             wanted = self._distillation.logits(images) if self._distillation else None
         loss = segmentation_loss(

@@ -43,5 +43,5 @@ def test_layers_are_spared_for_what_they_are_for_alone() -> None:
 def test_the_last_pattern_that_fits_is_the_reason_and_one_that_fits_nothing_an_error() -> None:
     reasons = reasons_of(toys.Chain(), ignore=["first*", "*.0"])
     assert reasons["first.0"] == reasons["second.0"] == f"{IGNORED} '*.0'"
-    with pytest.raises(UsageError, match="--ignore pattern 'third' matches no layer that makes channels"):
+    with pytest.raises(UsageError, match="`ignore` pattern 'third' matches no layer that makes channels"):
         reasons_of(toys.Chain(), ignore=["third"])

@@ -63,3 +63,14 @@ def test_a_command_is_a_module_to_run_too(script: str, project_root: Path) -> No
     assert refused == outcome([sys.executable, script, "--threads", "0"])
     message = "argument --threads: 0 is too small; at least 1"
     assert refused == (2, "", f"{script}: error: {message} (see {script} --help)\n")
+
+
+def test_options_of_a_message_are_shown_as_flags(monkeypatch, capsys):
+    def fails(argv: list[str]) -> None:
+        raise BenchError("lower `min_keep` or pass `amp=none`, `target_latency=12ms`; `x.pt` stays")
+
+    monkeypatch.setattr(sys, "argv", ["some/where/x.py"])
+    with pytest.raises(SystemExit):
+        run(fails)
+    says = "lower --min-keep or pass --amp none, --target-latency 12ms; `x.pt` stays"
+    assert capsys.readouterr().err == f"x.py: error: {says}\n"

@@ -87,7 +87,7 @@ def test_one_call_is_its_steps(network, batches):
 
 def test_only_so_many_images_are_looked_at(network, batches):
     few = bench.prune(network, batches[:1], method="taylor", target={"macs": 0.5})
-    same = bench.prune(network, batches, method="taylor", target={"macs": 0.5}, images=2)
+    same = bench.prune(network, batches, method="taylor", target={"macs": 0.5}, calib_images=2)
     all_of_them = bench.prune(network, batches, method="taylor", target={"macs": 0.5})
     assert all(torch.equal(few.scores[name], score) for name, score in same.scores.items())
     assert not all(torch.equal(few.scores[name], score) for name, score in all_of_them.scores.items())
@@ -100,7 +100,9 @@ def test_a_data_set_of_the_project_gives_images_and_the_label_that_does_not_coun
 
     data = SegmentationData(DataOptions("camvid", str(tiny_camvid), (48, 64), num_workers=0))
     model = build_model(ModelSpec("unet_small", 12)).eval()
-    pruned = bench.prune(model, data, method="taylor", target={"params": 0.5}, images=4, ratio_of={"downs.0*": 0.25})
+    pruned = bench.prune(
+        model, data, method="taylor", target={"params": 0.5}, calib_images=4, ratio_of={"downs.0*": 0.25}
+    )
     assert pruned.after.input_size == (48, 64)
     assert pruned.after.parameters / pruned.before.parameters == pytest.approx(0.5, abs=0.01)
 
@@ -129,12 +131,12 @@ def test_without_data(network):
         bench.prune(network, target=target, method="taylor", input_size=SIZE)
     with pytest.raises(UsageError, match="statistics are re-estimated on images"):
         bench.prune(network, target=target, input_size=SIZE)
-    pruned = bench.prune(network, target=target, input_size=SIZE, recalibrated=False)
+    pruned = bench.prune(network, target=target, input_size=SIZE, recalibrate=False)
     assert pruned.after.macs / pruned.before.macs == pytest.approx(0.5, abs=0.05)
     with pytest.raises(UsageError, match="holds no batch"):
         bench.prune(network, [], target=target)
     with pytest.raises(BenchError, match="no channel of the network may be removed"):
-        bench.prune(network, target=target, input_size=SIZE, recalibrated=False, ignore=["*"])
+        bench.prune(network, target=target, input_size=SIZE, recalibrate=False, ignore=["*"])
 
 
 def test_public_names_are_there_and_load_nothing_early(project_root):

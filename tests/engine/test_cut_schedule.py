@@ -84,7 +84,7 @@ def test_only_the_last_goal_has_to_be_met_closely():
 
 def test_one_cut_needs_no_schedule():
     assert schedule_of(IterativeOptions(), TrainOptions(), FinetuneOptions(), DistillOptions()) is None
-    with pytest.raises(UsageError, match="pass --iterations 2 or more"):
+    with pytest.raises(UsageError, match="pass `iterations=2` or more"):
         schedule_of(IterativeOptions(finetune_between=5), TrainOptions(), FinetuneOptions(), DistillOptions())
 
 
@@ -98,7 +98,9 @@ def test_the_recipe_is_that_of_training_at_the_rate_of_finetuning():
 def test_a_teacher_needs_something_to_teach():
     taught, training = DistillOptions(0.5), TrainOptions()
     for options in (IterativeOptions(), IterativeOptions(iterations=3)):
-        with pytest.raises(UsageError, match=r"^--distill-weight acts in fine-tuning.*--finetune-between.*-epochs"):
+        with pytest.raises(
+            UsageError, match=r"^`distill_weight` acts in fine-tuning.*`finetune_between`.*`finetune_epochs`"
+        ):
             schedule_of(options, training, FinetuneOptions(), taught)
         schedule_of(options, training, FinetuneOptions(finetune_epochs=1), taught)
     schedule_of(IterativeOptions(iterations=3, finetune_between=1), training, FinetuneOptions(), taught)

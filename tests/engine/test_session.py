@@ -235,7 +235,7 @@ def test_bias_absorption_is_recorded(make_bench: MakeBench) -> None:
 
 def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBench) -> None:
     bench = make_bench()
-    with pytest.raises(UsageError, match=r"--ratio-of pattern 'layer9\*' fits no group"):
+    with pytest.raises(UsageError, match=r"`ratio_of` pattern 'layer9\*' fits no group"):
         prune_network(bench, TAYLOR, Target(Goal("channels", 0.3), ratio_of={"layer9*": 0.5}), seed=0)
     assert not bench.folder.exists()
 
@@ -250,7 +250,7 @@ def test_targets_of_a_method(make_bench: MakeBench) -> None:
     assert narrowed.target(L1, Goal("size", 10**7)) == Target(Goal("size", 10**7), "isomorphic", **limits)
     assert bench.target(TAYLOR, exact) == Target(Goal("params", 0.5, within=0.01), "global")
     assert Target(exact).goal == exact
-    with pytest.raises(UsageError, match="l1 ranks with --scope local; pass --scope global or leave it out"):
+    with pytest.raises(UsageError, match="l1 ranks with `scope=local`; pass `scope=global` or leave it out"):
         bench.target(L1, exact)
 
 
@@ -265,7 +265,7 @@ def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(mak
     whole = prune_network(bench, sirfp, Target(Goal("channels", 0.5)), seed=0)
     assert whole.info["scores"] == info["scores"]
     assert whole.info["plan"]["kept"] != info["plan"]["kept"]
-    with pytest.raises(UsageError, match="sirfp ranks in pools; pass --scope global"):
+    with pytest.raises(UsageError, match="sirfp ranks in pools; pass `scope=global`"):
         bench.target(sirfp, Goal("params", 0.5, within=0.01))
 
 
@@ -441,6 +441,6 @@ def test_a_split_without_labels_is_an_error(tmp_path: Path, tiny_camvid: Path, t
     data = DataOptions("camvid", str(tmp_path / "camvid"), num_workers=0)
     timing = TimingOptions(latency=False)
     reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
-    with pytest.raises(BenchError, match=r"no pixel of camvid's test split is labelled with a class.*--split"):
+    with pytest.raises(BenchError, match=r"no pixel of camvid's test split is labelled with a class.*`split`"):
         reference.describe()
     assert [name for name, _ in reference.predictions(reference.saved.model, "")] == reference.data.names("test")

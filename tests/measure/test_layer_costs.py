@@ -119,5 +119,5 @@ def test_the_mode_holds_for_layers_too(clock):
     measure_layers(Head(), None, SIZE, device=CPU, **wanted)
     assert (types, formats) == ({torch.bfloat16}, {True})
     assert net.stem.weight.is_contiguous()
-    with pytest.raises(UsageError, match="--latency-compile fuses the layers that --per-layer times"):
+    with pytest.raises(UsageError, match="`latency_compile` fuses the layers that `per_layer` times"):
         measure_layers(net, None, SIZE, device=CPU, **options(per_layer=True, latency_compile=True))

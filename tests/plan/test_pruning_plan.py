@@ -294,7 +294,7 @@ def test_no_group_loses_more_than_its_largest_share() -> None:
     assert [len(kept) for kept in bare.kept(scores, 6 / 16, max_ratio=0.4)] == [6, 4]
     assert [len(kept) for kept in bare.kept(scores, 0.4, max_ratio=0.4, scope="local")] == [6, 4]
     for scope in ("global", "local"):
-        with pytest.raises(BenchError, match=r"at most 37\.5% can go with --min-keep 0\.02 and --max-ratio 0\.4"):
+        with pytest.raises(BenchError, match=r"at most 37\.5% can go with `min_keep=0\.02` and `max_ratio=0\.4`"):
             bare.plan(scores, "channels", 0.5, max_ratio=0.4, scope=scope)
 
 
@@ -407,18 +407,18 @@ def test_the_first_pattern_that_fits_counts() -> None:
 
 @pytest.mark.parametrize("pattern", ["layer9*", "2"])
 def test_a_pattern_must_fit_a_group_that_may_be_pruned(pattern: str) -> None:
-    with pytest.raises(UsageError, match=f"--ratio-of pattern '{re.escape(pattern)}' fits no group that may be pruned"):
+    with pytest.raises(UsageError, match=f"`ratio_of` pattern '{re.escape(pattern)}' fits no group that may be pruned"):
         Bare(4, 6).kept([[1] * 4, [1] * 6], 0.3, ratio_of={pattern: 0.5})
 
 
 def test_named_shares_have_limits_too() -> None:
     scores = [[1.0] * 10, [2.0] * 10]
-    with pytest.raises(BenchError, match=r"--ratio-of cannot remove 60\.0% of 0: at most 50\.0% of a group can go"):
+    with pytest.raises(BenchError, match=r"`ratio_of` cannot remove 60\.0% of 0: at most 50\.0% of a group can go"):
         Bare(10, 10).kept(scores, 0.1, ratio_of={"0": 0.6}, max_ratio=0.5)
-    with pytest.raises(BenchError, match=r"cannot keep 95\.0% of the params: --ratio-of alone leaves"):
+    with pytest.raises(BenchError, match=r"cannot keep 95\.0% of the params: `ratio_of` alone leaves"):
         Bare(10, 10).plan(scores, "params", 0.95, ratio_of={"0": 0.6})
     bare = Bare(4, 6)
-    with pytest.raises(BenchError, match="--ratio-of names 0, which the method cannot score"):
+    with pytest.raises(BenchError, match="`ratio_of` names 0, which the method cannot score"):
         make_plan(bare.groups, {"1": torch.ones(6)}, bare.table, Target(Goal("macs", 0.9), ratio_of={"0": 0.5}))
 
 
@@ -496,7 +496,7 @@ def test_a_share_out_of_reach_names_the_best(scope: str) -> None:
     with pytest.raises(BenchError) as caught:
         bare.plan(scores, "channels", 0.8, scope=scope, min_keep=0.5)
     assert str(caught.value) == (
-        "cannot remove 80.0% of the channels: at most 50.0% can go with --min-keep 0.5; ask for less or loosen that"
+        "cannot remove 80.0% of the channels: at most 50.0% can go with `min_keep=0.5`; ask for less or loosen that"
     )
     assert bare.plan(scores, "channels", 0.5, scope=scope, min_keep=0.5).channels == (8, 16)
 
@@ -663,7 +663,7 @@ def test_limits_and_named_shares_do_not_compound() -> None:
     plans = in_several_cuts(bare, "channels", (0.25, 0.5), 0, **limits)
     # The named share is reached at once and stays.
     assert [counts(plan) for plan in plans] == [[15, 16, 15], [10, 16, 10]]
-    with pytest.raises(BenchError, match=r"at most 50.0% can go with --min-keep 0.02 and --max-ratio 0.5"):
+    with pytest.raises(BenchError, match=r"at most 50.0% can go with `min_keep=0.02` and `max_ratio=0.5`"):
         in_several_cuts(bare, "channels", (0.25, 0.6), 0, **limits)
 
 
@@ -683,7 +683,7 @@ def test_a_goal_that_was_passed_takes_nothing() -> None:
     assert again.kept == first.kept
     again = make_plan(bare.groups, scores, bare.table, Target(Goal("channels", 0.01)), first.kept)
     assert again.kept == first.kept
-    with pytest.raises(BenchError, match="--ratio-of alone leaves"):
+    with pytest.raises(BenchError, match="`ratio_of` alone leaves"):
         bare.plan([[1.0] * 8, [1.0] * 8], "macs", 0.9, ratio_of={"*": 0.8})
 
 

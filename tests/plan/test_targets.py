@@ -273,7 +273,7 @@ def test_out_of_reach_names_the_best_and_the_best_is_within_reach(
         best = float(message.split("at least ")[1].split("%")[0]) / 100
         assert unet.share(unet.plan(kind, best, scope, **limits), kind) == pytest.approx(best, abs=0.001)
     with pytest.raises(
-        BenchError, match=r"^cannot get down to 0\.001MB: at least [\d.]+MB stay with --min-keep"
+        BenchError, match=r"^cannot get down to 0\.001MB: at least [\d.]+MB stay with `min_keep`"
     ) as caught:
         unet.plan("size", 1000, scope, **limits)
     best = parse_bytes(str(caught.value).split("at least ")[1].split(" ")[0])

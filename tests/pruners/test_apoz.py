@@ -209,7 +209,7 @@ def test_images_without_the_classes_do_not_count(chain: nn.Module) -> None:
     assert all(torch.equal(chosen[name], expected[name]) for name in expected)
     ((images, where),) = pixels_of(data, [1])
     assert torch.equal(images, alone[0][0]) and where.all() and where.shape == (1, 16, 24)
-    with pytest.raises(BenchError, match="none of the 4 calibration images shows a class of 2; raise --calib-images"):
+    with pytest.raises(BenchError, match="none of the 4 calibration images shows a class of 2; raise `calib_images`"):
         scores_of("papm", chain, data, classes=[2])
 
 

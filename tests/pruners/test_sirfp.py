@@ -445,6 +445,6 @@ def test_features_that_are_not_finite_are_an_error(encoded: nn.Module) -> None:
 
 def test_a_single_pooled_image_is_an_error_that_says_what_to_do() -> None:
     model = toys.settled(toys.Between(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8))))
-    with pytest.raises(BenchError, match="raise --calib-batch-size to at least 2"):
+    with pytest.raises(BenchError, match="raise `calib_batch_size` to at least 2"):
         scores_of(model, [(torch.randn(1, 3, 8, 8), torch.zeros(1, 8, 8))])
     assert not model.training

@@ -140,10 +140,12 @@ def test_momentum_outlives_a_cut():
 
 
 def test_what_diverges_is_named():
-    with pytest.raises(BenchError, match="the training between cuts diverged within 4 steps; try a lower --finetune"):
+    with pytest.raises(
+        BenchError, match="the training between cuts diverged within 4 steps; try a lower `finetune_lr`"
+    ):
         retraining(new_network(norm=False), lr=1e20).train(4)
 
 
 def test_fp16_needs_a_gpu():
-    with pytest.raises(UsageError, match="--amp fp16 needs a CUDA device"):
+    with pytest.raises(UsageError, match="`amp=fp16` needs a CUDA device"):
         retraining(new_network(), amp="fp16")

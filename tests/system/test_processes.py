@@ -140,7 +140,7 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with (
-        pytest.raises(UsageError, match="use --device cuda under torchrun"),
+        pytest.raises(UsageError, match="use `device=cuda` under torchrun"),
         processes.joined(torch.device("cuda:0")),
     ):
         pass

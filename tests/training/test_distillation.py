@@ -181,11 +181,11 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
 @pytest.mark.parametrize(
     ("started", "resumed", "named"),
     [
-        ((1.0, 2.0), (3.0, 2.0), r"--distill-weight is 3\.0, the run was started with 1\.0"),
-        ((1.0, 2.0), (1.0, 1.0), r"--distill-temperature is 1\.0, the run was started with 2\.0"),
-        ((1.0, 2.0), (1.0, 2.0, 7), "--baseline is toy 7, the run was started with toy 1"),
-        ((1.0, 2.0), None, r"--distill-weight is not given, the run was started with 1\.0"),
-        (None, (1.0, 2.0), r"--distill-weight is 1\.0, the run was started with not given"),
+        ((1.0, 2.0), (3.0, 2.0), r"`distill_weight` is 3\.0, the run was started with 1\.0"),
+        ((1.0, 2.0), (1.0, 1.0), r"`distill_temperature` is 1\.0, the run was started with 2\.0"),
+        ((1.0, 2.0), (1.0, 2.0, 7), "`baseline` is toy 7, the run was started with toy 1"),
+        ((1.0, 2.0), None, r"`distill_weight` is not given, the run was started with 1\.0"),
+        (None, (1.0, 2.0), r"`distill_weight` is 1\.0, the run was started with not given"),
     ],
 )
 def test_another_distillation_does_not_go_on(tmp_path, started, resumed, named):

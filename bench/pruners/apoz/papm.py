@@ -68,7 +68,7 @@ def pixels_of(batches: Sequence[Batch], classes: Sequence[int]) -> list[tuple[Te
     if not chosen:
         raise BenchError(
             f"none of the {sum(len(images) for images, _ in batches)} calibration images shows a class of "
-            f"{', '.join(map(str, classes))}; raise --calib-images or choose other classes"
+            f"{', '.join(map(str, classes))}; raise `calib_images` or choose other classes"
         )
     return chosen
 

@@ -79,7 +79,7 @@ class Sirfp(Pruner):
         def measure(name: str, output: Tensor) -> None:
             averages[name].add(channels_first(layers[name], output).float())
 
-        with outputs_seen(model, names, measure), batch_statistics(model), batchnorm_explained("--calib-batch-size"):
+        with outputs_seen(model, names, measure), batch_statistics(model), batchnorm_explained("`calib_batch_size`"):
             for images, _ in calibration.batches:
                 model(images.to(device))
         scores = {}
