@@ -203,6 +203,7 @@ class Session:
             "seed": seed,
             "baseline": subject.digest,
             "groups": {group.name: group.channels for group in prunable(subject.groups)},
+            **pruner.identity,
         }
         data, options = self.baseline.data, self.options
         if pruner.needs_data or pruner.trains_first:

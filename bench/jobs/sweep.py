@@ -157,6 +157,7 @@ def _folder_name(session: Session, pruner: Method, job: Job) -> str:
             **where,
             "job": job,
             "options": asdict(pruner),
+            **pruner.identity,
             **session.identity,
             "baseline": baseline.digest,
             "data": [baseline.data.name, baseline.data.input_size, baseline.split],

@@ -88,10 +88,17 @@ class Method(ABC):
     Attributes:
         name: the registered name.
         paper: where the method was published.
+        revision: raised when the method comes to give other scores, so that those kept on disk are not taken for its.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    revision: ClassVar[int] = 1
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What names a revision in all that is found again by content; nothing for the first."""
+        return {"revision": self.revision} if self.revision > 1 else {}
 
     def aim(self, goal: Goal) -> Goal:
         """The goal in the method's own terms.

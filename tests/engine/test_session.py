@@ -70,6 +70,15 @@ def score_files(bench: Session) -> set[str]:
 # --- repeating
 
 
+def test_scores_of_another_revision_are_computed_anew(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_bench()
+    first = session.scores(L1, 0)[1]
+    assert "revision" not in session.score_identity(L1, 0)
+    monkeypatch.setattr(type(L1), "revision", 2)
+    assert session.score_identity(L1, 0)["revision"] == 2
+    assert session.scores(L1, 0)[1] != first
+
+
 @pytest.mark.parametrize("method", ["taylor", "random"])
 def test_the_same_seed_gives_the_same_network_and_numbers(make_bench: MakeBench, tmp_path: Path, method: str) -> None:
     pruner = make_pruner(method)

@@ -112,6 +112,8 @@ class Fgp(Pruner):
     name: ClassVar[str] = "fgp"
     paper: ClassVar[str] = "Lv et al., FGP: Feature-Gradient-Prune for Efficient Convolutional Layer Pruning, 2024"
     needs_data: ClassVar[bool] = True
+    # The first summed over pairs of an image and a class.
+    revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         for option, choices in CHOICES.items():
