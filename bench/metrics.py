@@ -147,7 +147,7 @@ def miou_interval(per_image: Tensor) -> Interval | None:
     Args:
         per_image: counts of each image, [N, K, outputs].
     """
-    return _interval(_resampled_miou(per_image)) if len(per_image) > 1 else None
+    return _interval(resampled_miou(per_image)) if len(per_image) > 1 else None
 
 
 def miou_change_interval(before: Tensor, after: Tensor) -> Interval | None:
@@ -165,7 +165,7 @@ def miou_change_interval(before: Tensor, after: Tensor) -> Interval | None:
     # Whatever was predicted, an image has the same number of pixels of each class.
     if not torch.equal(before.sum(dim=2), after.sum(dim=2)):
         raise ValueError("the two networks were not scored on the same images in the same order")
-    return _interval(_resampled_miou(after) - _resampled_miou(before)) if len(before) > 1 else None
+    return _interval(resampled_miou(after) - resampled_miou(before)) if len(before) > 1 else None
 
 
 def _sums(counts: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def _sums(counts: Tensor) -> Tensor:
     return torch.stack((counts.diagonal(dim1=-2, dim2=-1), counts.sum(dim=-1), counts[..., :scored].sum(dim=-2)))
 
 
-def _resampled_miou(per_image: Tensor) -> Tensor:
+def resampled_miou(per_image: Tensor) -> Tensor:
     """mIoU of as many images drawn with replacement, `RESAMPLES` times; the draws depend on their number alone."""
     images = len(per_image)
     drawn = torch.randint(images, (RESAMPLES, images), generator=torch.Generator().manual_seed(0))

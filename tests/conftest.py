@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-from bench.cli.entry import run
-
-ROOT = Path(__file__).resolve().parent.parent
+from scripts import ROOT, Outcome, run_script
 
 
-class Outcome(NamedTuple):
-    """How a script ended: exit status and what it wrote."""
-
-    code: int
-    out: str
-    err: str
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests begin first, so that no process is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,9 +64,7 @@ def tiny_camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def tiny_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of an untrained `unet_small` for CamVid at 48x64."""
+def _untrained(folder: Path, **kwargs: int) -> Path:
     import torch
 
     from bench.models import ModelSpec, build_model
@@ -82,27 +72,25 @@ def tiny_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        spec = ModelSpec("unet_small", 12)
+        spec = ModelSpec("unet_small", 12, kwargs)
         saved = SavedModel(build_model(spec), spec, meta={"input_size": [48, 64]})
-    path = tmp_path_factory.mktemp("baseline") / "best.pt"
-    save_model(path, saved)
-    return path
+    save_model(folder / "best.pt", saved)
+    return folder / "best.pt"
+
+
+@pytest.fixture(scope="session")
+def tiny_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of an untrained `unet_small` for CamVid at 48x64."""
+    return _untrained(tmp_path_factory.mktemp("baseline"))
+
+
+@pytest.fixture(scope="session")
+def shallow_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 6 convolutions of at most 16 channels, for tests of jobs to which the network is all one."""
+    return _untrained(tmp_path_factory.mktemp("shallow"), width=8, depth=1)
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def call() -> Callable[..., Outcome]:
     """`call("prune.py", "--method", "l1", ...)` runs a script in this process and returns how it ended."""
-    monkeypatch.syspath_prepend(ROOT)
-
-    def run_script(script: str, *flags: object) -> Outcome:
-        words = [str(flag) for flag in flags]
-        monkeypatch.setattr(sys, "argv", [script, *words])
-        capsys.readouterr()
-        code = 0
-        try:
-            run(importlib.import_module(script.removesuffix(".py")).main)
-        except SystemExit as end:
-            code = end.code or 0
-        return Outcome(code, *capsys.readouterr())
-
     return run_script

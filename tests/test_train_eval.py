@@ -309,7 +309,7 @@ def test_nan_stops_before_anything_is_saved(tmp_path):
             before.update({path.name: path.read_bytes() for path in tmp_path.iterdir()})
             images.fill_(float("nan"))
 
-    data._watch = poison
+    data.watch = poison
     with pytest.raises(BenchError, match=r"^the loss is nan in epoch 2 by iteration 3 \(learning rate .*`lr`") as error:
         train(tmp_path, new_network(), data, epochs=3)
     assert "\n" not in str(error.value)

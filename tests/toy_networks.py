@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.channels.groups import ChannelGroup, prunable
 from bench.cut.network import cut
+from bench.measure.cost import count_parameters, state_bytes
 from bench.plan.cost_table import Prediction
 from bench.plan.pruning_plan import PruningPlan, Scores
+from bench.torch_utils.dry_run import blank_image, stand_in
 
 IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(5))
 
@@ -205,6 +208,14 @@ def random_plan(groups: Sequence[ChannelGroup], seed: int = 0) -> PruningPlan:
         count = int(torch.randint(1, group.channels + 1, (), generator=generator))
         kept[group.name] = sorted(torch.randperm(group.channels, generator=generator)[:count].tolist())
     return plan_keeping(groups, kept)
+
+
+def measured(model: nn.Module, size: tuple[int, int]) -> Prediction:
+    """What a plan predicts, counted on the network itself; MACs from the operators of a forward pass on shapes."""
+    counter = FlopCounterMode(display=False)
+    with stand_in(model) as shadow, counter:
+        shadow(blank_image(shadow, size))
+    return Prediction(count_parameters(model), counter.get_total_flops() // 2, state_bytes(model))
 
 
 def cut_copy(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> nn.Module:

@@ -99,7 +99,11 @@ class ToyLoader:
 
 
 class ToyData:
-    """Coloured noise: the label of a pixel is its strongest colour. Row 0 is void unless `void` is False."""
+    """Coloured noise: the label of a pixel is its strongest colour. Row 0 is void unless `void` is False.
+
+    Attributes:
+        watch: called with epoch and number before each training batch is made.
+    """
 
     name = "toys"
     classes = CLASSES
@@ -118,7 +122,7 @@ class ToyData:
         generator = torch.Generator().manual_seed(1)
         self.train = self._draw(images, generator, void)
         self.val = self._draw(val_images, generator, void)
-        self._watch = watch
+        self.watch = watch
 
     def _draw(self, count: int, generator: torch.Generator, void: bool) -> tuple[Tensor, Tensor]:
         images = torch.randn(count, 3, *self.input_size, generator=generator)
@@ -130,7 +134,7 @@ class ToyData:
     def train_loader(
         self, batch_size: int, *, crop_size: tuple[int, int] | None = None, rank: int = 0, world: int = 1
     ) -> ToyLoader:
-        return ToyLoader(*self.train, batch_size, slice(rank, None, world), self._watch)
+        return ToyLoader(*self.train, batch_size, slice(rank, None, world), self.watch)
 
     def eval_loader(self, split: str, batch_size: int, *, rank: int = 0, world: int = 1) -> list[tuple[Tensor, Tensor]]:
         images, labels = (part[rank::world] for part in getattr(self, split))

@@ -95,7 +95,7 @@ def _in_windows(network: Network, images: Tensor, scoring: Scoring) -> Tensor:
         return network(images).float()
     stride = scoring.stride or [math.ceil(2 * side / 3) for side in window]
     total, passes = None, images.new_zeros(sides)
-    for top, left in itertools.product(*map(_starts, sides, window, stride)):
+    for top, left in itertools.product(*map(window_starts, sides, window, stride)):
         place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
         logits = _scaled(network(images[place]).float(), window)
         if total is None:
@@ -105,7 +105,7 @@ def _in_windows(network: Network, images: Tensor, scoring: Scoring) -> Tensor:
     return total / passes
 
 
-def _starts(side: int, window: int, stride: int) -> list[int]:
+def window_starts(side: int, window: int, stride: int) -> list[int]:
     """Where windows begin along a side; the last ends with it."""
     return [*range(0, side - window, stride), side - window]
 

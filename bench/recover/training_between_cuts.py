@@ -76,6 +76,11 @@ class TrainingBetweenCuts:
         return [self._state.saved.model, *([self._state.ema.model] if self._state.ema else [])]
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, with the momenta of the network in training."""
+        return self._state.optimizer
+
+    @property
     def result(self) -> nn.Module:
         """The network that is scored and kept: the averaged one where there is one."""
         return self._state.scored

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Outcome
+from scripts import Outcome
 
 from bench.errors import UsageError
 from bench.measure.cost import count_parameters

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from conftest import Outcome
 from option_groups import GROUPS, SCRIPTS, parser_of, script_parser
+from scripts import Outcome
 
 from bench.cli.help_text import examples_in
 from bench.cli.parser import Parser

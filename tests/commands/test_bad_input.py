@@ -70,8 +70,8 @@ def check_error(script: str, found: int, err: str, code: int, says: str | Iterab
 
 
 @pytest.fixture
-def commands(call, tiny_camvid, tiny_baseline, tmp_path):
-    return Commands(call, tiny_camvid, tiny_baseline, tmp_path / "out")
+def commands(call, tiny_camvid, shallow_baseline, tmp_path):
+    return Commands(call, tiny_camvid, shallow_baseline, tmp_path / "out")
 
 
 @pytest.mark.parametrize("script", ["train.py", "prune.py", "eval.py"])

@@ -1,4 +1,7 @@
-"""The five commands, end to end and as a user types them, on a tiny data set in CamVid's layout."""
+"""The five commands, end to end and as a user types them, on a tiny data set in CamVid's layout.
+
+Each runs once as a process of its own; what follows runs in this one.
+"""
 
 from __future__ import annotations
 
@@ -16,33 +19,36 @@ import pytest
 import torch
 from PIL import Image
 from records import faults
+from scripts import run_script
 
 from bench.datasets.camvid import CamVid
 from bench.measure.cost import measure_cost
 from bench.metrics import ConfusionMatrix
 from bench.models.checkpoint import load_model
 
+pytestmark = pytest.mark.slow
 TIMES = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
 
+IN_ONE_PROCESS = " --num-workers 0"
+TIMING = " --latency-warmup 1 --latency-runs 10"
 DATA = "--dataset camvid --data-root ./datasets/camvid --model unet_small"
 TRAIN = f"train.py {DATA} --epochs 1 --batch-size 2 --save ./runs/baseline --input-size 48,64"
 PRUNE = (
     f"prune.py {DATA} --ckpt ./runs/baseline/best.pt --method taylor --global-ratio 0.1 "
-    "--save ./runs/taylor_pruned --input-size 48,64"
+    f"--save ./runs/taylor_pruned --input-size 48,64{TIMING}"
 )
 BENCHMARK = (
     f"benchmark.py {DATA} --baseline ./runs/baseline/best.pt --methods taylor,l1,random --ratios 0.1 "
-    "--out-dir ./runs/benchmark"
+    f"--out-dir ./runs/benchmark{TIMING}"
 )
 FINETUNE = (
     f"finetune_batch.py --benchmark-dir ./runs/benchmark {DATA} --baseline ./runs/baseline/best.pt "
-    "--finetune-epochs 1 --batch-size 2"
+    f"--finetune-epochs 1 --batch-size 2{TIMING}"
 )
 EVAL = (
     f"eval.py {DATA} --baseline ./runs/baseline/best.pt --candidate ./runs/taylor_pruned/pruned_model.pt "
-    "--report ./runs/taylor_pruned/eval/report.json"
+    f"--report ./runs/taylor_pruned/eval/report.json{TIMING}"
 )
-QUICK = " --num-workers 0 --latency-warmup 1 --latency-runs 10"
 
 
 class Place:
@@ -52,7 +58,14 @@ class Place:
         self.runs, self._folder, self._root = folder / "runs", folder, project_root
 
     def types(self, line: str) -> str:
-        """Runs `SCRIPT FLAGS` and returns its stdout."""
+        """Runs `SCRIPT FLAGS` in this process and returns its stdout."""
+        script, *flags = shlex.split(line)
+        result = run_script(script, *flags, folder=self._folder)
+        assert (result.code, result.err) == (0, ""), result.out + result.err
+        return result.out
+
+    def starts(self, line: str) -> str:
+        """Runs `SCRIPT FLAGS` as a process of its own and returns its stdout."""
         script, *flags = shlex.split(line)
         result = subprocess.run(
             [sys.executable, self._root / script, *flags],
@@ -93,25 +106,25 @@ def place(tmp_path_factory, tiny_camvid, project_root) -> Place:
 
 @pytest.fixture(scope="module")
 def trained(place) -> str:
-    return place.types(TRAIN)
+    return place.starts(TRAIN)
 
 
 @pytest.fixture(scope="module")
 def pruned(place, trained) -> str:
-    return place.types(PRUNE)
+    return place.starts(PRUNE)
 
 
 @pytest.fixture(scope="module")
 def compared(place, trained) -> dict[str, Any]:
     """The summary of the first benchmark."""
-    place.types(BENCHMARK)
+    place.starts(BENCHMARK)
     return place.json("benchmark/benchmark_summary.json")
 
 
 @pytest.fixture(scope="module")
 def finetuned(place, compared) -> dict[str, Any]:
     """The summary of the first fine-tuning."""
-    place.types(FINETUNE + QUICK)
+    place.starts(FINETUNE + IN_ONE_PROCESS)
     return place.json("benchmark/finetuned_summary.json")
 
 
@@ -224,14 +237,14 @@ def test_finetune(place, finetuned):
 def test_finetune_again(place, finetuned):
     before = place.written("finetuned_model.pt", "finetuned_report.json")
     assert len(before) == 6
-    place.types(FINETUNE + QUICK)
+    place.types(FINETUNE + IN_ONE_PROCESS)
     assert place.written("finetuned_model.pt", "finetuned_report.json") == before
     assert numbers(place.json("benchmark/finetuned_summary.json")["rows"]) == numbers(finetuned["rows"])
 
 
 def test_one_more_method(place, finetuned):
     before = place.written("pruned_model.pt", "finetuned_model.pt")
-    place.types(BENCHMARK.replace("taylor,l1,random", "taylor,l1,random,l2") + QUICK)
+    place.types(BENCHMARK.replace("taylor,l1,random", "taylor,l1,random,l2") + IN_ONE_PROCESS)
     after = place.written("pruned_model.pt", "finetuned_model.pt")
     assert {name: after[name] for name in before} == before
     (new,) = after.keys() - before.keys()
@@ -241,7 +254,7 @@ def test_one_more_method(place, finetuned):
 
 
 def test_eval(place, pruned):
-    shown = place.types(EVAL)
+    shown = place.starts(EVAL)
     report, known = (place.json(f"taylor_pruned/{name}") for name in ("eval/report.json", "report.json"))
     for side in ("baseline", "candidate"):
         for key in ("quality", "cost", "sha256", "bytes_on_disk"):
@@ -318,7 +331,7 @@ def test_a_pruned_network_is_trained_on(place, pruned):
 
 def test_the_same_numbers_in_another_folder_and_in_one_command(place, finetuned):
     """Pruned and fine-tuned by one command, elsewhere: all but the times is the same."""
-    line = BENCHMARK.replace("./runs/benchmark", "./runs/again") + QUICK
+    line = BENCHMARK.replace("./runs/benchmark", "./runs/again") + IN_ONE_PROCESS
     place.types(f"{line} --finetune-epochs 1 --batch-size 2")
     again = place.json("again/benchmark_summary.json")
     assert numbers(again["rows"]) == numbers(finetuned["rows"])

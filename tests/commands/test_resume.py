@@ -79,6 +79,7 @@ def assert_same_run(one, other):
         assert_same_tensors(a.get("state"), b.get("state"))
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path, project_root):
     program = "tests/toy_training.py"
     whole = launch(project_root, program, tmp_path / "whole", *RECIPE)
@@ -91,6 +92,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path, project_
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_exits_130_and_can_be_resumed(tmp_path, project_root, toy, number):
     process = launch(project_root, "tests/toy_training.py", tmp_path, "--slow", "0.1")
@@ -225,6 +227,7 @@ def script(root, folder, *words):
     return [str(word) for word in (*fixed, *size, "--save", folder, *words)]
 
 
+@pytest.mark.slow
 def test_script_killed_and_resumed_equals_uninterrupted(tmp_path, project_root, small_camvid, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = launch(project_root, "train.py", *script(small_camvid, killed, "--num-workers", "2"))

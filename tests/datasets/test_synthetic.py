@@ -34,6 +34,7 @@ def drawn(tmp_path_factory) -> Synthetic:
     return Synthetic(tmp_path_factory.mktemp("data") / "synthetic")
 
 
+@pytest.mark.slow
 def test_whole_set_is_there_in_camvids_layout(drawn):
     assert {split: len(drawn.pairs(split)) for split in ("train", "val", "test")} == synthetic.IMAGES
     for image, label in drawn.pairs("val"):
@@ -42,6 +43,7 @@ def test_whole_set_is_there_in_camvids_layout(drawn):
             assert (picture.mode, ids.mode) == ("RGB", "L")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_class_is_present_often_enough(drawn, split):
     labels = [drawn.decode_label(pair.label) for pair in drawn.pairs(split)]
@@ -52,6 +54,7 @@ def test_every_class_is_present_often_enough(drawn, split):
     assert 0.005 < shares[VOID] < 0.06
 
 
+@pytest.mark.slow
 def test_nothing_is_left_beside_the_folder(drawn):
     assert [path.name for path in drawn.root.parent.iterdir()] == ["synthetic"]
 
@@ -71,6 +74,7 @@ def test_scenes_differ_and_depend_on_their_generator_only():
     assert first[0].dtype == first[1].dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_a_drawn_folder_is_used_as_it_is(drawn, monkeypatch):
     def never(*_args, **_options):
         raise AssertionError("drawn again")

@@ -45,13 +45,13 @@ MakeBench = Callable[..., Session]
 
 
 @pytest.fixture
-def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBench:
+def make_bench(tiny_camvid: Path, shallow_baseline: Path, tmp_path: Path) -> MakeBench:
     """A new session over the tiny data; scores go to a folder of the test's own."""
 
     def make(
         schedule: CutSchedule | None = TRAINED,
         *,
-        checkpoint: Path = tiny_baseline,
+        checkpoint: Path = shallow_baseline,
         scores: str = "scores",
         **options: Any,
     ) -> Session:
@@ -143,17 +143,19 @@ def test_the_baseline_teaches_between_the_cuts(make_bench: MakeBench) -> None:
     assert not torch.equal(*(tensors(pruned)["final_conv.weight"] for pruned in trained))
 
 
-def test_later_scores_are_those_of_what_the_earlier_cuts_left(make_bench: MakeBench, tiny_baseline: Path) -> None:
+def test_later_scores_are_those_of_what_the_earlier_cuts_left(
+    make_bench: MakeBench, shallow_baseline: Path, tmp_path: Path
+) -> None:
     """Without training, what a cut leaves of the dense network is known, and so is its score."""
     bench = make_bench(UNTRAINED, **RAW)
     pruned = prune_network(bench, L1, Target(Goal("channels", 0.5), "local"), seed=0)
     first, second = pruned.info["iterations"]
-    dense = load_model(tiny_baseline).model
+    dense = load_model(shallow_baseline).model
     groups = find_groups(dense)
     kept = {**{group.name: list(range(group.channels)) for group in prunable(groups)}, **first["kept"]}
     small = toys.cut_copy(dense, groups, toys.plan_keeping(groups, kept))
     expected = L1.score(small.eval(), prunable(find_groups(small)), Calibration([], 11, 0))
-    found = torch.load(bench.folder / second["scores"], weights_only=True)["scores"]
+    found = torch.load(tmp_path / "scores" / second["scores"], weights_only=True)["scores"]
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     # The filters read fewer channels now, so this is not what ranking the dense network once gives.
@@ -163,7 +165,9 @@ def test_later_scores_are_those_of_what_the_earlier_cuts_left(make_bench: MakeBe
 
 
 def test_channels_are_those_of_the_dense_network(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path) -> None:
-    once = prune_network(make_bench(None, **RAW), L1, Target(Goal("channels", 0.3), "local"), seed=0)
+    once = prune_network(
+        make_bench(None, checkpoint=tiny_baseline, **RAW), L1, Target(Goal("channels", 0.3), "local"), seed=0
+    )
     save_model(tmp_path / "once.pt", once.saved)
     pruned = prune_network(
         make_bench(UNTRAINED, checkpoint=tmp_path / "once.pt", **RAW), TAYLOR, Target(Goal("channels", 0.3)), 0
@@ -238,7 +242,7 @@ def test_what_several_cuts_do_not_fit(
     check_schedule(None, pruner, goal)
 
 
-def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench) -> None:
+def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(UNTRAINED, **RAW)
     pruner = make_pruner("l1_global")
     pruned = prune_network(bench, pruner, bench.target(pruner, Goal("params", 0.5, within=0.01)), seed=0)
@@ -248,7 +252,7 @@ def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench)
         0.5, abs=0.01
     )
     assert pruned.info["plan"]["search"] == last["search"]
-    scores = torch.load(bench.folder / last["scores"], weights_only=True)["scores"]
+    scores = torch.load(tmp_path / "scores" / last["scores"], weights_only=True)["scores"]
     assert any((score == last["search"]["threshold"]).any() for score in scores.values())
 
 
@@ -308,12 +312,12 @@ def test_a_schedule_is_part_of_a_jobs_name(make_bench: MakeBench, tmp_path: Path
     assert len(list(out.glob("l1_r0.3_s0_*"))) == 2
 
 
-def test_the_commands(call: Callable[..., Any], tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> None:
+def test_the_commands(call: Callable[..., Any], tiny_camvid: Path, shallow_baseline: Path, tmp_path: Path) -> None:
     data = ["--dataset", "camvid", "--data-root", tiny_camvid, "--num-workers", 0, "--model", "unet_small"]
     data += ["--calib-images", 2, "--recalibration-images", 2, "--no-latency", "--batch-size", 2]
     data += ["--iterations", 2, "--finetune-between", 2, "--ratio-schedule", "exponential", "--finetune-lr", 0.02]
     data += ["--distill-weight", 0.5, "--distill-temperature", 2]
-    files = ["--ckpt", tiny_baseline, "--save", tmp_path / "one"]
+    files = ["--ckpt", shallow_baseline, "--save", tmp_path / "one"]
     outcome = call("prune.py", *data, *files, "--method", "l1", "--target-size", "1MB")
     assert outcome.code == 0, outcome.err
     assert "cut 1 of 2: " in outcome.out and "cut 2 of 2: " in outcome.out
@@ -325,13 +329,13 @@ def test_the_commands(call: Callable[..., Any], tiny_camvid: Path, tiny_baseline
     assert (recipe["lr"], recipe["batch_size"], info["schedule"]["ratio_schedule"]) == (0.02, 2, "exponential")
     assert (recipe["distill_weight"], recipe["distill_temperature"]) == (0.5, 2.0)
 
-    files = ["--baseline", tiny_baseline, "--out-dir", tmp_path / "many"]
+    files = ["--baseline", shallow_baseline, "--out-dir", tmp_path / "many"]
     outcome = call("benchmark.py", *data, *files, "--methods", "l1", "--target-macs", "0.5", "--no-evaluate")
     assert outcome.code == 0, outcome.err
     (folder,) = (tmp_path / "many").glob("l1_macs0.5_s0_*")
     assert json.loads((folder / "pruning_info.json").read_text())["schedule"] == info["schedule"]
 
-    flags = ["--ckpt", tiny_baseline, "--save", tmp_path / "no", "--method", "l1", "--sensitivity"]
+    flags = ["--ckpt", shallow_baseline, "--save", tmp_path / "no", "--method", "l1", "--sensitivity"]
     outcome = call("prune.py", *data, *flags)
     assert outcome.code == 2
     assert "--sensitivity cuts each network once; leave --iterations out" in outcome.err

@@ -30,6 +30,7 @@ from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
 from bench.system.files import file_digest, read_json
 from bench.training.options import TrainOptions
+from bench.training.state import TrainingState
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
 SPARSE = {"sparse_epochs": 2, "sparse_batch_size": 4, "sparsity_lambda": 0.05, "sparse_lr": 0.05}
@@ -38,13 +39,13 @@ MakeBench = Callable[..., Session]
 
 
 @pytest.fixture
-def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> MakeBench:
+def make_bench(tiny_camvid: Path, shallow_baseline: Path, tmp_path: Path) -> MakeBench:
     """A new session over the tiny data; what is kept goes to the test's own folder."""
 
     def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
         timing = TimingOptions(latency=False)
-        reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
+        reference = Baseline(shallow_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / folder)
 
     return make
@@ -176,19 +177,19 @@ def test_the_same_seed_trains_the_same_network(make_bench: MakeBench) -> None:
 
 def test_an_interrupted_training_goes_on(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make_bench("whole").network_of(slimming(), 0).model.state_dict()
-    save, epochs = train_eval._Trainer._save, []
+    save, epochs = TrainingState.save_last, []
 
-    def interrupted(trainer: Any, *arguments: Any) -> None:
-        save(trainer, *arguments)
-        epochs.append(trainer.state.epoch)
-        if epochs == [1]:
+    def interrupted(state: TrainingState, *arguments: Any) -> None:
+        save(state, *arguments)
+        epochs.append(state.epoch)
+        if epochs == [0, 1]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_eval._Trainer, "_save", interrupted)
+    monkeypatch.setattr(TrainingState, "save_last", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_bench("broken").network_of(slimming(), 0)
     resumed = make_bench("broken").network_of(slimming(), 0).model.state_dict()
-    assert epochs == [1, 2]
+    assert epochs == [0, 1, 2]
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_networks as toys
-from conftest import Outcome
+from scripts import Outcome
 from torch import nn
 from torch.nn.functional import kl_div, mse_loss
 

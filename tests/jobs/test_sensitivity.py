@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,9 @@ MakeBench = Callable[..., Session]
 
 @pytest.fixture(scope="module")
 def half_dead_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `unet_small` half of whose group `downs.0.conv.0` is dead."""
+    """A `unet_small` of two stages, half of whose group `downs.0.conv.0` is dead."""
     torch.manual_seed(5)
-    spec = ModelSpec("unet_small", 12)
+    spec = ModelSpec("unet_small", 12, {"depth": 2})
     network = build_model(spec)
     norm = network.downs[0].conv[1]
     half = norm.num_features // 2
@@ -58,23 +60,32 @@ def half_dead_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def session_of(baseline: Path, data_root: Path, scores: Path, **options: Any) -> Session:
+    data = DataOptions(dataset="camvid", data_root=str(data_root), num_workers=0)
+    timing = TimingOptions(latency=False)
+    reference = Baseline(baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
+    return Session(reference, replace(PLAIN, **options), scores)
+
+
 @pytest.fixture
 def make_bench(tiny_camvid: Path, half_dead_baseline: Path, tmp_path: Path) -> MakeBench:
-    def make(checkpoint: Path = half_dead_baseline, **options: Any) -> Session:
-        data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        timing = TimingOptions(latency=False)
-        reference = Baseline(checkpoint, data, ScoringOptions(), timing, device=torch.device("cpu"))
-        return Session(reference, replace(PLAIN, **options), tmp_path / "scores")
-
-    return make
+    """A new session over the tiny data; scores go to the test's own folder."""
+    return partial(session_of, half_dead_baseline, tiny_camvid, tmp_path / "scores")
 
 
-@pytest.fixture
-def measured(make_bench: MakeBench, tmp_path: Path) -> dict[str, Any]:
-    return measure_sensitivity(make_bench(), L1, TRIED, 0, tmp_path / "out")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `measured` wrote its files; to be copied by whoever goes on with them."""
+    return tmp_path_factory.mktemp("sensitivity") / "out"
 
 
-def test_a_row_for_each_group_and_ratio(measured: dict[str, Any], make_bench: MakeBench, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def measured(half_dead_baseline: Path, tiny_camvid: Path, folder: Path) -> dict[str, Any]:
+    session = session_of(half_dead_baseline, tiny_camvid, folder.parent / "scores")
+    return measure_sensitivity(session, L1, TRIED, 0, folder)
+
+
+def test_a_row_for_each_group_and_ratio(measured: dict[str, Any], make_bench: MakeBench, folder: Path) -> None:
     groups = prunable(make_bench().groups)
     wanted = [(group.name, group.channels, ratio) for group in groups for ratio in (0.0, 0.5)]
     assert [(row["group"], row["channels"], row["ratio"]) for row in measured["rows"]] == wanted
@@ -86,10 +97,10 @@ def test_a_row_for_each_group_and_ratio(measured: dict[str, Any], make_bench: Ma
         assert row["miou_drop_points"] == pytest.approx(100 * (measured["baseline"]["miou"] - row["miou"]), abs=1e-9)
         if row["ratio"] == 0:
             assert row["miou_drop_points"] == 0
-    with (tmp_path / "out" / sensitivity.CSV).open(newline="") as file:
+    with (folder / sensitivity.CSV).open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [{key: str(value) for key, value in row.items()} for row in measured["rows"]] == lines
-    assert json.loads((tmp_path / "out" / sensitivity.RECORD).read_text()) == measured
+    assert json.loads((folder / sensitivity.RECORD).read_text()) == measured
 
 
 def test_rows_are_what_a_cut_network_costs_and_scores(measured: dict[str, Any], make_bench: MakeBench) -> None:
@@ -118,20 +129,21 @@ def test_a_group_whose_channels_are_dead_loses_nothing(measured: dict[str, Any])
 
 
 def test_the_record_says_what_was_measured_on_what(
-    measured: dict[str, Any], half_dead_baseline: Path, tmp_path: Path
+    measured: dict[str, Any], half_dead_baseline: Path, folder: Path
 ) -> None:
     assert (measured["method"], measured["seed"], measured["dataset"]) == ("l1", 0, "camvid")
     assert measured["baseline"]["sha256"] == file_digest(half_dead_baseline)
     images = measured["images"]
     assert (images["split"], images["count"], images["recalibrated_on"]) == ("train", 4, 0)
     assert "command" in measured["provenance"]
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert names == {"done", sensitivity.CSV, sensitivity.RECORD, sensitivity.PICTURE, sensitivity.RATIOS}
 
 
 def test_another_split_and_recalibration_give_other_numbers(
-    measured: dict[str, Any], make_bench: MakeBench, tmp_path: Path
+    measured: dict[str, Any], make_bench: MakeBench, folder: Path, tmp_path: Path
 ) -> None:
+    shutil.copytree(folder, tmp_path / "out")
     validation = measure_sensitivity(make_bench(), L1, TRIED, 0, tmp_path / "val", split="val")
     assert validation["images"]["split"] == "val"
     assert validation["baseline"]["miou"] != measured["baseline"]["miou"]

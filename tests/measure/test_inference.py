@@ -10,7 +10,7 @@ from toy_training import CLASSES
 
 from bench.errors import UsageError
 from bench.measure.evaluation import evaluate
-from bench.measure.inference import PLAIN, Scoring, predict
+from bench.measure.inference import PLAIN, Scoring, predict, window_starts
 from bench.measure.options import ScoringOptions
 
 IMAGES = torch.randn(2, 3, 13, 17, generator=torch.Generator().manual_seed(0))
@@ -99,9 +99,7 @@ def test_windows_of_a_network_with_coarse_logits():
 
 @pytest.mark.parametrize(("side", "window", "stride"), [(17, 5, 4), (17, 17, 9), (16, 8, 8), (9, 4, 3), (10, 9, 9)])
 def test_windows_cover_everything_and_stay_inside(side, window, stride):
-    from bench.measure.inference import _starts
-
-    starts = _starts(side, window, stride)
+    starts = window_starts(side, window, stride)
     seen = {pixel for start in starts for pixel in range(start, start + window)}
     assert seen == set(range(side))
     assert len(starts) == len(set(starts)) == 1 + -(-(side - window) // stride)

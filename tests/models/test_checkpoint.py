@@ -110,6 +110,7 @@ def test_factory_arguments_and_training_state_come_back(model: nn.Module, tmp_pa
     assert all(torch.equal(*pair) for pair in zip(loaded, momentum, strict=True))
 
 
+@pytest.mark.slow
 def test_a_narrowed_network_opens_in_a_new_process(model: nn.Module, tmp_path: Path, project_root: Path) -> None:
     first, norm, second = model.downs[0].conv[0], model.downs[0].conv[1], model.downs[0].conv[3]
     removed = [1, 4, 15]

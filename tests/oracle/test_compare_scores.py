@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import toy_networks as toys
-from conftest import Outcome
+from scripts import Outcome
 
 from bench.channels.groups import prunable
 from bench.datasets.options import DataOptions
@@ -37,12 +37,17 @@ OPTIONS = OracleOptions(oracle_images=3, oracle_units=4, oracle_ratios=[0.25, 0.
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
+def scores_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scores")
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_camvid: Path, tiny_baseline: Path, scores_folder: Path) -> Session:
     data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
     timing = TimingOptions(latency=False)
     reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
     toys.settled(reference.saved.model)
-    return Session(reference, PruneOptions(calib_images=4), tmp_path_factory.mktemp("scores"))
+    return Session(reference, PruneOptions(calib_images=4), scores_folder)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +89,9 @@ def test_the_record_holds_a_row_for_each_method_and_seed(
         assert record["ceiling"][kind]["groups"] == len(oracle["groups"])
 
 
-def test_the_scores_judged_are_the_methods_own(record: dict[str, Any], bench: Session) -> None:
+def test_the_scores_judged_are_the_methods_own(record: dict[str, Any], scores_folder: Path) -> None:
     for row in record["rows"]:
-        saved = torch.load(bench.folder / row["scores"], weights_only=True)["scores"]
+        saved = torch.load(scores_folder / row["scores"], weights_only=True)["scores"]
         groups = record["oracle"]["groups"]
         scores = {name: saved[name][group["channels"]] for name, group in groups.items()}
         signed = {name: torch.tensor(group["loss_change"], dtype=torch.float64) for name, group in groups.items()}
@@ -102,10 +107,12 @@ def test_the_scores_judged_are_the_methods_own(record: dict[str, Any], bench: Se
                     assert found[key] == pytest.approx(value)
 
 
-def test_the_set_test_removes_whole_sets(record: dict[str, Any], bench: Session, tmp_path: Path) -> None:
+def test_the_set_test_removes_whole_sets(
+    record: dict[str, Any], bench: Session, scores_folder: Path, tmp_path: Path
+) -> None:
     """What it reports for a method is the mean loss of networks that were really cut."""
     row = next(row for row in record["rows"] if row["method"] == "l1")
-    scores = torch.load(bench.folder / row["scores"], weights_only=True)["scores"]
+    scores = torch.load(scores_folder / row["scores"], weights_only=True)["scores"]
     model, total = bench.baseline.saved.model, 0.0
     batches = bench.batches(OPTIONS.oracle_images, OPTIONS.oracle_seed)
     for name, group in record["oracle"]["groups"].items():

@@ -46,11 +46,6 @@ class Bare:
         return list(self.plan(scores, "channels", ratio, **target).kept.values())
 
 
-def measured(model: nn.Module, size: tuple[int, int]) -> Prediction:
-    cost = measure_cost(model, size)
-    return Prediction(cost.parameters, cost.macs, cost.state_bytes)
-
-
 def removed(plan: PruningPlan, groups: Sequence[ChannelGroup]) -> set[tuple[str, int]]:
     return {
         (group.name, channel)
@@ -73,12 +68,12 @@ def networks() -> dict[str, nn.Module]:
 def test_predictions_are_what_is_measured(networks: dict[str, nn.Module], name: str, size: tuple[int, int]) -> None:
     model = networks[name]
     groups = find_groups(model)
-    table = CostTable(model, groups, size)
-    assert table.dense() == measured(model, size)
+    table, cost = CostTable(model, groups, size), measure_cost(model, size)
+    assert table.dense() == toys.measured(model, size) == (cost.parameters, cost.macs, cost.state_bytes)
     for seed in range(2):
         plan = toys.random_plan(groups, seed)
         kept = [len(plan.kept.get(group.name, range(group.channels))) for group in groups]
-        assert table.predict(torch.tensor(kept).numpy()) == measured(toys.cut_copy(model, groups, plan), size)
+        assert table.predict(torch.tensor(kept).numpy()) == toys.measured(toys.cut_copy(model, groups, plan), size)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +95,11 @@ def test_predictions_are_what_is_measured(networks: dict[str, nn.Module], name: 
 def test_predictions_for_each_coupling(model: nn.Module) -> None:
     groups = find_groups(model)
     table = CostTable(model, groups, SIZE)
-    assert table.dense() == measured(model, SIZE)
+    assert table.dense() == toys.measured(model, SIZE)
     for seed in range(5):
         plan = toys.random_plan(groups, seed)
         kept = [len(plan.kept.get(group.name, range(group.channels))) for group in groups]
-        assert table.predict(torch.tensor(kept).numpy()) == measured(toys.cut_copy(model, groups, plan), SIZE)
+        assert table.predict(torch.tensor(kept).numpy()) == toys.measured(toys.cut_copy(model, groups, plan), SIZE)
 
 
 def test_a_prediction_by_hand() -> None:
@@ -121,11 +116,11 @@ def test_a_layer_run_twice_counts_twice() -> None:
     model = Twice(nn.Conv2d(8, 8, 3, padding=1))
     groups = find_groups(model)
     table = CostTable(model, groups, SIZE)
-    assert table.dense() == measured(model, SIZE)
+    assert table.dense() == toys.measured(model, SIZE)
     plan = toys.random_plan(groups)
     kept = [len(plan.kept.get(group.name, range(group.channels))) for group in groups]
     assert kept[0] < 8
-    assert table.predict(torch.tensor(kept).numpy()) == measured(toys.cut_copy(model, groups, plan), SIZE)
+    assert table.predict(torch.tensor(kept).numpy()) == toys.measured(toys.cut_copy(model, groups, plan), SIZE)
 
 
 # --- a share of the channels
@@ -446,7 +441,7 @@ def test_a_cost_target_is_met_within_one_channel_from_the_closer_side(kind: str,
         assert cost(around[0].predicted) > cost(plan.predicted) > cost(around[1].predicted)
         assert all(abs(cost(plan.predicted) - wanted) <= abs(cost(other.predicted) - wanted) for other in around)
     assert cost(plan.predicted) / cost(plan.dense) == pytest.approx(share, abs=0.01)
-    assert plan.predicted == measured(toys.cut_copy(model, groups, plan), (64, 64))
+    assert plan.predicted == toys.measured(toys.cut_copy(model, groups, plan), (64, 64))
 
 
 def test_the_closer_side_by_hand() -> None:

@@ -15,7 +15,6 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
-from bench.measure.cost import measure_cost
 from bench.models import MODELS, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.cost_table import CostTable
@@ -27,8 +26,9 @@ from bench.pruners.base import Calibration, Pruner, Sparsifier
 from bench.torch_utils.sparse_weights import set_to_zero
 from bench.training.losses import segmentation_loss
 
+pytestmark = pytest.mark.slow
 OUTPUTS, VOID = 12, 11
-SIZE = (64, 64)
+SIZE = (32, 48)
 # The ResNet-101 networks differ from the ResNet-50 ones in nothing but the number of blocks.
 NETWORKS = [name for name in MODELS if "resnet101" not in name]
 # Options that make a method's own training short.
@@ -81,8 +81,7 @@ def prune(baseline: Baseline, method: str, ratio: float) -> SavedModel:
     plan = make_plan(baseline.groups, scores, baseline.table, target)
     assert plan.channel_ratio == pytest.approx(ratio, abs=0.01)
     model = toys.cut_copy(baseline.model, baseline.groups, plan)
-    cost = measure_cost(model, SIZE)
-    assert plan.predicted == (cost.parameters, cost.macs, cost.state_bytes)
+    assert plan.predicted == toys.measured(model, SIZE)
     assert plan.predicted.parameters < plan.dense.parameters
     assert plan.predicted.macs < plan.dense.macs
     return SavedModel(model, baseline.spec, plan.kept)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 SECTION = re.compile(r"### A method of your own\n(.*?)\n### ", re.DOTALL)
 FILE = re.compile(r"`(bench/\S+\.py)`\n\n```python\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"```\npython (.*?)```", re.DOTALL)

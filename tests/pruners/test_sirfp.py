@@ -48,7 +48,7 @@ def scores_of(model: nn.Module, data: Sequence[Batch], **options: object) -> Sco
 
 @torch.no_grad()
 def layer_scores(model: nn.Module, names: set[str], data: Sequence[Batch], **options: object) -> Scores:
-    return make_pruner("sirfp", options)._layer_scores(model, names, Calibration(data, VOID, 0))
+    return make_pruner("sirfp", options).layer_scores(model, names, Calibration(data, VOID, 0))
 
 
 def similarity(maps: Tensor) -> Tensor:

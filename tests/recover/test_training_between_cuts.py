@@ -92,12 +92,12 @@ def test_momenta_and_average_are_cut_along():
     training.train(2)
     live, averaged = training.networks
     assert live is saved.model and training.result is averaged
-    buffer = training._state.optimizer.state[live.head.weight]["momentum_buffer"].clone()
+    buffer = training.optimizer.state[live.head.weight]["momentum_buffer"].clone()
     before = averaged.head.weight.clone()
     groups = find_groups(live)
     kept = [1, 2, 6]
     training.cut(groups, plan_keeping(groups, {"body.0": kept}))
-    assert torch.equal(training._state.optimizer.state[live.head.weight]["momentum_buffer"], buffer[:, kept])
+    assert torch.equal(training.optimizer.state[live.head.weight]["momentum_buffer"], buffer[:, kept])
     assert torch.equal(averaged.head.weight, before[:, kept])
     head = live.head.weight.clone()
     training.train(2)

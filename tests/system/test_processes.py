@@ -51,6 +51,7 @@ def two_processes(tmp_path_factory, project_root):
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_same_weights(two_processes):
     folder, _ = two_processes
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2))
@@ -60,6 +61,7 @@ def test_processes_end_with_the_same_weights(two_processes):
     assert not any(name.startswith("module.") for name in first)
 
 
+@pytest.mark.slow
 def test_first_process_alone_writes_and_speaks(two_processes):
     folder, out = two_processes
     expected = {"best.pt", "last.pt", "metrics.csv", *(f"{name}{rank}.pt" for name in OWN for rank in range(2))}
@@ -68,6 +70,7 @@ def test_first_process_alone_writes_and_speaks(two_processes):
     assert out.count("train 4/4") == 1
 
 
+@pytest.mark.slow
 def test_no_image_is_counted_twice(two_processes):
     folder, _ = two_processes
     data = ToyData()
@@ -78,6 +81,7 @@ def test_no_image_is_counted_twice(two_processes):
     assert (row["val_miou"], row["val_pixel_accuracy"]) == (quality.miou, quality.pixel_accuracy)
 
 
+@pytest.mark.slow
 def test_counts_of_each_image_come_together_in_the_order_of_the_data_set(two_processes):
     folder, _ = two_processes
     data, last = ToyData(), load_model(folder / "last.pt")
@@ -94,6 +98,7 @@ def test_counts_of_each_image_come_together_in_the_order_of_the_data_set(two_pro
         assert torch.equal(found["first_image"], whole.per_image[:1])
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_teacher_equal_one_with_twice_the_batch(tmp_path, project_root):
     # Without norm and void pixels, the mean over two shares is the mean over the whole.
     done = torchrun(project_root, "tests/toy_training.py", tmp_path / "two", "--no-norm", "--taught")
@@ -108,6 +113,7 @@ def test_two_processes_with_a_teacher_equal_one_with_twice_the_batch(tmp_path, p
     assert two.state["history"][-1]["train_loss"] == pytest.approx(result.history[-1]["train_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_death_of_one_process_ends_both_and_the_run_can_be_resumed(two_processes, tmp_path, project_root):
     recipe = ["--ema", "0.5", "--accumulate", "2"]
     assert torchrun(project_root, "tests/toy_training.py", tmp_path, *recipe, "--kill", "2,1").returncode != 0
@@ -118,6 +124,7 @@ def test_death_of_one_process_ends_both_and_the_run_can_be_resumed(two_processes
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_is_refused(two_processes):
     options = TrainOptions(epochs=4, batch_size=2, lr=0.1, ema=0.5, accumulate=2)
     saved = new_network(dropout=0.3, aux=True)

@@ -47,7 +47,9 @@ class Canvas:
 
     def __init__(self, rng: Random, height: int, width: int):
         self.height, self.width = height, width
-        self.image = np.zeros((height, width, 3), np.float32)
+        # Stored plane by plane, where filling is several times as fast; seen as [H, W, 3].
+        self._planes = np.zeros((3, height, width), np.float32)
+        self.image = self._planes.transpose(1, 2, 0)
         self.label = np.full((height, width), VOID, np.uint8)
         self.horizon = height * rng.uniform(0.36, 0.5)
         self._centre = width * rng.uniform(0.38, 0.62)
@@ -56,7 +58,7 @@ class Canvas:
         self._haze_metres = rng.uniform(*HAZE_METRES)
         warmth = rng.uniform(-14, 14)
         self.haze = np.array([192 + warmth, 196, 202 - warmth], np.float32) * np.float32(rng.uniform(0.75, 1.1))
-        self._texture = 1 + TEXTURE * surface_texture(rng, height, width)[..., None]
+        self._texture = 1 + TEXTURE * surface_texture(rng, height, width)
 
     def project(self, x: float, y: float, z: float) -> Point:
         """Metres to the right, above the ground and ahead -> (column, row)."""
@@ -128,9 +130,9 @@ class Canvas:
         inside = np.asarray(mask).view(bool)
         window = (slice(top, bottom), slice(left, right))
         clear = np.float32(np.exp(-z / self._haze_metres))
-        surface = self._texture[window] * (colour * clear)
-        surface += self.haze * (1 - clear)
-        np.copyto(self.image[window], surface, where=inside[..., None])
+        surface = self._texture[window] * (colour * clear)[:, None, None]
+        surface += (self.haze * (1 - clear))[:, None, None]
+        np.copyto(self._planes[(slice(None), *window)], surface, where=inside)
         if label is not None:
             self.label[window][inside] = label
 

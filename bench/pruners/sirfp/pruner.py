@@ -53,7 +53,7 @@ class Sirfp(Pruner):
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:
         members = {group.name: [producer.norm or producer.layer for producer in group.producers] for group in groups}
         names = dict.fromkeys(member.layer for found in members.values() for member in found)
-        of_layers = self._layer_scores(model, names, calibration)
+        of_layers = self.layer_scores(model, names, calibration)
         pools: dict[str, list[Tensor]] = defaultdict(list)
         parts: dict[str, list[tuple[str, Tensor]]] = defaultdict(list)
         for group in groups:
@@ -65,7 +65,7 @@ class Sirfp(Pruner):
         among = {pool: torch.cat(scores) for pool, scores in pools.items()}
         return {name: _merged(found, among) for name, found in parts.items()}
 
-    def _layer_scores(self, model: nn.Module, names: Iterable[str], calibration: Calibration) -> dict[str, Tensor]:
+    def layer_scores(self, model: nn.Module, names: Iterable[str], calibration: Calibration) -> dict[str, Tensor]:
         """Layer -> float64 [width], for those of the layers that run."""
         layers = dict(model.named_modules())
         device = next(model.parameters()).device
