@@ -14,6 +14,7 @@ from bench.cli import config_file
 from bench.cli.parser import collect
 from bench.data import SegmentationData
 from bench.datasets.options import DataOptions
+from bench.datasets.synthetic import draw_dataset
 from bench.engine.options import PruneOptions
 from bench.errors import UsageError
 from bench.jobs.options import GridOptions
@@ -185,6 +186,7 @@ def test_the_working_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_data_and_results_stay_with_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    draw_dataset(tmp_path / "datasets" / "synthetic", images={"train": 1, "val": 1, "test": 1}, size=(24, 32))
     arguments = script_parser("benchmark.py").parse(["--config", "configs/quick.yaml"])
     data = SegmentationData(collect(DataOptions, arguments))
     assert data.dataset.root == Path("datasets/synthetic")

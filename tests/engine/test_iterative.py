@@ -229,8 +229,8 @@ def test_a_target_out_of_reach_is_found_before_the_training(
         ("slimming", {}, Goal("macs", 0.5), "slimming trains the network before it scores it"),
         ("dmcp", {"fresh": True}, Goal("macs", 0.5), "dmcp draws all weights anew after the cut"),
         ("dmcp", {}, Goal("macs", 0.5), "dmcp learns the widths of one cut to the target"),
-        ("l1", {}, Goal("latency", 0.5), "--iterations needs a target that is predicted, not measured"),
-        ("l1", {}, Goal("milliseconds", 5.0), "--iterations needs a target that is predicted, not measured"),
+        ("l1", {}, Goal("latency", 0.5), "`iterations` needs a target that is predicted, not measured"),
+        ("l1", {}, Goal("milliseconds", 5.0), "`iterations` needs a target that is predicted, not measured"),
     ],
 )
 def test_what_several_cuts_do_not_fit(

@@ -174,9 +174,9 @@ def test_options_become_scoring():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"stride": (8, 8)}, "--stride is the step of --sliding-window; pass that too"),
-        ({"stride": (8, 9), "sliding_window": (8, 8)}, "--stride 8,9 leaves gaps between windows of 8,8"),
-        ({"scales": [1.0, float("inf")]}, "--scales must be finite"),
+        ({"stride": (8, 8)}, "`stride` is the step of `sliding_window`; pass that too"),
+        ({"stride": (8, 9), "sliding_window": (8, 8)}, "`stride=8,9` leaves gaps between windows of 8,8"),
+        ({"scales": [1.0, float("inf")]}, "`scales` must be finite"),
     ],
 )
 def test_contradictions_are_refused(changes, says):

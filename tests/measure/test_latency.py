@@ -288,8 +288,8 @@ class Failing(nn.Module):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"latency_amp": "fp16"}, "--latency-amp fp16 needs a CUDA device"),
-        ({"latency_batch": 1}, "--latency-batch 1 is measured in any case"),
+        ({"latency_amp": "fp16"}, "`latency_amp=fp16` needs a CUDA device"),
+        ({"latency_batch": 1}, "`latency_batch=1` is measured in any case"),
         ({"latency_compile": True, "per_layer": True}, "leave one of them out"),
     ],
 )

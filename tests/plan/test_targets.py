@@ -255,10 +255,10 @@ def test_ties_reach_a_target_as_well(unet: Network, scope: str, share: float) ->
 @pytest.mark.parametrize(
     ("limits", "flags"),
     [
-        ({}, "--min-keep 0.02"),
-        ({"max_ratio": 0.5}, "--min-keep 0.02 and --max-ratio 0.5"),
-        ({"round_to": 8, "min_keep": 0.3}, "--min-keep 0.3 and --round-to 8"),
-        ({"ratio_of": {"downs*": 0.1}}, "--min-keep 0.02 and --ratio-of"),
+        ({}, "`min_keep=0.02`"),
+        ({"max_ratio": 0.5}, "`min_keep=0.02` and `max_ratio=0.5`"),
+        ({"round_to": 8, "min_keep": 0.3}, "`min_keep=0.3` and `round_to=8`"),
+        ({"ratio_of": {"downs*": 0.1}}, "`min_keep=0.02` and `ratio_of`"),
     ],
 )
 @pytest.mark.parametrize("scope", SCOPES)
@@ -273,7 +273,7 @@ def test_out_of_reach_names_the_best_and_the_best_is_within_reach(
         best = float(message.split("at least ")[1].split("%")[0]) / 100
         assert unet.share(unet.plan(kind, best, scope, **limits), kind) == pytest.approx(best, abs=0.001)
     with pytest.raises(
-        BenchError, match=r"^cannot get down to 0\.001MB: at least [\d.]+MB stay with `min_keep`"
+        BenchError, match=r"^cannot get down to 0\.001MB: at least [\d.]+MB stay with `min_keep="
     ) as caught:
         unet.plan("size", 1000, scope, **limits)
     best = parse_bytes(str(caught.value).split("at least ")[1].split(" ")[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ import toy_networks as toys
 from torch import Tensor, nn
 from torch.ao.pruning._experimental.pruner.FPGM_pruner import FPGMPruner
 
-from bench.channels.groups import find_groups, prunable
+from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.errors import UsageError
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
@@ -98,12 +99,18 @@ def test_filters_of_small_norm_go_first() -> None:
 WIDTHS = (16, 32, 64)
 
 
-def removed_by_plan(ratio: float) -> tuple[int, ...]:
-    """How many channels the plan takes of each layer of a network of these widths."""
+@cache
+def ready() -> tuple[list[ChannelGroup], Scores, CostTable]:
+    """All that plans for a network of these widths are made from."""
     model = nn.Sequential(*(toys.conv(*pair) for pair in pairwise((3, *WIDTHS))), nn.Conv2d(64, 4, 1))
     groups = find_groups(model)
+    return groups, scores_of(model), CostTable(model, groups, (8, 8))
+
+
+def removed_by_plan(ratio: float) -> tuple[int, ...]:
+    """How many channels the plan takes of each layer."""
     target = Target(Goal("channels", ratio), scope=make_pruner("fpgm").scope)
-    kept = make_plan(groups, scores_of(model), CostTable(model, groups, (8, 8)), target).kept
+    kept = make_plan(*ready(), target).kept
     return tuple(width - len(kept[f"{layer}.0"]) for layer, width in enumerate(WIDTHS))
 
 
