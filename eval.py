@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from bench.cli.parser import run
+from bench.cli.entry import run
 from bench.commands.eval import main
 
 if __name__ == "__main__":

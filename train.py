@@ -8,7 +8,7 @@ Several processes: torchrun --nproc_per_node N train.py ...
 
 from __future__ import annotations
 
-from bench.cli.parser import run
+from bench.cli.entry import run
 from bench.commands.train import main
 
 if __name__ == "__main__":

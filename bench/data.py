@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from bench.config.options import DataOptions
 from bench.datasets import dataset_class, transforms
 from bench.datasets.base import Dataset, image_size, read_image
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.system.console import progress
 from bench.torch_utils.batches import Batch
@@ -354,7 +354,7 @@ def _collate(samples: list[tuple[Tensor, Tensor] | BenchError]) -> Batch | Bench
     sizes = {tuple(label.shape) for _, label in samples}
     if len(sizes) > 1:
         shown = " and ".join(_times(size) for size in sorted(sizes)[:2])
-        return BenchError(f"labels of one batch differ in size ({shown}); use --eval-batch-size 1")
+        return BenchError(f"labels of one batch differ in size ({shown}); use `eval_batch_size=1`")
     images, labels = data.default_collate(samples)
     return images, labels
 

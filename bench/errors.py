@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Something went wrong that the user can mend; the message says what, where and how."""
+    """Something went wrong that the user can mend; the message says what, where and how.
+
+    A message names options as Python does, in backticks: `` `min_keep` `` or `` `min_keep=0.1` ``. Whatever shows it to
+    somebody at the command line passes it through `as_flags`.
+    """
 
     exit_code = 1
 
@@ -16,6 +21,20 @@ class UsageError(BenchError):
     """The command line or the config file asks for something that does not exist."""
 
     exit_code = 2
+
+
+def as_flags(message: str) -> str:
+    """A message with its options spelt as the flags of the command line.
+
+    >>> as_flags("lower `min_keep` or pass `amp=none`")
+    'lower --min-keep or pass --amp none'
+    """
+
+    def flag(option: re.Match[str]) -> str:
+        name, value = option.groups()
+        return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
+
+    return re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", flag, message)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -1,7 +1,7 @@
-"""Training, validation and BatchNorm recalibration of a segmentation network.
+"""Training a segmentation network with validation, by one function for fresh, pruned and sparse networks alike.
 
-`fit` trains, fresh or fine-tuning alike; `evaluate` scores and `recalibrate` re-estimates running statistics
-(both live in `bench.measure.evaluation`).
+`fit` trains. `evaluate`, which scores a network, and `recalibrate`, which re-estimates its BatchNorm statistics, can
+be had from here, too; they live in `bench.measure.evaluation` and `bench.recover.recalibration`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.datasets.base import Classes
 from bench.errors import BenchError
 from bench.measure.evaluation import evaluate
@@ -32,8 +31,10 @@ from bench.system.files import make_folder
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST
 from bench.torch_utils.batches import moved, to_device
+from bench.torch_utils.finite import has_finite_weights
 from bench.training.distillation import Distillation
-from bench.training.state import Row, run_identity
+from bench.training.options import TrainOptions
+from bench.training.state import EpochRow, run_identity
 from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
@@ -61,14 +62,14 @@ class FitResult:
     best_epoch: int
     epochs: int
     best: Path
-    history: list[Row]
+    history: list[EpochRow]
 
 
 def fit(
     saved: SavedModel,
     data: SegmentationData,
     options: TrainOptions,
-    run: RunOptions,
+    seed: int,
     folder: Path,
     *,
     distillation: Distillation | None = None,
@@ -82,12 +83,16 @@ def fit(
     The zeros of sparse tensors (`bench.torch_utils.sparse_weights`) stay. The same seed gives the same weights on CPU,
     also when the run is killed at any moment and resumed.
 
+        saved = SavedModel(build_model(spec), spec)
+        result = fit(saved, data, TrainOptions(epochs=50), 0, Path("runs/unet"), device=torch.device("cpu"))
+        best = load_model(result.best)
+
     Args:
         saved: the network and what is known of it; moved to the device and trained in place, left in
             evaluation mode with the weights of the last epoch.
         data: training and validation images.
         options: the recipe.
-        run: the seed.
+        seed: seed of what is drawn in training, as by dropout; the order of the images has that of the data.
         folder: where the files go; those of an earlier run there are replaced.
         distillation: the teacher to follow beside the labels, if there is one.
         resume: go on after the last finished epoch of the run in the folder.
@@ -101,7 +106,7 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
     """
     check_precision(options, device)
-    trainer = _Trainer(saved, data, options, run, make_folder(folder), distillation, device, eval_batch_size, label)
+    trainer = _Trainer(saved, data, options, seed, make_folder(folder), distillation, device, eval_batch_size, label)
     with _sigterm_as_interrupt():
         trainer.start(resume)
         while trainer.state.epoch < options.epochs:
@@ -119,14 +124,14 @@ class _Trainer:
         saved: SavedModel,
         data: SegmentationData,
         options: TrainOptions,
-        run: RunOptions,
+        seed: int,
         folder: Path,
         distillation: Distillation | None,
         device: torch.device,
         eval_batch_size: int,
         label: str,
     ):
-        self.options, self.run, self.folder, self.device, self.label = options, run, folder, device, label
+        self.options, self.seed, self.folder, self.device, self.label = options, seed, folder, device, label
         self.world = processes.world()
         self.classes: Classes = data.classes
         shard = {"rank": self.world.rank, "world": self.world.size}
@@ -138,13 +143,14 @@ class _Trainer:
 
         to_device(saved.model, device, options.channels_last)
         self.wrapped = processes.wrapped(saved.model, device)
-        self.state = new_state(saved, options, device, run_identity(saved, data, options, run, self.world.size, taught))
+        identity = run_identity(saved, data, options, seed, self.world.size, taught)
+        self.state = new_state(saved, options, device, identity)
         self.meta = {
             "dataset": data.name,
             "classes": list(data.classes.names),
             "input_size": data.input_size,
             "crop_size": options.crop_size or data.crop_size,
-            "options": {**asdict(options), **taught, "seed": run.seed},
+            "options": {**asdict(options), **taught, "seed": seed},
             "provenance": provenance(),
         }
         self.board = _tensorboard(folder) if options.tensorboard and self.world.is_first else None
@@ -169,7 +175,7 @@ class _Trainer:
             state.ema.copy_buffers(state.saved.model)
         self._check_weights()
         state.epoch += 1
-        row: Row = {
+        row: EpochRow = {
             "epoch": state.epoch,
             "lr": state.optimizer.param_groups[0]["lr"],
             "train_loss": loss,
@@ -194,7 +200,7 @@ class _Trainer:
         for number, (images, labels) in enumerate(bar):
             if number == 0:
                 # Not earlier: what the loader draws when it starts depends on whether its workers exist already.
-                seed_everything(mixed_seed(self.run.seed, epoch, self.world.rank))
+                seed_everything(mixed_seed(self.seed, epoch, self.world.rank))
             group_start = number - number % accumulate
             is_step = number + 1 == min(group_start + accumulate, batches)
             group_size = min(accumulate, batches - group_start)
@@ -221,21 +227,20 @@ class _Trainer:
         return mean
 
     def _check_weights(self) -> None:
-        tensors = [tensor for tensor in self.state.saved.model.state_dict().values() if tensor.is_floating_point()]
-        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+        if not has_finite_weights(self.state.saved.model):
             self._stop(f"a weight is not finite after epoch {self.state.epoch + 1}")
 
     def _stop(self, what: str) -> None:
         rate = self.state.optimizer.param_groups[0]["lr"]
         raise BenchError(
-            f"{what} (learning rate {rate:.3g}); try a lower --lr, --grad-clip 1 or --amp none; "
+            f"{what} (learning rate {rate:.3g}); try a lower `lr`, `grad_clip=1` or `amp=none`; "
             f"{self.folder} keeps the files of epoch {self.state.epoch}"
         )
 
     def _validation_is_due(self) -> bool:
         return self.state.epoch % self.options.eval_every == 0 or self.state.epoch == self.options.epochs
 
-    def _validate(self, row: Row) -> bool:
+    def _validate(self, row: EpochRow) -> bool:
         state = self.state
         quality = evaluate(
             state.scored,
@@ -251,7 +256,7 @@ class _Trainer:
             state.best_miou, state.best_epoch = quality.miou, state.epoch
         return improved
 
-    def _save(self, row: Row, improved: bool) -> None:
+    def _save(self, row: EpochRow, improved: bool) -> None:
         if not self.world.is_first:
             return
         meta = {**self.meta, "epoch": self.state.epoch, "val_miou": row.get("val_miou")}
@@ -260,7 +265,7 @@ class _Trainer:
             self.state.save_best(self.folder, meta)
         self.state.save_last(self.folder, meta)
 
-    def _report(self, row: Row) -> None:
+    def _report(self, row: EpochRow) -> None:
         state = self.state
         text = f"{self.label} {state.epoch}/{self.options.epochs}: loss {row['train_loss']:.4f}"
         if "val_miou" in row:
@@ -283,7 +288,7 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise BenchError("TensorBoard is not installed; pip install tensorboard or leave out --tensorboard") from error
+        raise BenchError("TensorBoard is not installed; pip install tensorboard or leave out `tensorboard`") from error
     return SummaryWriter(str(folder / "tensorboard"))
 
 

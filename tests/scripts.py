@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bench.cli import parser as cli
+from bench.cli.entry import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +39,7 @@ def run_script(script: str, *flags: object, folder: Path | None = None) -> Outco
         if folder:
             patch.chdir(folder)
         try:
-            cli.run(importlib.import_module(script.removesuffix(".py")).main)
+            run(importlib.import_module(script.removesuffix(".py")).main)
         except SystemExit as end:
             code = end.code or 0
     return Outcome(code, out.getvalue(), err.getvalue())

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from bench import data as data_module
-from bench.config.options import DataOptions
 from bench.data import SegmentationData, median_frequency
 from bench.datasets import transforms
 from bench.datasets.camvid import COLOURS, NAMES, VOID, CamVid
 from bench.datasets.cityscapes import IGNORED, TRAIN_ID_TO_ID, Cityscapes
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError, UsageError
 
 SIZE = (24, 32)
@@ -413,7 +413,7 @@ class TestScoring:
         save(root / "valannot" / "val1.png", np.zeros((10, 12)))
         data = opened(root, num_workers=workers)
         message = failure_of(data.eval_loader("val", 2))
-        assert "10x12 and 24x32" in message and "--eval-batch-size 1" in message
+        assert "10x12 and 24x32" in message and "`eval_batch_size=1`" in message
         assert len(list(data.eval_loader("val", 1))) == 5
 
     def test_an_error_in_a_worker_is_the_same_line(self, root):

@@ -166,9 +166,9 @@ def test_counting_does_not_loop_over_pixels():
 
 def test_cityscapes_is_scored_from_label_ids_on_every_image_at_full_size(tmp_path):
     """No file of train ids is needed, no image goes missing, and the label is not scaled to the network's input."""
-    from bench.config.options import DataOptions
     from bench.data import SegmentationData
     from bench.datasets.cityscapes import TRAIN_ID_TO_ID
+    from bench.datasets.options import DataOptions
 
     ids = np.random.default_rng(0).choice([*TRAIN_ID_TO_ID, 0], (3, 17, 33)).astype(np.uint8)
     for frame, label in enumerate(ids):

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from toy_training import CLASSES, TOY, ToyData, new_network
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.evaluation import evaluate_both, evaluate_images
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.train_eval import evaluate, fit, recalibrate
 from bench.training.losses import segmentation_loss
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def toy(monkeypatch):
 
 def train(folder, saved, data, **options):
     recipe = TrainOptions(**{"epochs": 2, "batch_size": 4, "lr": 0.1, **options})
-    return fit(saved, data, recipe, RunOptions(), folder, device=CPU)
+    return fit(saved, data, recipe, 0, folder, device=CPU)
 
 
 class Strongest(nn.Module):
@@ -294,7 +294,7 @@ def test_bfloat16_trains_on_cpu(tmp_path):
 
 
 def test_float16_needs_a_gpu(tmp_path):
-    with pytest.raises(UsageError, match="--amp bf16"):
+    with pytest.raises(UsageError, match="`amp=bf16`"):
         train(tmp_path, new_network(), ToyData(), amp="fp16")
     assert not list(tmp_path.iterdir())
 
@@ -310,7 +310,7 @@ def test_nan_stops_before_anything_is_saved(tmp_path):
             images.fill_(float("nan"))
 
     data.watch = poison
-    with pytest.raises(BenchError, match=r"^the loss is nan in epoch 2 by iteration 3 \(learning rate .*--lr") as error:
+    with pytest.raises(BenchError, match=r"^the loss is nan in epoch 2 by iteration 3 \(learning rate .*`lr`") as error:
         train(tmp_path, new_network(), data, epochs=3)
     assert "\n" not in str(error.value)
     assert set(before) == {"best.pt", "last.pt", "metrics.csv"}
@@ -328,7 +328,7 @@ def test_batch_of_one_under_global_pooling_says_what_to_do(tmp_path):
     saved = new_network()
     saved.model.body.append(nn.AdaptiveAvgPool2d(1))
     saved.model.body.append(nn.BatchNorm2d(8))
-    with pytest.raises(BenchError, match="raise --batch-size to at least 2"):
+    with pytest.raises(BenchError, match="raise `batch_size` to at least 2"):
         train(tmp_path, saved, ToyData(), batch_size=1)
 
 

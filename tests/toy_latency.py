@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from bench.measure.baseline import Baseline
-from bench.measure.latency import Latency, LatencyReport
+from bench.measure.latency_report import Latency, LatencyReport
 
 
 def timed(share: float, baseline_ms: float = 20.0, spread: float = 0.01) -> LatencyReport:

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.cli import parser as cli
-from bench.config.options import DistillOptions, RunOptions, TrainOptions
+from bench.cli.entry import run
+from bench.cli.parser import Parser, collect
 from bench.datasets.base import Classes
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
 from bench.system import processes
 from bench.training.distillation import Distillation
+from bench.training.options import DistillOptions, TrainOptions
 
 CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
 TOY = ModelEntry("toy_training:toy_net", "for tests")
@@ -144,7 +145,7 @@ class ToyData:
 
 
 def main(argv: list[str]) -> None:
-    parser = cli.Parser("toy_training.py", "Trains the toy network.")
+    parser = Parser("toy_training.py", "Trains the toy network.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kill", default="", help="epoch,batch at which the (last) process kills itself")
     parser.add_argument("--slow", type=float, default=0.0, help="seconds a batch")
@@ -173,8 +174,8 @@ def main(argv: list[str]) -> None:
         fit(
             saved,
             data,
-            cli.collect(TrainOptions, arguments),
-            RunOptions(),
+            collect(TrainOptions, arguments),
+            0,
             arguments.folder,
             distillation=toy_distillation() if arguments.taught else None,
             resume=arguments.resume,
@@ -192,4 +193,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -67,6 +67,11 @@ def widths(model: nn.Module) -> dict[str, int]:
     return {name: width(layer, OUT) for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)}
 
 
+def first_layer(model: nn.Module) -> str:
+    """Name of the first layer with weights."""
+    return next(name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
+
+
 def out_filters(layer: nn.Module, values: Tensor | None = None) -> Tensor:
     """The filters of a convolution or linear layer, one a row.
 

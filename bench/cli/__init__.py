@@ -1,1 +1,1 @@
-"""The command line: parser, flags, one-line errors."""
+"""The command line: parser, config file, help, flags that commands share, one-line errors."""

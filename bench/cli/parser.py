@@ -1,42 +1,60 @@
-"""What the five scripts share: flags from option groups, the config file, the console, one-line errors."""
+"""The parser of a command: flags from groups of options, and back from flags to options."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.config.options import CHANNEL_LIMITS, PruneOptions, default_of
+from bench.cli.config_file import config_flags
+from bench.cli.help_text import examples_in, short_help
+from bench.config.declare import default_of
 from bench.config.values import parse_settings
-from bench.errors import BenchError, UsageError, unknown_name
-from bench.plan.target import Goal
-from bench.system.console import say
+from bench.errors import UsageError
 
 Options = TypeVar("Options")
-
-# What a config file cannot hold: needed before it is read, or of no use in it.
-_COMMAND_LINE_ONLY = ("help", "config", "debug")
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose flags come from option groups and whose errors are one line."""
 
-    def __init__(self, prog: str, description: str):
+    def __init__(self, prog: str, description: str, *, common: str = "", docstring: str | None = None):
+        """A parser that knows the flags of every command.
+
+        Args:
+            prog: name of the script.
+            description: what it does.
+            common: the flags that `--help` shows, separated by white space; without any it shows all.
+            docstring: the command's, whose commands are the examples at the end of `--help`.
+        """
         super().__init__(
             prog=prog,
             description=description,
             allow_abbrev=False,
+            add_help=False,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
         )
+        self._common, self._examples = set(common.split()), examples_in(docstring)
         general = self.add_argument_group("general")
+        general.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS, help="show this and exit")
+        general.add_argument("--help-all", action=_HelpAll, help="show every option and exit")
         general.add_argument("--config", metavar="FILE.yaml", help="defaults for the flags below; flags override it")
         general.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
+    def format_help(self) -> str:
+        """What `--help` shows."""
+        if not self._common:
+            return self.format_full_help()
+        return short_help(self, self._common | {"--help", "--help-all", "--config"}, self._examples)
+
+    def format_full_help(self) -> str:
+        """What `--help-all` shows."""
+        return super().format_help()
+
     def error(self, message: str):
+        """Raises a UsageError in place of argparse's usage and exit."""
         raise UsageError(message.replace("\n", " "))
 
     def add_options(self, title: str, options: type, skip: Sequence[str] = (), **defaults: Any) -> None:
@@ -44,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 
         Args:
             title: heading in `--help`.
-            options: a dataclass of `bench.config.options`.
+            options: a dataclass of fields declared by `bench.config.declare.option`.
             skip: fields this command has no use for.
             defaults: other defaults than the group's, by field name.
         """
@@ -58,9 +76,11 @@ class Parser(argparse.ArgumentParser):
                 flags.append("-j")
             text = spec.metadata["help"]
             if isinstance(default, bool):
-                group.add_argument(
-                    *flags, dest=spec.name, default=default, help=text, action=argparse.BooleanOptionalAction
+                switch = group.add_argument(
+                    *flags, dest=spec.name, default=default, action=argparse.BooleanOptionalAction
                 )
+                # Not an argument, because Python 3.10 adds the default in its own words.
+                switch.help = f"{text} (default: {'on' if default else 'off'})"
                 continue
             if default not in (None, [], {}) and "default:" not in text:
                 text += f" (default: {_shown(default)})"
@@ -87,75 +107,16 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parses the command line over the config files: a config key is a flag written earlier."""
         argv = list(sys.argv[1:] if argv is None else argv)
-        configured = [flag for path in _config_paths(argv) for flag in self._config_flags(path)]
-        return self.parse_args(configured + argv)
-
-    def _config_flags(self, path: Path) -> list[str]:
-        import yaml
-
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise UsageError(f"cannot read config {path}: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" in line {mark.line + 1}" if mark else ""
-            raise UsageError(f"config {path} is not YAML{line}: {str(error).splitlines()[0]}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"config {path} is not a text file") from error
-        if not isinstance(config, dict):
-            raise UsageError(f"config {path} must be a mapping of flag names to values")
-        actions = [action for action in self._actions if action.dest not in _COMMAND_LINE_ONLY]
-        spellings = {flag.lstrip("-"): (flag, action) for action in actions for flag in action.option_strings}
-        flags: list[str] = []
-        for key, value in config.items():
-            spelling = str(key).replace("_", "-")
-            if spelling not in spellings:
-                raise UsageError(f"config {path}: {unknown_name('key', str(key), spellings)}")
-            flags += _as_flags(*spellings[spelling], value, where=f"config {path}: {key}")
-        return flags
+        return self.parse_args(config_flags(argv, self._actions) + argv)
 
 
-def _config_paths(argv: Sequence[str]) -> Iterator[Path]:
-    for position, word in enumerate(argv):
-        if word.startswith("--config="):
-            yield Path(word.removeprefix("--config="))
-        if word == "--config":
-            if position + 1 == len(argv):
-                raise UsageError("--config needs a file")
-            yield Path(argv[position + 1])
+class _HelpAll(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
 
-
-def _as_flags(flag: str, action: argparse.Action, value: Any, where: str) -> list[str]:
-    """The words of a command line that say what a config key says."""
-    if value is None:
-        return []
-    if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise UsageError(f"{where} must be true or false, not {value!r}")
-        if value:
-            return [flag]
-        if isinstance(action, argparse.BooleanOptionalAction):
-            return ["--" + flag.removeprefix("--no-") if flag.startswith("--no-") else "--no-" + flag[2:]]
-        return []
-    if isinstance(value, dict):
-        if not isinstance(action.default, dict):
-            raise UsageError(f"{where} must be a value or a list, not a mapping")
-        value = list(_settings(value))
-    if action.nargs == "+":
-        return [flag, *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    if isinstance(value, list):
-        value = ",".join(str(item) for item in value)
-    return [f"{action.option_strings[0]}={value}"]
-
-
-def _settings(mapping: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """`{"taylor": {"term": "gamma"}}` -> `taylor.term="gamma"`."""
-    for name, item in mapping.items():
-        if isinstance(item, dict):
-            yield from _settings(item, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}={json.dumps(item, default=str)}"
+    def __call__(self, parser: Parser, *_: object) -> None:
+        sys.stdout.write(parser.format_full_help())
+        parser.exit()
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -184,100 +145,8 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def add_listings(parser: Parser) -> argparse._ArgumentGroup:
-    """Adds the flags that name what there is to choose from; returns where a command adds its own."""
-    group = parser.add_argument_group("listings")
-    group.add_argument("--list-methods", action="store_true", help="name the pruning methods and exit")
-    group.add_argument("--list-models", action="store_true", help="name the networks and exit")
-    return group
-
-
-def print_listing(arguments: argparse.Namespace) -> bool:
-    """Prints the listing asked for, if one was."""
-    if arguments.list_methods:
-        from bench.pruners import methods
-
-        entries = methods()
-    elif arguments.list_models:
-        from bench.models import MODELS as entries
-    else:
-        return False
-    for name, entry in entries.items():
-        say(f"{name:22} {entry.summary}")
-    return True
-
-
-def require_flags(arguments: argparse.Namespace, *names: str) -> None:
-    """Raises UsageError for the first of some flags that was neither given nor configured."""
-    for name in names:
-        if getattr(arguments, name) is None:
-            raise UsageError(f"--{name.replace('_', '-')} is missing")
-
-
-def refuse_flags(arguments: argparse.Namespace, reason: str, *names: str) -> None:
-    """Raises UsageError for the first of some flags that was given or configured, and says why it cannot be."""
-    for name in names:
-        if getattr(arguments, name) not in (None, [], {}):
-            raise UsageError(f"{reason}; leave --{name.replace('_', '-')} out")
-
-
-def refuse_channel_limits(arguments: argparse.Namespace, method: str) -> None:
-    """Raises UsageError for the first option that bounds groups of channels, for a method that removes none."""
-    refuse_changes(arguments, f"{method} removes no channels", PruneOptions, CHANNEL_LIMITS)
-
-
-def refuse_changes(arguments: argparse.Namespace, reason: str, options: type, names: Sequence[str]) -> None:
-    """Raises UsageError for the first of some fields of an option group that is not its default, and says why."""
-    for spec in fields(options):
-        if spec.name in names and getattr(arguments, spec.name) != default_of(spec):
-            raise UsageError(f"{reason}; leave --{spec.name.replace('_', '-')} out")
-
-
-def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:
-    """What a pruning is to reach, or several prunings.
-
-    Args:
-        arguments: parsed arguments; each of the five is a value, a list of them, or nothing. That of the latency
-            has its kind with it.
-        channels: the one that holds shares of the channels.
-
-    Raises:
-        UsageError: not exactly one of the five was given.
-    """
-    names = {"channels": channels} | {kind: f"target_{kind}" for kind in ("macs", "params", "size", "latency")}
-    given = {
-        kind: getattr(arguments, name) for kind, name in names.items() if getattr(arguments, name) not in (None, [])
-    }
-    if len(given) != 1:
-        flags = {kind: "--" + name.replace("_", "-") for kind, name in names.items()}
-        found = ", ".join(flags[kind] for kind in given)
-        raise UsageError(f"pass exactly one of {', '.join(flags.values())}" + (f", not {found}" if found else ""))
-    ((kind, values),) = given.items()
-    values = values if isinstance(values, list) else [values]
-    return [Goal(*value) if kind == "latency" else Goal(kind, value) for value in values]
-
-
 def collect(options: type[Options], arguments: argparse.Namespace, **changes: Any) -> Options:
     """Builds an option group from parsed arguments; `changes` override them."""
     known = vars(arguments)
     values = {spec.name: known[spec.name] for spec in fields(options) if spec.name in known}
     return options(**{**values, **changes})
-
-
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a script: a user's error becomes one line on stderr and the exit code, never a traceback."""
-    argv = sys.argv[1:]
-    name = Path(sys.argv[0]).name
-    try:
-        main(argv)
-    except BenchError as error:
-        if "--debug" in argv:
-            raise
-        hint = f" (see {name} --help)" if error.exit_code == UsageError.exit_code else ""
-        print(f"{name}: error: {error}{hint}", file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)

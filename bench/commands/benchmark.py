@@ -10,20 +10,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.parser import Parser, add_listings, chosen_goals, collect, print_listing, require_flags, run
-from bench.config.options import (
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    GridOptions,
-    IterativeOptions,
-    MeasureOptions,
-    ModelOptions,
-    OracleOptions,
-    PruneOptions,
-    RunOptions,
-    TrainOptions,
-)
+from bench.cli.checks import require_flags
+from bench.cli.entry import run
+from bench.cli.listings import add_listings, print_listing
+from bench.cli.parser import Parser, collect
+from bench.cli.target_flags import chosen_goals
+from bench.datasets.options import DataOptions
+from bench.engine.options import IterativeOptions, PruneOptions
+from bench.jobs.options import GridOptions
+from bench.measure.options import ScoringOptions, TimingOptions
+from bench.models.options import ModelOptions
+from bench.oracle.options import OracleOptions
+from bench.system.options import RunOptions
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
+
+COMMON = """
+    --baseline --out-dir --train-baseline --methods --ratios --seeds --target-macs --target-latency --opt --list-methods
+    --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs --epochs --batch-size
+    --latency --device --seed --threads
+"""
 
 
 def build_parser() -> Parser:
@@ -32,6 +37,8 @@ def build_parser() -> Parser:
         "benchmark.py",
         "Compares pruning methods on one baseline. Jobs that are done are not done again; "
         "benchmark_summary.json/.csv/.md/.png go to --out-dir.",
+        common=COMMON,
+        docstring=__doc__,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--baseline", metavar="FILE", help="the trained network (required)")
@@ -50,7 +57,8 @@ def build_parser() -> Parser:
     parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
     parser.add_options("distillation, in fine-tuning and between cuts", DistillOptions)
-    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
+    parser.add_options("scoring", ScoringOptions)
+    parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("oracle", OracleOptions)
     parser.add_options("run", RunOptions)
     return parser
@@ -65,18 +73,20 @@ def main(argv: list[str]) -> None:
     goals = chosen_goals(arguments, "ratios")
     data, options = collect(DataOptions, arguments), collect(RunOptions, arguments)
     network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
-    measure, choice = collect(MeasureOptions, arguments), collect(GridOptions, arguments)
+    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
+    choice, distill = collect(GridOptions, arguments), collect(DistillOptions, arguments)
     oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
-    distill = collect(DistillOptions, arguments)
 
-    from bench.engine.cut_schedule import schedule_of
-    from bench.engine.iterative import check_schedule, open_session
+    from bench.engine.cut_schedule import check_schedule, schedule_of
+    from bench.engine.session import Session
     from bench.jobs.pruning import open_baseline
-    from bench.jobs.sweep import baseline_record, check_outcome, finetune_recipe, grid, run_benchmark
+    from bench.jobs.sweep import check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
-    from bench.oracle.compare_scores import agreement_table, measure_agreement
+    from bench.oracle.agreement_table import agreement_table
+    from bench.oracle.compare_scores import measure_agreement
     from bench.pruners import make_pruners
-    from bench.report.summary import comparison_table
+    from bench.report.console_tables import comparison_table
+    from bench.report.summary_record import baseline_record
     from bench.system.console import console, say
     from bench.system.files import make_folder
     from bench.training.distillation import distillation_of
@@ -89,12 +99,12 @@ def main(argv: list[str]) -> None:
             check_schedule(schedule, pruner, pruner.aim(goal))
     out, baseline = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
-        ensure_baseline(baseline, data, network, training, options, measure)
-    baseline = open_baseline(baseline, data, options, measure, model=network.model)
-    session = open_session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
+        ensure_baseline(baseline, data, network, training, options, scoring, timing)
+    baseline = open_baseline(baseline, data, options, scoring, timing, model=network.model)
+    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
-    rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), options, out, taught)
+    rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))
     say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
     if oracle.oracle:

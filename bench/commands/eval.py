@@ -9,42 +9,51 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.parser import Parser, add_listings, collect, print_listing, refuse_changes, require_flags, run
-from bench.config.options import (
-    LATENCY_MODES,
-    DataOptions,
-    Int8Options,
-    MeasureOptions,
-    ModelOptions,
-    PageOptions,
-    RunOptions,
-)
+from bench.cli.checks import refuse_changes, require_flags
+from bench.cli.entry import run
+from bench.cli.listings import add_listings, print_listing
+from bench.cli.parser import Parser, collect
+from bench.datasets.options import DataOptions
+from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
+from bench.models.options import ModelOptions
+from bench.report.options import PageOptions
+from bench.system.options import RunOptions
+
+COMMON = """
+    --baseline --candidate --report --picture --predict --list-models --dataset --data-root --input-size --num-workers
+    --model --split --flip --latency --latency-batch --per-layer --html --int8 --device --seed --threads
+"""
 
 
 def build_parser() -> Parser:
     """The command line of eval.py."""
-    parser = Parser("eval.py", "Measures a candidate beside the baseline, or the baseline alone; writes a JSON report.")
+    parser = Parser(
+        "eval.py",
+        "Measures a candidate beside the baseline, or the baseline alone; writes a JSON report.",
+        common=COMMON,
+        docstring=__doc__,
+    )
     files = parser.add_argument_group("files")
     files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
-    files.add_argument("--candidate", metavar="FILE", help="the network to compare with it (default: none)")
+    files.add_argument("--candidate", metavar="FILE", help="the network to compare with the baseline (default: none)")
     files.add_argument("--report", metavar="FILE", help="the JSON report to write (required unless --predict is given)")
     files.add_argument("--picture", metavar="FILE.png", help="also draw one image: input, label, predictions")
-    parser.add_value(
-        files, "--picture-index", int, metavar="N", default=0, help="which image of the split (default: 0)"
-    )
+    number = "which image of the split --picture draws (default: 0)"
+    parser.add_value(files, "--picture-index", int, metavar="N", default=0, help=number)
     files.add_argument(
         "--predict", metavar="DIR", help="write the predictions of the candidate, or else of the baseline, as PNGs"
     )
     files.add_argument(
         "--predict-ids",
         choices=("train", "label"),
-        help="what their pixels hold: the numbers the network is trained on (default), or the ids of the data set's "
-        "label files, which its evaluation server wants",
+        help="what the pixels of --predict hold: the numbers the network is trained on (default), or the ids of the "
+        "data set's label files, which its evaluation server wants",
     )
     add_listings(parser)
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
-    parser.add_options("measuring", MeasureOptions)
+    parser.add_options("scoring", ScoringOptions)
+    parser.add_options("timing", TimingOptions)
     parser.add_options("page", PageOptions)
     parser.add_options("int8", Int8Options)
     parser.add_options("run", RunOptions)
@@ -59,20 +68,23 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:
         require_flags(arguments, "candidate", "report")
-        refuse_changes(arguments, "--int8 times networks as they are", MeasureOptions, LATENCY_MODES)
+        modes = ("latency_amp", "latency_channels_last", "latency_compile")
+        refuse_changes(arguments, "--int8 times networks as they are", TimingOptions, modes)
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
     from bench.jobs.evaluation import draw_pair, evaluate_pair, write_predictions
     from bench.jobs.pruning import open_baseline
+    from bench.measure.evaluation_report import layers_of
     from bench.measure.int8 import measure_int8
-    from bench.measure.layer_costs import layers_table
-    from bench.report.text import int8_line, pair_table
+    from bench.report.console_tables import layers_table, pair_table
+    from bench.report.text import int8_line
     from bench.system.console import console, say
 
     options = collect(RunOptions, arguments)
-    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
-    baseline = open_baseline(arguments.baseline, data, options, measure, model=arguments.model)
+    data = collect(DataOptions, arguments)
+    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
+    baseline = open_baseline(arguments.baseline, data, options, scoring, timing, model=arguments.model)
     candidate = Path(arguments.candidate) if arguments.candidate else None
     # First, because it takes a moment and finds a wrong index before the whole split is scored.
     if arguments.picture:
@@ -88,11 +100,11 @@ def main(argv: list[str]) -> None:
     report = evaluate_pair(baseline, candidate, path, page)
     console().print(pair_table(report))
     if report["layers"]:
-        console().print(layers_table(report["layers"]))
+        console().print(layers_table(layers_of(report)))
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)
-        say(int8_line(measure_int8(baseline, report, folder, choice, measure, options.seed)))
+        say(int8_line(measure_int8(baseline, report, folder, choice, options.seed)))
         say(f"-> {folder / 'int8_model.pt'}")
 
 

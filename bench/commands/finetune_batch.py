@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.parser import Parser, add_listings, collect, print_listing, require_flags, run
-from bench.config.options import (
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    MeasureOptions,
-    ModelOptions,
-    RunOptions,
-    TrainOptions,
-)
+from bench.cli.checks import require_flags
+from bench.cli.entry import run
+from bench.cli.listings import add_listings, print_listing
+from bench.cli.parser import Parser, collect
+from bench.datasets.options import DataOptions
+from bench.measure.options import ScoringOptions, TimingOptions
+from bench.models.options import ModelOptions
+from bench.system.options import RunOptions
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
+
+COMMON = """
+    --benchmark-dir --baseline --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs
+    --finetune-lr --batch-size --crop-size --amp --distill-weight --latency --device --seed --threads
+"""
 
 
 def build_parser() -> Parser:
@@ -27,6 +31,8 @@ def build_parser() -> Parser:
         "finetune_batch.py",
         "Fine-tunes every pruned network of a benchmark; finetuned_model.pt and finetuned_report.json go beside "
         "each pruned_model.pt, finetuned_summary.json/.csv/.md/.png to --benchmark-dir.",
+        common=COMMON,
+        docstring=__doc__,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--benchmark-dir", metavar="DIR", help="--out-dir of benchmark.py (required)")
@@ -37,7 +43,8 @@ def build_parser() -> Parser:
     parser.add_options("fine-tuning", FinetuneOptions, finetune_epochs=20)
     parser.add_options("training", TrainOptions, skip=("epochs", "lr"))
     parser.add_options("distillation", DistillOptions)
-    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
+    parser.add_options("scoring", ScoringOptions)
+    parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
 
@@ -51,8 +58,9 @@ def main(argv: list[str]) -> None:
 
     from bench.errors import UsageError
     from bench.jobs.pruning import open_baseline
-    from bench.jobs.sweep import baseline_record, check_outcome, finetune_benchmark, finetune_recipe
-    from bench.report.summary import comparison_table
+    from bench.jobs.sweep import check_outcome, finetune_benchmark, finetune_recipe
+    from bench.report.console_tables import comparison_table
+    from bench.report.summary_record import baseline_record
     from bench.system.console import console, say
     from bench.training.distillation import distillation_of
 
@@ -60,10 +68,11 @@ def main(argv: list[str]) -> None:
     if recipe is None:
         raise UsageError("--finetune-epochs 0 fine-tunes nothing; ask for at least 1")
     out, options = Path(arguments.benchmark_dir), collect(RunOptions, arguments)
-    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
-    baseline = open_baseline(arguments.baseline, data, options, measure, model=arguments.model)
+    data = collect(DataOptions, arguments)
+    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
+    baseline = open_baseline(arguments.baseline, data, options, scoring, timing, model=arguments.model)
     taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
-    rows = finetune_benchmark(baseline, recipe, options, out, taught)
+    rows = finetune_benchmark(baseline, recipe, out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))
     say(f"-> {out / 'finetuned_summary.json'}, .csv, .md and .png")
     check_outcome(rows, out)

@@ -7,36 +7,35 @@
 
 from __future__ import annotations
 
-from bench.cli.flags import add_method, add_target, goal_of, method_settings
-from bench.cli.parser import (
-    Parser,
-    add_listings,
-    collect,
-    print_listing,
-    refuse_channel_limits,
-    refuse_flags,
-    require_flags,
-    run,
-)
-from bench.config.options import (
-    OF_EPOCHS,
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    IterativeOptions,
-    MeasureOptions,
-    ModelOptions,
-    PruneOptions,
-    RunOptions,
-    SensitivityOptions,
-    TrainOptions,
-    require,
-)
+from bench.cli.checks import refuse_changes, refuse_flags, require_flags
+from bench.cli.entry import run
+from bench.cli.listings import add_listings, print_listing
+from bench.cli.method_flags import add_method, method_settings
+from bench.cli.parser import Parser, collect
+from bench.cli.target_flags import add_target, goal_of
+from bench.datasets.options import DataOptions
+from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
+from bench.jobs.options import SensitivityOptions
+from bench.measure.options import ScoringOptions, TimingOptions
+from bench.models.options import ModelOptions
+from bench.system.options import RunOptions
+from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, TrainOptions
+
+COMMON = """
+    --ckpt --save --method --opt --global-ratio --target-macs --target-params --target-latency --sensitivity
+    --list-methods --list-groups --dataset --data-root --input-size --num-workers --model --round-to --ignore
+    --iterations --latency --device --seed --threads
+"""
 
 
 def build_parser() -> Parser:
     """The command line of prune.py."""
-    parser = Parser("prune.py", "Prunes a trained network; pruned_model.pt and pruning_info.json go to --save.")
+    parser = Parser(
+        "prune.py",
+        "Prunes a trained network; pruned_model.pt and pruning_info.json go to --save.",
+        common=COMMON,
+        docstring=__doc__,
+    )
     files = parser.add_argument_group("files")
     files.add_argument("--ckpt", metavar="FILE", help="the trained network (required)")
     files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the result (required)")
@@ -57,7 +56,8 @@ def build_parser() -> Parser:
     parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
     parser.add_options("distillation between cuts", DistillOptions)
     parser.add_options("sensitivity", SensitivityOptions)
-    parser.add_options("measuring", MeasureOptions, skip=("per_layer",))
+    parser.add_options("scoring", ScoringOptions)
+    parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
 
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
         return
     if arguments.list_groups:
         from bench.jobs.pruning import groups_of
-        from bench.report.summary import groups_table
+        from bench.report.console_tables import groups_table
         from bench.system.console import console
 
         choice = collect(PruneOptions, arguments)
@@ -77,15 +77,14 @@ def main(argv: list[str]) -> None:
         return
     require_flags(arguments, "ckpt", "method", "save")
     if arguments.sensitivity:
-        refused = ("global_ratio", "target_macs", "target_params", "target_size", "target_latency", "ratio_of")
-        refused += ("auto_search",)
-        refuse_flags(arguments, "--sensitivity has ratios of its own", *refused)
-        require(arguments.iterations == 1, "--sensitivity cuts each network once; leave --iterations out")
+        targets = ("global_ratio", "target_macs", "target_params", "target_size", "target_latency")
+        refuse_flags(arguments, "--sensitivity has ratios of its own", *targets, "ratio_of", "auto_search")
+        refuse_changes(arguments, "--sensitivity cuts each network once", IterativeOptions, ("iterations",))
     else:
         goal = goal_of(arguments)
 
-    from bench.engine.cut_schedule import schedule_of
-    from bench.engine.iterative import check_schedule, open_session
+    from bench.engine.cut_schedule import check_schedule, schedule_of
+    from bench.engine.session import Session
     from bench.jobs.pruning import open_baseline, prune_model
     from bench.jobs.sensitivity import measure_sensitivity
     from bench.pruners import make_pruner
@@ -98,15 +97,15 @@ def main(argv: list[str]) -> None:
     schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments), collect(DistillOptions, arguments))
     pruner = make_pruner(arguments.method, method_settings(arguments))
     if isinstance(pruner, Sparsifier):
-        refuse_channel_limits(arguments, pruner.name)
+        refuse_changes(arguments, f"{pruner.name} removes no channels", PruneOptions, CHANNEL_LIMITS)
     if not arguments.sensitivity:
         goal = pruner.aim(goal)
         check_schedule(schedule, pruner, goal)
     folder = make_folder(arguments.save)
-    options = collect(RunOptions, arguments)
-    data, measure = collect(DataOptions, arguments), collect(MeasureOptions, arguments)
-    baseline = open_baseline(arguments.ckpt, data, options, measure, model=arguments.model)
-    session = open_session(baseline, collect(PruneOptions, arguments), folder, schedule)
+    options, data = collect(RunOptions, arguments), collect(DataOptions, arguments)
+    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
+    baseline = open_baseline(arguments.ckpt, data, options, scoring, timing, model=arguments.model)
+    session = Session(baseline, collect(PruneOptions, arguments), folder, schedule)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(session, pruner, choice, options.seed, folder, split=arguments.split or "train")

@@ -10,15 +10,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.parser import Parser, collect, run
-from bench.config.options import TIMING, DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
+from bench.cli.entry import run
+from bench.cli.listings import add_listings, print_listing
+from bench.cli.parser import Parser, collect
+from bench.datasets.options import DataOptions
 from bench.errors import UsageError
-from bench.system.console import say
+from bench.measure.options import ScoringOptions
+from bench.models.options import ModelOptions
+from bench.system.options import RunOptions
+from bench.training.options import TrainOptions
+
+COMMON = """
+    --save --ckpt --resume --overwrite --dataset --data-root --input-size --num-workers --model --pretrained-backbone
+    --list-models --epochs --batch-size --crop-size --optimizer --lr --amp --device --seed --threads
+"""
 
 
 def build_parser() -> Parser:
     """The command line of train.py."""
-    parser = Parser("train.py", "Trains a segmentation network; best.pt, last.pt and report.json go to --save.")
+    parser = Parser(
+        "train.py",
+        "Trains a segmentation network; best.pt, last.pt and report.json go to --save.",
+        common=COMMON,
+        docstring=__doc__,
+    )
     files = parser.add_argument_group("files")
     files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the run (required)")
     files.add_argument("--ckpt", metavar="FILE", help="weights to start from, dense or pruned")
@@ -26,11 +41,11 @@ def build_parser() -> Parser:
         "--resume", action="store_true", help="go on with the run in --save after its last finished epoch"
     )
     files.add_argument("--overwrite", action="store_true", help="replace the run in --save")
+    add_listings(parser, methods=False)
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions)
-    parser.add_argument("--list-models", action="store_true", help="name the networks and exit")
     parser.add_options("training", TrainOptions)
-    parser.add_options("scoring", MeasureOptions, skip=TIMING)
+    parser.add_options("scoring", ScoringOptions)
     parser.add_options("run", RunOptions)
     return parser
 
@@ -38,11 +53,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and trains."""
     arguments = build_parser().parse(argv)
-    if arguments.list_models:
-        from bench.models import MODELS
-
-        for name, entry in MODELS.items():
-            say(f"{name:22} {entry.summary}")
+    if print_listing(arguments):
         return
     if arguments.save is None:
         raise UsageError("--save DIR is missing; it names the folder of the run")
@@ -54,7 +65,7 @@ def main(argv: list[str]) -> None:
         collect(ModelOptions, arguments),
         collect(TrainOptions, arguments),
         collect(RunOptions, arguments),
-        collect(MeasureOptions, arguments),
+        collect(ScoringOptions, arguments),
         Path(arguments.save),
         checkpoint=Path(arguments.ckpt) if arguments.ckpt else None,
         resume=arguments.resume,

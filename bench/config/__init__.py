@@ -1,1 +1,1 @@
-"""Options: how they are declared, and how their text is read."""
+"""The mechanism of options: how they are declared, and how their text is read."""

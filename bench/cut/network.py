@@ -41,6 +41,12 @@ def cut(
     without gradients. A moving average of the weights (`bench.training.optimizer.Ema`) is a network and is cut by the
     same plan.
 
+        >>> groups = find_groups(model)
+        >>> plan = make_plan(groups, scores, CostTable(model, groups, (360, 480)), Target(Goal("macs", 0.5)))
+        >>> cut(model, groups, plan)
+        >>> measure_cost(model, (360, 480)).macs == plan.predicted.macs
+        True
+
     Args:
         model: the network the groups were found in.
         groups: all its groups.

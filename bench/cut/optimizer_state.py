@@ -1,4 +1,4 @@
-"""What an optimizer keeps for the parameters of a network, cut along with them."""
+"""Cuts an optimizer's state (momenta and the like) along with the parameters it belongs to."""
 
 from __future__ import annotations
 

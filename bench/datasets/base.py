@@ -1,4 +1,4 @@
-"""What a data set must say about itself: its classes, and which image belongs to which label."""
+"""The base class of data sets: their classes, and which image belongs to which label; and how both are read."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class CamVid(Dataset):
             if not folder.is_dir():
                 raise BenchError(
                     f"no {wanted} of {self.name}'s {split} split in {self.root.absolute()}: expected {split}/ "
-                    f"beside {split}annot/ (class ids) or {split}_labels/ (colours); set --data-root"
+                    f"beside {split}annot/ (class ids) or {split}_labels/ (colours); set `data_root`"
                 )
         label_of = {path.stem: path for path in labels.glob("*.png")}
         pairs = []

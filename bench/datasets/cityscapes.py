@@ -97,7 +97,7 @@ class Cityscapes(Dataset):
             if not folder.is_dir():
                 raise BenchError(
                     f"no {folder.relative_to(self.root)}/ in {self.root.absolute()}: expected "
-                    f"leftImg8bit/{split}/CITY/*{_IMAGE} and gtFine/{split}/CITY/*{_IDS}; set --data-root"
+                    f"leftImg8bit/{split}/CITY/*{_IMAGE} and gtFine/{split}/CITY/*{_IDS}; set `data_root`"
                 )
         pairs = []
         for image in sorted(images.glob(f"*/*{_IMAGE}")):

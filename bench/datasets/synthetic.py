@@ -67,7 +67,7 @@ def draw_dataset(
         (temporary / _ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
         _move(temporary, root)
     except OSError as error:
-        raise BenchError(f"cannot draw the synthetic data set in {root}: {error.strerror}; set --data-root") from error
+        raise BenchError(f"cannot draw the synthetic data set in {root}: {error.strerror}; set `data_root`") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -86,7 +86,7 @@ def _check_drawn(root: Path) -> None:
         about = json.loads((root / _ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BenchError(
-            f"{root} does not hold the synthetic data set; delete it or set another --data-root"
+            f"{root} does not hold the synthetic data set; delete it or set another `data_root`"
         ) from error
     if about["version"] != VERSION:
         raise BenchError(f"{root} was drawn by another version of this program; delete it to have it drawn again")

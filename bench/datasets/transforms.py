@@ -1,4 +1,4 @@
-"""From decoded pixels to what the network sees: augmentation for training, normalisation for scoring."""
+"""Image transforms: augmentation for training, and normalisation for training and scoring alike."""
 
 from __future__ import annotations
 

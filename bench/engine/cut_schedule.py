@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bench.config.options import OF_EPOCHS, DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
+from bench.engine.options import IterativeOptions
 from bench.errors import UsageError
 from bench.plan.target import Goal, Target
+from bench.pruners.base import Method, Sparsifier
+from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, TrainOptions
 
 # Goals that say how much goes, and those that say how much may stay in absolute terms; all others are shares to keep.
 _REMOVED, _ABSOLUTE = ("channels",), ("size",)
@@ -49,8 +51,7 @@ class CutSchedule:
         return [
             replace(
                 target,
-                value=goal.value,
-                within=goal.within,
+                goal=goal,
                 ratio_of={pattern: steps[number] for pattern, steps in ratios.items()},
             )
             for number, goal in enumerate(goals(target.goal, self.iterations, self.shape, dense))
@@ -85,15 +86,43 @@ def schedule_of(
     """
     if distill.distill_weight and not (options.finetune_between or finetune.finetune_epochs):
         raise UsageError(
-            "--distill-weight acts in fine-tuning, and there is none; pass --finetune-between, or in benchmark.py "
-            "--finetune-epochs, too"
+            "`distill_weight` acts in fine-tuning, and there is none; pass `finetune_between`, or in benchmark.py "
+            "`finetune_epochs`, too"
         )
     if options.iterations == 1:
         if options.finetune_between:
-            raise UsageError("--finetune-between trains between cuts; pass --iterations 2 or more too")
+            raise UsageError("`finetune_between` trains between cuts; pass `iterations=2` or more too")
         return None
     recipe = replace(training, lr=finetune.finetune_lr)
     return CutSchedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe, distill)
+
+
+def check_schedule(schedule: CutSchedule | None, pruner: Method, goal: Goal) -> None:
+    """Refuses methods and goals that several cuts do not fit.
+
+    Args:
+        schedule: the cuts; None for a single one, which fits all.
+        pruner: the method.
+        goal: what to reach.
+
+    Raises:
+        UsageError: the method does its work once for the whole network, or the goal is a latency.
+    """
+    if schedule is None:
+        return
+    if isinstance(pruner, Sparsifier):
+        reason = "zeroes single weights and cuts nothing"
+    elif pruner.trains_first:
+        reason = "trains the network before it scores it"
+    elif pruner.starts_anew:
+        reason = "draws all weights anew after the cut"
+    elif pruner.needs_target:
+        reason = "learns the widths of one cut to the target"
+    elif goal.is_timed:
+        raise UsageError("`iterations` needs a target that is predicted, not measured; pass `target_macs` or one cut")
+    else:
+        return
+    raise UsageError(f"{pruner.name} {reason}; leave `iterations` out")
 
 
 def goals(goal: Goal, iterations: int, shape: str, dense: float) -> list[Goal]:

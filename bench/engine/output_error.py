@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from bench.errors import UsageError
 from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.contexts import flags_kept
+from bench.torch_utils.hooks import outputs_seen
 from bench.training.losses import pixel_divergence
 
 
@@ -53,7 +53,7 @@ class OutputError:
             fitting = [group for group in prunable(groups) if fnmatch.fnmatch(group.name, pattern)]
             if not fitting:
                 raise UsageError(
-                    f"--reconstruction-layers pattern '{pattern}' fits no group that may be pruned; "
+                    f"`reconstruction_layers` pattern '{pattern}' fits no group that may be pruned; "
                     "prune.py --list-groups names them"
                 )
             self._groups += [group for group in fitting if group not in self._groups]
@@ -93,27 +93,16 @@ class OutputError:
 
     def _run(self, network: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A network's logits and its features by group."""
+        layers = {group.name: _shown(group).layer for group in self._groups}
         seen: dict[str, Tensor] = {}
-        with flags_kept(network), self._watched(network, seen):
-            logits = network.eval()(images.to(self._device))
-        return logits.float(), seen
 
-    @contextlib.contextmanager
-    def _watched(self, network: nn.Module, seen: dict[str, Tensor]) -> Iterator[None]:
-        layers = dict(network.named_modules())
-
-        def note(name: str) -> Any:
+        def note(layer: str, output: Tensor) -> None:
             # A copy: an activation behind may work in place.
-            return lambda layer, inputs, output: seen.update({name: output.clone()})
+            seen[layer] = output.clone()
 
-        hooks = []
-        for group in self._groups:
-            hooks.append(layers[_shown(group).layer].register_forward_hook(note(group.name)))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with flags_kept(network), outputs_seen(network, set(layers.values()), note):
+            logits = network.eval()(images.to(self._device))
+        return logits.float(), {name: seen[layer] for name, layer in layers.items()}
 
 
 def _shown(group: ChannelGroup) -> Member:

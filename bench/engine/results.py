@@ -1,14 +1,13 @@
-"""What a pruning works on and returns: a network to score, one a method has changed, and the finished one."""
+"""What a pruning works on and what it returns: a network to score, one that was changed, and the finished one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from bench.channels.groups import ChannelGroup
-from bench.engine.method_training import Prepared
 from bench.measure.evaluation import Evaluation
 from bench.models.checkpoint import Channels, SavedModel
 from bench.plan.pruning_plan import PruningPlan
@@ -30,26 +29,26 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A network as a method left it.
+class Changed:
+    """A network that has lost channels or single weights, before anything is done to recover it.
 
     Attributes:
         network: what came of the baseline.
         is_changed: whether anything is gone.
         channels: what is left of the dense network's.
+        record: what `pruning_info.json` says of the change.
+        plan: which channels were kept; None where none may go.
         sparse: parameters whose zeros are to stay.
-        record: what is said about it.
-        plan: which channels it kept; None where none may go.
-        trained: the network the method trained first and then cut, if it did.
+        schedule: the record of several cuts, if there were several.
     """
 
     network: nn.Module
     is_changed: bool
     channels: Channels
-    sparse: list[str]
     record: dict[str, Any]
     plan: PruningPlan | None = None
-    trained: Prepared | None = None
+    sparse: list[str] = field(default_factory=list)
+    schedule: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

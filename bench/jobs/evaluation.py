@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bench.config.options import PageOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.evaluation_report import EvaluationReport
 from bench.models.checkpoint import SavedModel, load_model
 from bench.report.disagreement_panels import panels_of, segment
 from bench.report.html_page import html_page
 from bench.report.label_pictures import prediction_picture, write_ids
+from bench.report.options import PageOptions
 from bench.system.files import make_folder, write_json, write_text
 
 
-def evaluate_pair(baseline: Baseline, candidate: Path | None, report: Path, page: PageOptions) -> dict[str, Any]:
+def evaluate_pair(baseline: Baseline, candidate: Path | None, report: Path, page: PageOptions) -> EvaluationReport:
     """Measures a candidate beside the baseline, or the baseline alone.
 
     Args:

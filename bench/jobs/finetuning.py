@@ -6,15 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
 from bench.measure.baseline import Baseline
+from bench.measure.evaluation_report import FinetunedReport, latency_of
 from bench.measure.inference import PLAIN
 from bench.models.checkpoint import load_model, save_model
 from bench.system.files import digest, file_digest, plain, read_json, write_json
 from bench.system.run_folder import BEST, FINETUNED, FINETUNED_REPORT, LAST, PRUNED, REPORT
 from bench.train_eval import fit
 from bench.training.distillation import Distillation
+from bench.training.options import TrainOptions
 
 
 def check_comparable(baseline: Baseline, folder: Path) -> None:
@@ -52,9 +53,9 @@ def finetune_model(
     baseline: Baseline,
     folder: Path,
     options: TrainOptions,
-    run: RunOptions,
+    seed: int,
     distillation: Distillation | None = None,
-) -> dict[str, Any]:
+) -> FinetunedReport:
     """Fine-tunes the pruned network of a job, unless that was done with the same recipe.
 
     The folder receives `finetuned_model.pt`, the network that scored best on the validation split, and
@@ -64,14 +65,14 @@ def finetune_model(
         baseline: the network and its data.
         folder: the job's folder, with `pruned_model.pt` in it.
         options: the recipe.
-        run: device and seed.
+        seed: seed of the training.
         distillation: the teacher that is part of it, if there is one.
 
     Returns:
         What `finetuned_report.json` says.
     """
     taught = distillation.as_record() if distillation else {}
-    recipe = plain({**asdict(options), **taught, "seed": run.seed, "pruned": file_digest(folder / PRUNED)})
+    recipe = plain({**asdict(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
     if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
         report = read_json(folder / FINETUNED_REPORT)
         if report["finetune"]["recipe"] == recipe:
@@ -80,9 +81,9 @@ def finetune_model(
     history = folder / f"finetune_{digest(recipe)[:8]}"
     result = fit(
         saved,
-        baseline.data.seeded(run.seed),
+        baseline.data.seeded(seed),
         options,
-        run,
+        seed,
         history,
         distillation=distillation,
         resume=(history / LAST).is_file(),
@@ -91,12 +92,14 @@ def finetune_model(
     )
     best = load_model(result.best)
     save_model(folder / FINETUNED, best)
-    report = baseline.compare(folder / FINETUNED, best, latency=read_json(folder / REPORT)["latency"])
-    report["finetune"] = {
-        "recipe": recipe,
-        "best_epoch": result.best_epoch,
-        "val_miou": result.best_miou,
-        "history": result.history,
+    report: FinetunedReport = {
+        **baseline.compare(folder / FINETUNED, best, latency=latency_of(read_json(folder / REPORT))),
+        "finetune": {
+            "recipe": recipe,
+            "best_epoch": result.best_epoch,
+            "val_miou": result.best_miou,
+            "history": result.history,
+        },
     }
     write_json(folder / FINETUNED_REPORT, report)
     # The history stays; the weights are in finetuned_model.pt.

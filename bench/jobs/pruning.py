@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from bench.channels.groups import ChannelGroup, find_groups
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.datasets import dataset_class
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.evaluation_report import latency_of
+from bench.measure.latency_report import LatencyReport
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.devices import set_up
 from bench.system.files import read_json, write_json
+from bench.system.options import RunOptions
 from bench.system.run_folder import INFO, PRUNED, REPORT, run_folder
 
 
@@ -24,7 +30,8 @@ def open_baseline(
     checkpoint: Path | str,
     data_options: DataOptions,
     run: RunOptions,
-    measure: MeasureOptions,
+    scoring: ScoringOptions,
+    timing: TimingOptions,
     *,
     model: str | None = None,
 ) -> Baseline:
@@ -34,10 +41,12 @@ def open_baseline(
         checkpoint: the baseline's file.
         data_options: the images.
         run: device, threads and seed.
-        measure: the split and how it is scored.
+        scoring: the split and how networks are scored on it.
+        timing: whether and how they are timed.
         model: the network the file must hold, if that is known.
     """
-    return Baseline(Path(checkpoint), data_options, run, measure, device=set_up(run), model=model)
+    device = set_up(run)
+    return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, model=model)
 
 
 def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
@@ -56,12 +65,11 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
         What `pruning_info.json` says.
     """
     with run_folder(folder):
-        pruned = session.prune(pruner, session.target(pruner, goal), seed)
+        pruned = prune_network(session, pruner, session.target(pruner, goal), seed)
         save_model(folder / PRUNED, pruned.saved)
         search = pruned.info["latency_search"]
-        report = session.baseline.compare(
-            folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, latency=search and search["verified"]
-        )
+        latency = LatencyReport.of_record(search["verified"]) if search else None
+        report = session.baseline.compare(folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, latency=latency)
         write_json(folder / REPORT, report)
         info = {**pruned.info, "saved_model": str(folder / PRUNED)}
         write_json(folder / INFO, info)
@@ -93,6 +101,7 @@ def groups_of(checkpoint: str | None, model: str | None, dataset: str, options: 
 def time_model(baseline: Baseline, folder: Path) -> None:
     """Adds the latency to the `report.json` of a pruned network measured without it or in another mode, if wanted."""
     report = read_json(folder / REPORT)
-    if baseline.is_timed and not (report["latency"] and baseline.times_alike(report["latency"])):
+    latency = latency_of(report)
+    if baseline.is_timed and not (latency and baseline.times_alike(latency)):
         candidate = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
-        write_json(folder / REPORT, {**report, "latency": baseline.time(candidate.model).as_dict()})
+        write_json(folder / REPORT, {**report, "latency": baseline.time(candidate.model)})

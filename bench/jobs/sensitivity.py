@@ -9,37 +9,49 @@ treated in the same way. Where a method trains first, the whole network is what 
 from __future__ import annotations
 
 import copy
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 from torch import nn
 
 from bench.channels.groups import ChannelGroup, prunable
-from bench.config.options import SensitivityOptions
+from bench.engine.one_cut import smaller
 from bench.engine.session import Session
 from bench.errors import UsageError
+from bench.jobs.options import SensitivityOptions
 from bench.measure.evaluation import evaluate
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners.base import Pruner
 from bench.recover.recalibration import recalibrate
-from bench.report.heat_map import heat_map
+from bench.report.plots import heat_map
 from bench.system.console import progress, say
-from bench.system.files import digest, plain, read_json, write_json, write_text
+from bench.system.files import digest, plain, read_json, write_csv, write_json, write_text
 from bench.system.provenance import provenance
 from bench.system.run_folder import run_folder
 from bench.torch_utils.batches import Batch
 
 FORMAT = "sensitivity/1"
 CSV, RECORD, PICTURE, RATIOS = "sensitivity.csv", "sensitivity.json", "sensitivity.png", "sensitivity_ratios.yaml"
-COLUMNS = ("group", "channels", "ratio", "channels_kept", "parameters", "macs", "miou", "miou_drop_points")
 
-Row = dict[str, Any]
+
+class SensitivityRow(TypedDict):
+    """The network of which one group lost a share of its channels, a line of `sensitivity.csv`."""
+
+    group: str
+    channels: int
+    ratio: float
+    channels_kept: int
+    parameters: int
+    macs: int
+    miou: float
+    miou_drop_points: float
+
+
+COLUMNS = tuple(SensitivityRow.__annotations__)
 
 
 def measure_sensitivity(
@@ -79,7 +91,7 @@ def measure_sensitivity(
     with run_folder(folder):
         scores, scores_file = session.scores(pruner, seed)
         groups = [group for group in prunable(session.groups) if group.name in scores]
-        whole = session.prepared(pruner, seed).model
+        whole = session.network_of(pruner, seed).model
         ruler = _Ruler(session, whole, options.sensitivity_images, seed, split)
         record = {
             **_header(session, pruner, options, seed),
@@ -103,7 +115,7 @@ def measure_sensitivity(
 
         chosen = tolerated(rows, options.sensitivity_drop)
         record |= {"ratio_of": chosen, "rows": rows}
-        write_text(folder / CSV, _csv(rows))
+        write_csv(folder / CSV, COLUMNS, rows)
         write_text(folder / RATIOS, _yaml(chosen, record))
         _draw(folder / PICTURE, rows, chosen, record)
         write_json(folder / RECORD, record)
@@ -120,8 +132,7 @@ def plan_of(group: ChannelGroup, ratio: float, scores: Scores, session: Session)
     """The plan by which one group loses a share of its channels and all others stay whole."""
     options = session.options
     target = Target(
-        "channels",
-        0.0,
+        Goal("channels", 0.0),
         min_keep=options.min_keep,
         max_ratio=options.max_ratio,
         round_to=options.round_to,
@@ -131,7 +142,7 @@ def plan_of(group: ChannelGroup, ratio: float, scores: Scores, session: Session)
     return make_plan(session.groups, {group.name: scores[group.name]}, session.cost_table, target)
 
 
-def tolerated(rows: Sequence[Mapping[str, Any]], drop: float) -> dict[str, float]:
+def tolerated(rows: Sequence[SensitivityRow], drop: float) -> dict[str, float]:
     """Group name -> the largest ratio tried whose drop in mIoU is at most `drop` points; 0 where none is."""
     ratios = {row["group"]: 0.0 for row in rows}
     for row in rows:
@@ -144,7 +155,7 @@ class _Ruler:
     """Scores networks on the same images, which are loaded once."""
 
     def __init__(self, session: Session, whole: nn.Module, images: int, seed: int, split: str):
-        self._workbench, self._whole, self._seed, self._split = session, whole, seed, split
+        self._session, self._whole, self._seed, self._split = session, whole, seed, split
         self._images = session.batches(images, seed, split)
         self._recalibration: list[Batch] = []
         if session.options.recalibrate:
@@ -152,7 +163,7 @@ class _Ruler:
 
     def describe(self) -> dict[str, Any]:
         """What networks are scored on, for the record."""
-        data = self._workbench.baseline.data
+        data = self._session.baseline.data
         return {
             "dataset": [data.name, str(data.dataset.root.absolute())],
             "input_size": list(data.input_size),
@@ -160,7 +171,7 @@ class _Ruler:
             "count": sum(len(images) for images, _ in self._images),
             "chosen": f"at random, seed {self._seed}",
             "labels": "at the input size",
-            "scoring": plain(self._workbench.baseline.scoring),
+            "scoring": plain(self._session.baseline.scoring),
             "recalibrated_on": sum(len(images) for images, _ in self._recalibration),
         }
 
@@ -172,15 +183,15 @@ class _Ruler:
 
     def miou_of(self, plan: PruningPlan) -> float:
         """mIoU of the whole network cut by a plan, recalibrated if that is wanted."""
-        return self._treated(self._workbench.smaller(plan, self._whole)[0])
+        return self._treated(smaller(self._session, self._whole, plan)[0])
 
     def _treated(self, network: nn.Module) -> float:
         if self._recalibration:
-            recalibrate(network, self._recalibration, self._workbench.baseline.device)
+            recalibrate(network, self._recalibration, self._session.baseline.device)
         return self._miou(network, "after the cut")
 
     def _miou(self, network: nn.Module, label: str) -> float:
-        baseline = self._workbench.baseline
+        baseline = self._session.baseline
         return evaluate(
             network,
             self._images,
@@ -222,7 +233,7 @@ def _header(session: Session, pruner: Pruner, options: SensitivityOptions, seed:
     }
 
 
-def _measured_before(path: Path, identity: str) -> tuple[dict[str, float], dict[tuple[str, float], Row]]:
+def _measured_before(path: Path, identity: str) -> tuple[dict[str, float], dict[tuple[str, float], SensitivityRow]]:
     """What `_Ruler.baseline` said and (group, ratio) -> row, as far as an earlier run measured them in the same way."""
     if path.is_file():
         record = read_json(path)
@@ -232,19 +243,19 @@ def _measured_before(path: Path, identity: str) -> tuple[dict[str, float], dict[
     return {}, {}
 
 
-def _row(group: ChannelGroup, ratio: float, plan: PruningPlan, dense: float, miou: float) -> Row:
-    cost, kept = plan.predicted, len(plan.kept[group.name])
-    drop = 100 * (dense - miou)
-    values = (group.name, group.channels, ratio, kept, cost.parameters, cost.macs, miou, drop)
-    return plain(dict(zip(COLUMNS, values, strict=True)))
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def _row(group: ChannelGroup, ratio: float, plan: PruningPlan, dense: float, miou: float) -> SensitivityRow:
+    return plain(
+        {
+            "group": group.name,
+            "channels": group.channels,
+            "ratio": ratio,
+            "channels_kept": len(plan.kept[group.name]),
+            "parameters": plan.predicted.parameters,
+            "macs": plan.predicted.macs,
+            "miou": miou,
+            "miou_drop_points": 100 * (dense - miou),
+        }
+    )
 
 
 def _yaml(chosen: Mapping[str, float], record: Mapping[str, Any]) -> str:
@@ -255,7 +266,7 @@ def _yaml(chosen: Mapping[str, float], record: Mapping[str, Any]) -> str:
     ) + yaml.safe_dump({"ratio-of": dict(chosen)}, sort_keys=False)
 
 
-def _draw(path: Path, rows: Sequence[Row], chosen: Mapping[str, float], record: Mapping[str, Any]) -> None:
+def _draw(path: Path, rows: Sequence[SensitivityRow], chosen: Mapping[str, float], record: Mapping[str, Any]) -> None:
     groups = {row["group"]: f"{row['group']} ({row['channels']})" for row in rows}
     ratios = sorted({row["ratio"] for row in rows})
     drops = {(row["group"], row["ratio"]): row["miou_drop_points"] for row in rows}

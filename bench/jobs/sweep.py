@@ -11,13 +11,11 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench.config.options import FinetuneOptions, RunOptions, TrainOptions
 from bench.engine.session import Session
-from bench.errors import BenchError
+from bench.errors import BenchError, as_flags
 from bench.jobs.finetuning import check_comparable, finetune_model
 from bench.jobs.pruning import prune_model, time_model
 from bench.measure.baseline import Baseline
@@ -26,13 +24,13 @@ from bench.measure.latency_mode import PLAIN_MODE
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.report.summary import write_summary
+from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row, measured_of
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, read_json
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
-
-Row = dict[str, Any]
+from bench.training.options import FinetuneOptions, TrainOptions
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,9 @@ def run_benchmark(
     pruners: Mapping[str, Method],
     jobs: Sequence[Job],
     finetune: TrainOptions | None,
-    run: RunOptions,
     out: Path,
     distillation: Distillation | None = None,
-) -> list[Row]:
+) -> list[ComparisonRow]:
     """Runs all jobs that are not done and writes `benchmark_summary.json/.csv/.md/.png`.
 
     Args:
@@ -68,7 +65,6 @@ def run_benchmark(
         pruners: the methods by name.
         jobs: the grid.
         finetune: the recipe of fine-tuning after each pruning, or None.
-        run: device and seed; a job has its own seed.
         out: folder of the benchmark.
         distillation: the teacher of fine-tuning, if there is one.
 
@@ -80,13 +76,13 @@ def run_benchmark(
         pruner = pruners[job.method]
         folder = out / _folder_name(session, pruner, job)
 
-        def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Row:
+        def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Measured:
             if not is_done(folder, PRUNED, INFO, REPORT):
                 prune_model(session, pruner, job.goal, job.seed, folder)
             time_model(session.baseline, folder)
             if finetune is not None:
-                finetune_model(session.baseline, folder, finetune, replace(run, seed=job.seed), distillation)
-            return row_of(folder)
+                finetune_model(session.baseline, folder, finetune, job.seed, distillation)
+            return measured_in(folder)
 
         row = _attempt(job, folder, work)
         rows.append(row)
@@ -98,16 +94,14 @@ def run_benchmark(
 def finetune_benchmark(
     baseline: Baseline,
     finetune: TrainOptions,
-    run: RunOptions,
     out: Path,
     distillation: Distillation | None = None,
-) -> list[Row]:
+) -> list[ComparisonRow]:
     """Fine-tunes every pruned network of a benchmark and writes `finetuned_summary.json/.csv/.md/.png`.
 
     Args:
         baseline: the network and its data.
         finetune: the recipe, the same for all.
-        run: device; each job keeps its own seed.
         out: folder of the benchmark.
         distillation: the teacher, the same for all, if there is one.
 
@@ -122,11 +116,11 @@ def finetune_benchmark(
         info = read_json(folder / INFO)
         job = Job(info["method"], Goal(info["target"]["kind"], info["target"]["value"]), info["seed"])
 
-        def work(job: Job = job, folder: Path = folder) -> Row:
+        def work(job: Job = job, folder: Path = folder) -> Measured:
             check_comparable(baseline, folder)
             time_model(baseline, folder)
-            finetune_model(baseline, folder, finetune, replace(run, seed=job.seed), distillation)
-            return row_of(folder)
+            finetune_model(baseline, folder, finetune, job.seed, distillation)
+            return measured_in(folder)
 
         row = _attempt(job, folder, work)
         rows.append(row)
@@ -142,7 +136,7 @@ def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainO
     return replace(training, epochs=finetune.finetune_epochs, lr=finetune.finetune_lr)
 
 
-def check_outcome(rows: Sequence[Row], out: Path) -> None:
+def check_outcome(rows: Sequence[ComparisonRow], out: Path) -> None:
     """Raises BenchError when a job failed, so that the command's exit status says so."""
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:
@@ -150,21 +144,6 @@ def check_outcome(rows: Sequence[Row], out: Path) -> None:
             f"{len(failed)} of {len(rows)} jobs failed, the first with: {failed[0]['error']}; "
             f"see {FAILED} in the folders under {out} and run the command again"
         )
-
-
-def baseline_record(baseline: Baseline) -> dict[str, Any]:
-    """What the summary says about the unpruned network."""
-    return {
-        "path": baseline.checkpoint,
-        "sha256": baseline.digest,
-        "model": baseline.saved.spec.name,
-        "dataset": baseline.data.name,
-        "split": baseline.split,
-        "input_size": baseline.data.input_size,
-        "miou": baseline.quality["miou"],
-        "quality": baseline.quality,
-        **baseline.cost,
-    }
 
 
 def _folder_name(session: Session, pruner: Method, job: Job) -> str:
@@ -178,6 +157,7 @@ def _folder_name(session: Session, pruner: Method, job: Job) -> str:
             **where,
             "job": job,
             "options": asdict(pruner),
+            **pruner.identity,
             **session.identity,
             "baseline": baseline.digest,
             "data": [baseline.data.name, baseline.data.input_size, baseline.split],
@@ -187,79 +167,30 @@ def _folder_name(session: Session, pruner: Method, job: Job) -> str:
     return f"{job.method}_{job.goal.tag}_s{job.seed}_{digest(content)[:8]}"
 
 
-def _attempt(job: Job, folder: Path, work: Callable[[], Row]) -> Row:
+def _attempt(job: Job, folder: Path, work: Callable[[], Measured]) -> ComparisonRow:
     """Runs a job; whatever goes wrong becomes its row and its `failed` marker."""
-    blank = {
-        "method": job.method,
-        "target": job.goal.kind,
-        "ratio": job.goal.value,
-        "seed": job.seed,
-        "folder": folder.name,
-    }
-    start = time.perf_counter()
+    start, reason = time.perf_counter(), None
     try:
-        row = work()
+        measured = work()
         # What failed in an earlier run after the pruning was done has now succeeded.
         (folder / FAILED).unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001 - one job's defect must not cost the others' results
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = as_flags(str(error) or type(error).__name__).splitlines()[0]
         details = "" if isinstance(error, BenchError) else "\n" + traceback.format_exc()
         fail(make_folder(folder), reason + details)
-        row = {"status": "failed", "error": reason}
-    return {**blank, "status": "done", "error": None, **row, "seconds": round(time.perf_counter() - start, 1)}
+        measured = Measured()
+    seconds = time.perf_counter() - start
+    return comparison_row(job.method, job.goal, job.seed, folder.name, measured=measured, error=reason, seconds=seconds)
 
 
-def row_of(folder: Path) -> Row:
-    """Reads the row of a finished job from its files."""
-    info, report = read_json(folder / INFO), read_json(folder / REPORT)
-    before, after = info["cost"]["before"], info["cost"]["after"]
-    quality = info["quality"]
-    row = {
-        # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
-        "target": info["target"]["kind"],
-        "split": report["split"],
-        "baseline_miou": report["baseline"]["quality"]["miou"],
-        "channel_ratio": info["plan"]["channel_ratio"] if info["plan"] else 0.0,
-        "parameters": after["parameters"],
-        "parameters_kept": after["parameters"] / before["parameters"],
-        "nonzero_parameters": after["nonzero_parameters"],
-        "nonzero_kept": after["nonzero_parameters"] / before["nonzero_parameters"],
-        "bytes_on_disk": report["candidate"]["bytes_on_disk"],
-        "compressed_bytes": report["candidate"]["compressed_bytes"],
-        "macs": after["macs"],
-        "macs_kept": after["macs"] / before["macs"],
-        "miou_cut": quality.get("cut", {}).get("miou"),
-        "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
-        "miou_finetuned": None,
-        **_latency_of(report),
-        **_reconstruction_of(info),
-    }
-    if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
-        row["miou_finetuned"] = read_json(folder / FINETUNED_REPORT)["candidate"]["quality"]["miou"]
-    return row
+def measured_in(folder: Path) -> Measured:
+    """Reads what was measured on the network of a finished job from its files."""
+    is_tuned = (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file()
+    finetuned = read_json(folder / FINETUNED_REPORT) if is_tuned else None
+    return measured_of(read_json(folder / INFO), read_json(folder / REPORT), finetuned)
 
 
-def _latency_of(report: dict[str, Any]) -> Row:
-    networks = report["latency"]["networks"] if report["latency"] else {"baseline": {}, "candidate": {}}
-    timed = networks["candidate"]
-    return {
-        "baseline_latency_ms": networks["baseline"].get("median_ms"),
-        "latency_ms": timed.get("median_ms"),
-        "speedup": timed.get("speedup"),
-        "speedup_low": timed.get("speedup_low"),
-        "speedup_high": timed.get("speedup_high"),
-    }
-
-
-def _reconstruction_of(info: dict[str, Any]) -> Row:
-    return {
-        f"logits_{key}_{stage}": found[key]
-        for stage, found in info.get("reconstruction", {}).items()
-        for key in ("mse", "relative", "kl")
-    }
-
-
-def _outcome(row: Row) -> str:
+def _outcome(row: ComparisonRow) -> str:
     if row["status"] == "failed":
         return f"failed: {row['error']}"
     named = {"cut": row["miou_cut"], "recalibrated": row["miou_recalibrated"], "fine-tuned": row["miou_finetuned"]}

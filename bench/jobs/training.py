@@ -8,21 +8,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.config.options import DataOptions, MeasureOptions, ModelOptions, RunOptions, TrainOptions
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.inference import Scoring
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.backbone import load_backbone
 from bench.models.checkpoint import SavedModel, load_model
+from bench.models.options import ModelOptions
 from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
 from bench.system.files import make_folder, read_json, write_json
+from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
+from bench.training.options import TrainOptions
 from bench.training.state import check_same_run, run_identity
 
 
@@ -31,9 +35,10 @@ def train_model(
     model_options: ModelOptions,
     options: TrainOptions,
     run: RunOptions,
-    measure: MeasureOptions,
+    scoring: ScoringOptions,
     folder: Path,
     *,
+    timing: TimingOptions | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -46,9 +51,10 @@ def train_model(
         data_options: the images.
         model_options: the network.
         options: the recipe.
-        run: device and seed.
-        measure: the split to report and how to score it.
+        run: device, threads and seed.
+        scoring: the split to report and how to score it.
         folder: the run's own folder.
+        timing: options of what comes after the training; `config.json` holds them too (default: theirs).
         checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is.
         resume: go on with the run in the folder; starts it where there is none.
         overwrite: replace the run in the folder.
@@ -64,7 +70,7 @@ def train_model(
         raise UsageError("--resume and --overwrite contradict each other; pass one")
     if checkpoint and model_options.pretrained_backbone:
         raise UsageError("--ckpt and --pretrained-backbone both name the first weights; pass one")
-    scoring = Scoring.of(measure)
+    how = Scoring.of(scoring)
     with processes.joined(set_up(run)) as device:
         world = processes.world()
         make_folder(folder)
@@ -74,9 +80,9 @@ def train_model(
         if begun and not (resume or overwrite):
             raise BenchError(f"{folder} holds an unfinished run; pass --resume to go on or --overwrite to start anew")
 
-        data, saved = _open(data_options, model_options, run, checkpoint)
+        data, saved = _open(data_options, model_options, run.seed, checkpoint)
         if finished and resume:
-            identity = run_identity(saved, data, options, run, world.size)
+            identity = run_identity(saved, data, options, run.seed, world.size)
             check_same_run(folder, load_model(folder / LAST), saved, identity)
             say(f"{folder} is finished already; nothing to do")
             return read_json(folder / REPORT)
@@ -84,26 +90,26 @@ def train_model(
             say(f"{folder} holds no run to resume; starting one")
 
         # Opened before training, so that a missing split is not found out after it.
-        splits = dict.fromkeys(("val", measure.split or data.headline_split))
+        splits = dict.fromkeys(("val", scoring.split or data.headline_split))
         loaders = {
-            split: data.eval_loader(split, measure.eval_batch_size, rank=world.rank, world=world.size)
+            split: data.eval_loader(split, scoring.eval_batch_size, rank=world.rank, world=world.size)
             for split in splits
         }
         processes.barrier()
         with run_folder(folder) if world.is_first else contextlib.nullcontext(), _resume_hint(folder):
             if world.is_first:
-                groups = (data_options, model_options, options, run, measure)
+                groups = (data_options, model_options, options, run, scoring, timing or TimingOptions())
                 config = {name: value for group in groups for name, value in asdict(group).items()}
                 write_json(folder / CONFIG, {**config, "ckpt": checkpoint, "provenance": provenance()})
             result = fit(
                 saved,
                 data,
                 options,
-                run,
+                run.seed,
                 folder,
                 resume=resume and begun,
                 device=device,
-                eval_batch_size=measure.eval_batch_size,
+                eval_batch_size=scoring.eval_batch_size,
             )
             best = load_model(result.best).model
             scores = {
@@ -115,7 +121,7 @@ def train_model(
                     amp=options.amp,
                     channels_last=options.channels_last,
                     label=split,
-                    scoring=scoring,
+                    scoring=how,
                 )
                 for split, loader in loaders.items()
             }
@@ -124,7 +130,7 @@ def train_model(
                 "best_epoch": result.best_epoch,
                 "epochs": result.epochs,
                 "input_size": data.input_size,
-                "scoring": asdict(scoring),
+                "scoring": asdict(how),
                 **{split: asdict(quality) for split, quality in scores.items()},
             }
             if world.is_first:
@@ -135,11 +141,11 @@ def train_model(
 
 
 def _open(
-    data_options: DataOptions, model_options: ModelOptions, run: RunOptions, checkpoint: Path | None
+    data_options: DataOptions, model_options: ModelOptions, seed: int, checkpoint: Path | None
 ) -> tuple[SegmentationData, SavedModel]:
     """The data set, and the network with its first weights."""
     if checkpoint is None:
-        data = SegmentationData(data_options, seed=run.seed)
+        data = SegmentationData(data_options, seed=seed)
         spec = ModelSpec(model_options.model, data.classes.outputs)
         saved = SavedModel(build_model(spec), spec)
         if model_options.pretrained_backbone:
@@ -148,7 +154,7 @@ def _open(
     saved = load_model(
         checkpoint, name=model_options.model, outputs=dataset_class(data_options.dataset).classes.outputs
     )
-    return SegmentationData(data_options, seed=run.seed, input_size=saved.meta.get("input_size")), saved
+    return SegmentationData(data_options, seed=seed, input_size=saved.meta.get("input_size")), saved
 
 
 @contextlib.contextmanager
@@ -167,7 +173,8 @@ def ensure_baseline(
     model_options: ModelOptions,
     options: TrainOptions,
     run: RunOptions,
-    measure: MeasureOptions,
+    scoring: ScoringOptions,
+    timing: TimingOptions,
 ) -> None:
     """Trains the network a `best.pt` is to hold, unless that was done; goes on with an interrupted run.
 
@@ -179,4 +186,5 @@ def ensure_baseline(
     if is_done(checkpoint.parent, BEST, REPORT):
         say(f"baseline {checkpoint} is there already")
         return
-    train_model(data_options, model_options, options, run, measure, checkpoint.parent, resume=True)
+    folder = checkpoint.parent
+    train_model(data_options, model_options, options, run, scoring, folder, timing=timing, resume=True)

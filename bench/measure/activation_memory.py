@@ -1,4 +1,4 @@
-"""How much memory the tensors of a forward pass take at once."""
+"""Peak activation memory: the most bytes that the tensors of a forward pass take at once."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,27 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.channels.layer_axes import widths
-from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
+from bench.measure.evaluation_report import (
+    FORMAT,
+    Change,
+    CostRecord,
+    EvaluationReport,
+    FileRecord,
+    NetworkRecord,
+    cost_changes,
+    file_record,
+    network_record,
+)
 from bench.measure.inference import Scoring
-from bench.measure.latency import LatencyReport, time_networks
-from bench.measure.latency_mode import PLAIN_MODE, LatencyMode
-from bench.measure.layer_costs import measure_layers
+from bench.measure.latency import Effort, time_networks
+from bench.measure.latency_mode import LatencyMode
+from bench.measure.latency_report import LatencyReport
+from bench.measure.layer_costs import LayerCost, measure_layers
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, load_model
-from bench.system.files import compressed_size, file_digest, plain
+from bench.system.files import file_digest, plain
 from bench.system.provenance import provenance
-
-_COSTS = ("parameters", "nonzero_parameters", "macs", "flops", "state_bytes", "peak_activation_bytes")
 
 
 def open_network(
-    checkpoint: Path, data_options: DataOptions, run: RunOptions, *, model: str | None
+    checkpoint: Path, data_options: DataOptions, seed: int, *, model: str | None
 ) -> tuple[SegmentationData, SavedModel]:
     """Opens a checkpoint, and the data set at the size the network was trained at unless one is asked for.
 
@@ -41,7 +51,7 @@ def open_network(
     outputs = dataset_class(data_options.dataset).classes.outputs
     saved = load_model(checkpoint, name=model, outputs=outputs)
     size = saved.meta.get("input_size")
-    return SegmentationData(data_options, seed=run.seed, input_size=tuple(size) if size else None), saved
+    return SegmentationData(data_options, seed=seed, input_size=tuple(size) if size else None), saved
 
 
 class Baseline:
@@ -52,6 +62,7 @@ class Baseline:
         saved: the network, on the device.
         data: the data set at the network's input size.
         split: the split quality is measured on.
+        eval_batch_size: images a batch when scoring.
         device: where everything runs.
         is_timed: whether latency is among what is measured.
         scoring: how every network is scored.
@@ -62,19 +73,20 @@ class Baseline:
         self,
         checkpoint: Path,
         data_options: DataOptions,
-        run: RunOptions,
-        measure: MeasureOptions,
+        scoring: ScoringOptions,
+        timing: TimingOptions,
         *,
         device: torch.device,
+        seed: int = 0,
         model: str | None = None,
     ):
-        self.checkpoint, self.device, self._measure = checkpoint, device, measure
-        self.is_timed = measure.latency
-        self.scoring, self.mode = Scoring.of(measure), LatencyMode.of(measure, device)
-        self.data, self.saved = open_network(checkpoint, data_options, run, model=model)
+        self.checkpoint, self.device = checkpoint, device
+        self.is_timed, self._times_layers = timing.latency, timing.per_layer
+        self.scoring, self.mode, self._effort = Scoring.of(scoring), LatencyMode.of(timing, device), Effort.of(timing)
+        self.data, self.saved = open_network(checkpoint, data_options, seed, model=model)
         self.saved.model.to(device)
-        self.split = measure.split or self.data.headline_split
-        self._loader = self.data.eval_loader(self.split, measure.eval_batch_size)
+        self.split, self.eval_batch_size = scoring.split or self.data.headline_split, scoring.eval_batch_size
+        self._loader = self.data.eval_loader(self.split, self.eval_batch_size)
 
     @cached_property
     def digest(self) -> str:
@@ -87,7 +99,7 @@ class Baseline:
         return self.evaluate(self.saved.model, "baseline")
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> FileRecord:
         """The file of the baseline and its size."""
         return file_record(self.checkpoint, self.digest)
 
@@ -97,7 +109,7 @@ class Baseline:
         return self.evaluation.record()
 
     @cached_property
-    def cost(self) -> dict[str, Any]:
+    def cost(self) -> CostRecord:
         """Parameters, MACs and bytes of the baseline."""
         return self.cost_of(self.saved.model)
 
@@ -135,7 +147,7 @@ class Baseline:
         if not evaluation.per_image.any():
             raise BenchError(
                 f"no pixel of {self.data.name}'s {self.split} split is labelled with a class, so there is nothing to "
-                "score; choose another --split"
+                "score; choose another `split`"
             )
         return evaluation
 
@@ -147,7 +159,7 @@ class Baseline:
         images = (image for batch, _ in found for image in batch.cpu())
         return zip(self.data.names(self.split), images, strict=True)
 
-    def cost_of(self, model: nn.Module) -> dict[str, Any]:
+    def cost_of(self, model: nn.Module) -> CostRecord:
         """Cost of any network at the same input size, as plain data."""
         return plain(asdict(measure_cost(model, self.data.input_size)))
 
@@ -156,34 +168,36 @@ class Baseline:
 
         Args:
             candidate: the other network.
-            effort: the share of the warm-up, the rounds and the time limit that is spent; with less than all of it,
-                one image a pass is timed alone.
+            effort: see `time_beside`.
         """
         networks = {"baseline": self.saved.model}
         if candidate is not None:
             networks["candidate"] = candidate.to(self.device)
-        full = self._measure
-        options = replace(
-            full,
-            latency_warmup=round(effort * full.latency_warmup),
-            latency_runs=round(effort * full.latency_runs),
-            latency_seconds=effort * full.latency_seconds,
-            latency_batch=full.latency_batch if effort == 1 else 0,
+        return self.time_beside(networks, effort)
+
+    def time_beside(self, networks: dict[str, nn.Module], effort: float = 1.0) -> LatencyReport:
+        """Times any networks side by side, in the same mode and at the same input size.
+
+        Args:
+            networks: name -> network, on the device; the first is what the others are compared with.
+            effort: the share of the warm-up, the rounds and the time limit that is spent; with less than all of it,
+                one image a pass is timed alone.
+        """
+        mode = self.mode if effort == 1 else replace(self.mode, throughput_batch=0)
+        return time_networks(
+            networks, self.data.input_size, device=self.device, mode=mode, effort=self._effort.part(effort)
         )
-        return time_networks(networks, self.data.input_size, device=self.device, options=options)
 
-    def times_alike(self, latency: Mapping[str, Any]) -> bool:
+    def times_alike(self, latency: LatencyReport) -> bool:
         """Whether latencies of an earlier report were measured in this mode."""
-        # Reports of the time before there were modes do not say theirs.
-        return latency.get("mode", asdict(PLAIN_MODE)) == asdict(self.mode)
+        return latency.mode == self.mode
 
-    def layers(self, candidate: nn.Module | None = None) -> list[dict[str, Any]] | None:
+    def layers(self, candidate: nn.Module | None = None) -> list[LayerCost] | None:
         """MACs and time of each layer, the candidate's beside the baseline's; None where they are not wanted."""
-        if not self._measure.per_layer:
+        if not self._times_layers:
             return None
         baseline, size = self.saved.model, self.data.input_size
-        rows = measure_layers(baseline, candidate, size, device=self.device, options=self._measure)
-        return [asdict(row) for row in rows]
+        return measure_layers(baseline, candidate, size, device=self.device, mode=self.mode, effort=self._effort)
 
     def compare(
         self,
@@ -191,71 +205,60 @@ class Baseline:
         candidate: SavedModel,
         *,
         evaluation: Evaluation | None = None,
-        latency: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+        latency: LatencyReport | None = None,
+    ) -> EvaluationReport:
         """All that is measured on a candidate, beside the baseline.
+
+        Example:
+            report = baseline.compare(path, load_model(path))
+            write_json("report.json", report)
 
         Args:
             path: the candidate's file.
             candidate: the network in it.
             evaluation: the candidate's on the split, where it is known already.
             latency: what `time` reported of a network of the same shape, likewise.
-
-        Returns:
-            What `report.json` holds; `latency` is a `bench.measure.latency.LatencyReport`, `layers` a list of
-            `bench.measure.layer_costs.LayerCost`, both None where they are not wanted.
         """
         evaluation = evaluation or self.evaluate(candidate.model.to(self.device), "candidate")
         quality, cost = evaluation.record(), self.cost_of(candidate.model)
-        change_interval = miou_change_interval(self.evaluation.per_image, evaluation.per_image)
+        change = self._change(evaluation, cost)
         if latency is None and self.is_timed:
-            latency = self.time(candidate.model).as_dict()
-        return self._report(
-            candidate={**file_record(path, file_digest(path)), **_made(candidate), "quality": quality, "cost": cost},
-            change={
-                "miou_points": 100 * (quality["miou"] - self.quality["miou"]),
-                "miou_points_interval": change_interval and [100 * end for end in change_interval],
-                **cost_changes(self.cost, cost),
-            },
-            latency=latency,
-            layers=self.layers(candidate.model.to(self.device)),
-        )
+            latency = self.time(candidate.model)
+        measured = network_record(file_record(path, file_digest(path)), candidate, quality, cost)
+        return self._report(measured, change, latency, self.layers(candidate.model.to(self.device)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> EvaluationReport:
         """All that is measured on the baseline alone: a report without a candidate."""
-        latency = self.time().as_dict() if self.is_timed else None
-        return self._report(candidate=None, change=None, latency=latency, layers=self.layers())
+        return self._report(None, None, self.time() if self.is_timed else None, self.layers())
 
-    def _report(self, **measured: Mapping[str, Any] | None) -> dict[str, Any]:
-        report = {
-            "format": "evaluation-report/1",
+    def _change(self, evaluation: Evaluation, cost: CostRecord) -> Change:
+        interval = miou_change_interval(self.evaluation.per_image, evaluation.per_image)
+        return {
+            "miou_points": 100 * (evaluation.quality.miou - self.evaluation.quality.miou),
+            "miou_points_interval": interval and [100 * end for end in interval],
+            **cost_changes(self.cost, cost),
+        }
+
+    def _report(
+        self,
+        candidate: NetworkRecord | None,
+        change: Change | None,
+        latency: LatencyReport | None,
+        layers: list[LayerCost] | None,
+    ) -> EvaluationReport:
+        """Puts every report together; only here do its dataclasses become plain data."""
+        report: EvaluationReport = {
+            "format": FORMAT,
             "dataset": self.data.name,
             "split": self.split,
-            "model": asdict(self.saved.spec),
+            "model": self.saved.spec,
             "input_size": self.data.input_size,
-            "scoring": asdict(self.scoring),
-            "baseline": {**self.record, **_made(self.saved), "quality": self.quality, "cost": self.cost},
-            **measured,
+            "scoring": self.scoring,
+            "baseline": network_record(self.record, self.saved, self.quality, self.cost),
+            "candidate": candidate,
+            "change": change,
+            "latency": latency,
+            "layers": layers,
             "provenance": provenance(),
         }
         return plain(report)
-
-
-def _made(saved: SavedModel) -> dict[str, Any]:
-    """How a network was pruned, oldest first, and how wide its layers are."""
-    return {"pruning": saved.meta.get("pruning", []), "widths": widths(saved.model)}
-
-
-def cost_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
-    """Change of each cost in percent, negative where it fell."""
-    return {f"{name}_percent": 100 * (after[name] / before[name] - 1) for name in _COSTS}
-
-
-def file_record(path: Path, sha256: str) -> dict[str, Any]:
-    """A file by name and content, and its bytes as it is and compressed: zeros take room until they are."""
-    return {
-        "path": path,
-        "sha256": sha256,
-        "bytes_on_disk": path.stat().st_size,
-        "compressed_bytes": compressed_size(path),
-    }

@@ -48,7 +48,7 @@ class BoundaryCounts:
         # The outlines near a pixel are the bits of one number: a bit for each class, one for void, one is the sign.
         if self._scored > 62:
             raise BenchError(
-                f"the boundary F-score knows at most 62 classes, not {self._scored}; set --boundary-width 0"
+                f"the boundary F-score knows at most 62 classes, not {self._scored}; set `boundary_width=0`"
             )
         self.counts = torch.zeros(2, 2, self._scored, dtype=torch.int64, device=device)
 

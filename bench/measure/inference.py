@@ -1,4 +1,4 @@
-"""What a network makes of images: once and whole, or in windows, at several scales and mirrored, averaged."""
+"""Predicting: a network's logits for images, whole or in windows, averaged over scales and mirrored images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.config.options import MeasureOptions, require
+from bench.config.declare import require
+from bench.measure.options import ScoringOptions
 
 Size = tuple[int, int]
 Network = Callable[[Tensor], Tensor]
@@ -38,20 +39,20 @@ class Scoring:
     boundary_width: float = 0.0
 
     @classmethod
-    def of(cls, options: MeasureOptions) -> Scoring:
+    def of(cls, options: ScoringOptions) -> Scoring:
         """What the options ask for.
 
         Raises:
             UsageError: a stride without windows or longer than they are, or a scale without an end.
         """
         window, stride = options.sliding_window, options.stride
-        require(stride is None or window is not None, "--stride is the step of --sliding-window; pass that too")
+        require(stride is None or window is not None, "`stride` is the step of `sliding_window`; pass that too")
         if window and stride:
             fits = all(step <= side for step, side in zip(stride, window, strict=True))
             require(
-                fits, f"--stride {_text(stride)} leaves gaps between windows of {_text(window)}; pass a smaller one"
+                fits, f"`stride={_text(stride)}` leaves gaps between windows of {_text(window)}; pass a smaller one"
             )
-        require(all(map(math.isfinite, options.scales)), "--scales must be finite")
+        require(all(map(math.isfinite, options.scales)), "`scales` must be finite")
         return cls(window, stride, tuple(options.scales), options.flip, options.boundary_width)
 
 

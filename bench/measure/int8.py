@@ -11,7 +11,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import adopt_shapes
-from bench.config.options import Int8Options, MeasureOptions
 from bench.errors import BenchError, UsageError
-from bench.measure.baseline import Baseline, file_record
-from bench.measure.latency import time_networks
+from bench.measure.baseline import Baseline
+from bench.measure.evaluation_report import EvaluationReport, file_record
+from bench.measure.latency_report import LatencyReport
+from bench.measure.options import Int8Options
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model
 from bench.models.state_dict_file import read_file
@@ -113,18 +114,17 @@ def load_int8(path: Path) -> nn.Module:
 
 
 def measure_int8(
-    baseline: Baseline, report: dict[str, Any], folder: Path, options: Int8Options, measure: MeasureOptions, seed: int
+    baseline: Baseline, report: EvaluationReport, folder: Path, options: Int8Options, seed: int
 ) -> dict[str, Any]:
     """Quantises a candidate and measures the result beside it.
 
     The folder receives `int8_model.pt` and `int8_report.json`.
 
     Args:
-        baseline: the network and its data.
+        baseline: the network and its data, on the CPU, and how networks are scored and timed.
         report: what `evaluate_pair` said about the candidate in float32.
         folder: where the files go.
         options: how many images activations are observed on.
-        measure: how latency is measured, if it is.
         seed: seed of the choice of those images.
 
     Returns:
@@ -135,19 +135,16 @@ def measure_int8(
         BenchError: the network cannot be quantised.
     """
     if baseline.device.type != "cpu":
-        raise UsageError("--int8 computes on the CPU; pass --device cpu")
+        raise UsageError("`int8` computes on the CPU; pass `device=cpu`")
     before = report["candidate"]
     saved = load_model(Path(before["path"]))
-    batches = baseline.data.calibration(options.int8_images, measure.eval_batch_size, seed)
+    batches = baseline.data.calibration(options.int8_images, baseline.eval_batch_size, seed)
     int8 = quantized(saved.model, batches)
     save_int8(folder / INT8, saved, int8)
     quality = baseline.evaluate(int8, "int8").record()
     latency = None
-    if measure.latency:
-        networks = {"float32": saved.model, "int8": int8}
-        latency = time_networks(networks, baseline.data.input_size, device="cpu", options=measure).as_dict()
-        for measured in filter(None, (latency, latency["throughput"])):
-            measured["networks"]["int8"]["precision"] = "int8"
+    if baseline.is_timed:
+        latency = _in_int8(baseline.time_beside({"float32": saved.model, "int8": int8}))
     after = {**file_record(folder / INT8, file_digest(folder / INT8)), "quality": quality}
     record = plain(
         {
@@ -169,6 +166,12 @@ def measure_int8(
     return record
 
 
+def _in_int8(report: LatencyReport) -> LatencyReport:
+    """The report, saying of the int8 network what its float parameters do not tell."""
+    networks = {**report.networks, "int8": replace(report.networks["int8"], precision="int8")}
+    return replace(report, networks=networks, throughput=report.throughput and _in_int8(report.throughput))
+
+
 def _observed(model: nn.Module) -> nn.Module:
     """The network with norms folded into their layers, and an observer wherever something becomes int8."""
     from torch.ao.quantization import get_default_qconfig_mapping
@@ -176,7 +179,7 @@ def _observed(model: nn.Module) -> nn.Module:
 
     engine = torch.backends.quantized.engine
     if engine == "none":
-        raise BenchError("this build of torch has no int8 kernels; leave out --int8")
+        raise BenchError("this build of torch has no int8 kernels; leave out `int8`")
     with _explained(model), _without_warnings():
         mapping = get_default_qconfig_mapping(engine).set_object_type(nn.ConvTranspose2d, None)
         for name, layer in model.named_modules():
@@ -199,7 +202,7 @@ def _explained(model: nn.Module) -> Iterator[None]:
     except _UNTRACEABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BenchError(
-            f"{type(model).__name__} cannot be quantised: torch.fx cannot follow it ({reason}); leave out --int8"
+            f"{type(model).__name__} cannot be quantised: torch.fx cannot follow it ({reason}); leave out `int8`"
         ) from error
 
 

@@ -12,15 +12,15 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.config.options import MeasureOptions
 from bench.measure.latency_mode import PLAIN_MODE, LatencyMode, compilation
+from bench.measure.latency_report import Latency, LatencyReport, Speedup
+from bench.measure.options import TimingOptions
 from bench.system.console import progress
 from bench.system.provenance import provenance
 from bench.torch_utils.contexts import autocast, flags_kept
@@ -34,73 +34,40 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Latency:
-    """The time one network takes for a batch.
+class Effort:
+    """How much time a measurement is worth.
 
     Attributes:
-        median_ms: median over the rounds, in milliseconds.
-        p10_ms: tenth percentile.
-        p90_ms: ninetieth percentile.
-        fps: images a second at the median.
-        pixels_per_second: input pixels a second at the median.
-        precision: type the network computes in; with mixed precision the smaller one.
-        memory_format: of the weights and the input.
-        speedup: times faster than the first network; see `paired_interval`; None for the first.
-        speedup_low: lower end of its 95 % interval.
-        speedup_high: upper end of its 95 % interval.
-        times_ms: what each round took, in their order, in milliseconds to the microsecond.
+        warmup: untimed passes of each network.
+        runs: timed rounds.
+        seconds: the time limit, which is kept at the price of passes and rounds, but never below three and ten.
     """
 
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    fps: float
-    pixels_per_second: float
-    precision: str
-    memory_format: str
-    speedup: float | None = None
-    speedup_low: float | None = None
-    speedup_high: float | None = None
-    times_ms: tuple[float, ...] = ()
-
-    def speedup_text(self) -> str:
-        """The speed-up with its interval; says so where nothing can be told."""
-        return speedup_text(self.speedup, self.speedup_low, self.speedup_high)
-
-
-@dataclass(frozen=True)
-class LatencyReport:
-    """The latencies of networks timed together, and under which conditions.
-
-    Attributes:
-        networks: name -> latency, in the order given; the first is what the others are compared with.
-        input_size: (height, width) in pixels.
-        batch: images a pass.
-        rounds: timed passes of each network.
-        warmup: untimed passes of each network before them.
-        device: name of the processor or GPU.
-        threads: CPU threads torch computes with.
-        mode: how the networks were timed.
-        throughput: the same in larger batches, if that was asked for.
-    """
-
-    networks: dict[str, Latency]
-    input_size: tuple[int, int]
-    batch: int
-    rounds: int
     warmup: int
-    device: str
-    threads: int
-    mode: LatencyMode = PLAIN_MODE
-    throughput: LatencyReport | None = None
+    runs: int
+    seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
-        return asdict(self)
+    @classmethod
+    def of(cls, options: TimingOptions) -> Effort:
+        """What the options ask for."""
+        return cls(options.latency_warmup, options.latency_runs, options.latency_seconds)
+
+    def part(self, share: float) -> Effort:
+        """A share of it."""
+        return Effort(round(share * self.warmup), round(share * self.runs), share * self.seconds)
+
+
+FULL_EFFORT = Effort.of(TimingOptions())
+"""What a measurement takes unless less is asked for."""
 
 
 def time_networks(
-    networks: dict[str, nn.Module], input_size: tuple[int, int], *, device: torch.device | str, options: MeasureOptions
+    networks: dict[str, nn.Module],
+    input_size: tuple[int, int],
+    *,
+    device: torch.device | str,
+    mode: LatencyMode = PLAIN_MODE,
+    effort: Effort = FULL_EFFORT,
 ) -> LatencyReport:
     """Times networks against each other on a fixed random input: one image a pass and, if wanted, larger batches.
 
@@ -108,20 +75,18 @@ def time_networks(
         networks: name -> network, already on the device; the first is the reference.
         input_size: (height, width) in pixels.
         device: where they are.
-        options: the mode, the batch, warm-up passes, timed rounds and the time limit, which is kept at the price of
-            rounds, but never below ten.
+        mode: precision, memory format and form, and the larger batch, if there is one.
+        effort: warm-up passes, timed rounds and the time limit.
 
     Raises:
-        UsageError: a mode that the device has not.
         BenchError: the networks cannot be compiled.
     """
     device = torch.device(device)
-    mode = LatencyMode.of(options, device)
     with flags_kept(nn.ModuleList(networks.values())):
         ready = {name: mode.prepared(model.eval()) for name, model in networks.items()}
-        report = _time_batches(ready, input_size, 1, device, mode, options)
+        report = _time_batches(ready, input_size, 1, device, mode, effort)
         if mode.throughput_batch:
-            throughput = _time_batches(ready, input_size, mode.throughput_batch, device, mode, options)
+            throughput = _time_batches(ready, input_size, mode.throughput_batch, device, mode, effort)
             report = replace(report, throughput=throughput)
     return report
 
@@ -132,7 +97,7 @@ def _time_batches(
     batch: int,
     device: torch.device,
     mode: LatencyMode,
-    options: MeasureOptions,
+    effort: Effort,
 ) -> LatencyReport:
     inputs = input_batches(networks, input_size, batch, device)
     time_pass = _time_on_cuda if device.type == "cuda" else time_on_cpu
@@ -148,8 +113,8 @@ def _time_batches(
             with compilation():
                 for name in networks:
                     run_once(name)
-        warmup = warm_up(run_once, list(networks), options)
-        for order in interleaved(list(networks), options.latency_runs, options.latency_seconds):
+        warmup = warm_up(run_once, list(networks), effort)
+        for order in interleaved(list(networks), effort.runs, effort.seconds):
             orders.append(order)
             for name in order:
                 times[name].append(run_once(name))
@@ -179,10 +144,10 @@ def input_batches(
     return {name: images.to(_precision(model), memory_format=_memory_format(model)) for name, model in networks.items()}
 
 
-def warm_up(run_once: Callable[[str], object], names: Sequence[str], options: MeasureOptions) -> int:
+def warm_up(run_once: Callable[[str], object], names: Sequence[str], effort: Effort) -> int:
     """Runs networks by turns before they are timed; returns how often each ran."""
     passes = 0
-    for _ in _rounds(options.latency_warmup, MIN_WARMUP, WARMUP_SHARE * options.latency_seconds):
+    for _ in _rounds(effort.warmup, MIN_WARMUP, WARMUP_SHARE * effort.seconds):
         passes += 1
         for name in names:
             run_once(name)
@@ -211,7 +176,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else provenance()["processor"]
 
 
-def paired_interval(ratios: np.ndarray, leads: np.ndarray) -> tuple[float, float, float]:
+def paired_interval(ratios: np.ndarray, leads: np.ndarray) -> Speedup:
     """The typical one of paired ratios and its bootstrap 95 % interval (percentiles, fixed seed).
 
     Typical is the geometric mean of two medians: that of the rounds in which the reference ran first, and that of the
@@ -232,17 +197,7 @@ def paired_interval(ratios: np.ndarray, leads: np.ndarray) -> tuple[float, float
     tail = 50 * (1 - CONFIDENCE)
     ends = np.percentile(np.median(resampled, axis=2).mean(axis=0), (tail, 100 - tail))
     low, high = np.exp(ends).tolist()
-    return math.exp(np.median(orders, axis=1).mean()), low, high
-
-
-def speedup_text(speedup: float | None, low: float | None, high: float | None) -> str:
-    """A speed-up with its interval; an interval that contains 1 is no speed-up, and the text says so."""
-    if speedup is None or low is None or high is None:
-        return "-"
-    interval = f"({low:.2f}-{high:.2f})"
-    if low <= 1 <= high:
-        return f"no measurable difference {interval}"
-    return f"{speedup:.2f}x {interval}"
+    return Speedup(math.exp(np.median(orders, axis=1).mean()), low, high)
 
 
 def _rounds(wanted: int, least: int, seconds: float) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""In which precision, memory format and form networks are timed."""
+"""How networks are timed: their precision, memory format, and whether they are compiled."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.config.options import MeasureOptions, require
+from bench.config.declare import require
 from bench.errors import BenchError
+from bench.measure.options import TimingOptions
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class LatencyMode:
     throughput_batch: int = 0
 
     @classmethod
-    def of(cls, options: MeasureOptions, device: torch.device) -> LatencyMode:
+    def of(cls, options: TimingOptions, device: torch.device) -> LatencyMode:
         """What the options ask for.
 
         Raises:
@@ -39,12 +40,12 @@ class LatencyMode:
         """
         require(
             options.latency_amp != "fp16" or device.type == "cuda",
-            "--latency-amp fp16 needs a CUDA device; use --latency-amp bf16 or none",
+            "`latency_amp=fp16` needs a CUDA device; use `latency_amp=bf16` or none",
         )
-        require(options.latency_batch != 1, "--latency-batch 1 is measured in any case; pass a larger one or 0")
+        require(options.latency_batch != 1, "`latency_batch=1` is measured in any case; pass a larger one or 0")
         require(
             not (options.per_layer and options.latency_compile),
-            "--latency-compile fuses the layers that --per-layer times; leave one of them out",
+            "`latency_compile` fuses the layers that `per_layer` times; leave one of them out",
         )
         return cls(options.latency_amp, options.latency_channels_last, options.latency_compile, options.latency_batch)
 
@@ -75,5 +76,5 @@ def compilation() -> Iterator[None]:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise BenchError(
             f"torch.compile failed ({reason}); on the CPU it needs a C++ compiler, on a GPU Triton: install that or "
-            "leave --latency-compile out"
+            "leave `latency_compile` out"
         ) from error

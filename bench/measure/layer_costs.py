@@ -1,4 +1,4 @@
-"""Where a network spends its time: MACs and time of each convolution and linear layer, before and after pruning."""
+"""Counts and times each convolution and linear layer of a network, before and after pruning."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import contextlib
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from bench.channels.layer_axes import WEIGHTED
-from bench.config.options import MeasureOptions
 from bench.measure.cost import layer_macs
-from bench.measure.latency import input_batches, interleaved, warm_up
+from bench.measure.latency import Effort, input_batches, interleaved, warm_up
 from bench.measure.latency_mode import LatencyMode
 from bench.torch_utils.contexts import autocast, flags_kept
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-LAYERS_NOTE = "One image. What a network takes besides (norms, activations, interpolation) is in no line."
+from bench.torch_utils.hooks import inputs_seen, outputs_seen
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,8 @@ def measure_layers(
     input_size: tuple[int, int],
     *,
     device: torch.device,
-    options: MeasureOptions,
+    mode: LatencyMode,
+    effort: Effort,
 ) -> list[LayerCost]:
     """Counts and times the layers that an image passes, both networks by turns.
 
@@ -69,13 +64,14 @@ def measure_layers(
         candidate: the same network with fewer channels, likewise.
         input_size: (height, width) in pixels.
         device: where they are.
-        options: the mode, timed rounds and the time limit, which is kept at the price of rounds, but never below ten.
+        mode: precision and memory format; compiled networks have no layers to time.
+        effort: warm-up passes, timed rounds and the time limit.
 
     Returns:
         One a layer, in the order of the network's modules.
     """
     networks = {"before": baseline} if candidate is None else {"before": baseline, "after": candidate}
-    times = _layer_times(networks, input_size, device, options)
+    times = _layer_times(networks, input_size, device, mode, effort)
     sides = {
         name: {
             layer: (list(model.get_submodule(layer).weight.shape), macs, statistics.median(times[name][layer]))
@@ -91,57 +87,14 @@ def measure_layers(
     return rows
 
 
-def layers_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The table for the console of the `layers` of a `report.json`."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=layers_title(rows), caption=LAYERS_NOTE, caption_justify="left", box=box.SIMPLE_HEAD)
-    table.collapse_padding, table.pad_edge, table.show_edge = True, False, False
-    header, lines = layer_lines(rows)
-    for name in header:
-        table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)
-    for number, line in enumerate(lines, start=1):
-        table.add_row(*line, end_section=number == len(rows))
-    return table
-
-
-def layers_title(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the `layers` of a `report.json` are about."""
-    return f"Convolutions and linear layers{', baseline -> candidate' if _is_paired(rows) else ''}"
-
-
-def layer_lines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """What the `layers` of a `report.json` say, as text: the columns, a line a layer, and one of all of them."""
-    lines = []
-    for row in rows:
-        weight = _arrow(row["weight_before"], row["weight_after"], lambda shape: "x".join(map(str, shape)))
-        lines.append([row["layer"], weight, *_costs(row)])
-    sums = ("macs_before", "ms_before", *(("macs_after", "ms_after") if _is_paired(rows) else ()))
-    total = dict.fromkeys(("macs_after", "ms_after")) | {key: sum(row[key] for row in rows) for key in sums}
-    return ["layer", "weight", "MACs M", "ms"], [*lines, ["all of them", "", *_costs(total)]]
-
-
-def _is_paired(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return rows[0]["ms_after"] is not None
-
-
-def _costs(row: Mapping[str, Any]) -> list[str]:
-    return [
-        _arrow(row["macs_before"], row["macs_after"], lambda macs: f"{macs / 1e6:.2f}"),
-        _arrow(row["ms_before"], row["ms_after"], lambda ms: f"{ms:.3f}"),
-    ]
-
-
-def _arrow(before: Any, after: Any, text: Callable[[Any], str]) -> str:
-    return text(before) if after is None else f"{text(before)} -> {text(after)}"
-
-
 def _layer_times(
-    networks: Mapping[str, nn.Module], input_size: tuple[int, int], device: torch.device, options: MeasureOptions
+    networks: Mapping[str, nn.Module],
+    input_size: tuple[int, int],
+    device: torch.device,
+    mode: LatencyMode,
+    effort: Effort,
 ) -> dict[str, dict[str, list[float]]]:
     """Name of a network -> layer -> milliseconds in each round."""
-    mode = LatencyMode.of(options, device)
     times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in networks}
     with flags_kept(nn.ModuleList(networks.values())):
         ready = {name: mode.prepared(model.eval()) for name, model in networks.items()}
@@ -153,8 +106,8 @@ def _layer_times(
             return spent
 
         with torch.inference_mode():
-            warm_up(run_once, list(networks), options)
-            for order in interleaved(list(networks), options.latency_runs, options.latency_seconds):
+            warm_up(run_once, list(networks), effort)
+            for order in interleaved(list(networks), effort.runs, effort.seconds):
                 for name in order:
                     for layer, ms in run_once(name).items():
                         times[name][layer].append(ms)
@@ -167,19 +120,14 @@ def _timed_layers(model: nn.Module, device: torch.device) -> Iterator[dict[str, 
     spent: dict[str, float] = defaultdict(float)
     started: dict[str, float] = {}
 
-    with contextlib.ExitStack() as hooks:
-        for name, layer in model.named_modules():
-            if not isinstance(layer, WEIGHTED):
-                continue
+    def start(name: str, _inputs: object) -> None:
+        started[name] = now(device)
 
-            def start(_layer: nn.Module, _inputs: object, name: str = name) -> None:
-                started[name] = now(device)
+    def stop(name: str, _output: object) -> None:
+        spent[name] += now(device) - started[name]
 
-            def stop(_layer: nn.Module, _inputs: object, _output: object, name: str = name) -> None:
-                spent[name] += now(device) - started[name]
-
-            hooks.callback(layer.register_forward_pre_hook(start).remove)
-            hooks.callback(layer.register_forward_hook(stop).remove)
+    names = [name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)]
+    with inputs_seen(model, names, start), outputs_seen(model, names, stop):
         yield spent
 
 

@@ -67,6 +67,10 @@ def check_model(name: str) -> None:
 def build_model(spec: ModelSpec) -> nn.Module:
     """Builds a dense network with fresh weights.
 
+        >>> model = build_model(ModelSpec("unet_small", outputs=12)).eval()
+        >>> model(torch.zeros(1, 3, 96, 128)).shape
+        torch.Size([1, 12, 96, 128])
+
     Raises:
         UsageError: no network of that name.
     """

@@ -59,7 +59,7 @@ def load_backbone(model: nn.Module, source: str) -> None:
     """
     if not isinstance(model, HasBackbone):
         raise UsageError(
-            f"{type(model).__name__} has no backbone with published weights; leave out --pretrained-backbone"
+            f"{type(model).__name__} has no backbone with published weights; leave out `pretrained_backbone`"
         )
     weights = _download(model.architecture) if source == DOWNLOAD else as_state_dict(source, read_file(source))
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(_HEADS)}
@@ -87,7 +87,7 @@ def _download(architecture: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise BenchError(
             f"cannot download {url} ({_first_line(error)}); download it elsewhere and pass "
-            f"--pretrained-backbone {Path(url).name}"
+            f"`pretrained_backbone={Path(url).name}`"
         ) from error
 
 

@@ -48,7 +48,15 @@ class SavedModel:
 
 
 def save_model(path: Path | str, saved: SavedModel) -> None:
-    """Writes a network in one piece."""
+    """Writes a network, dense or pruned, with what it takes to open it again; in one piece or not at all.
+
+        >>> save_model("network.pt", SavedModel(model, ModelSpec("unet_small", outputs=12), meta={"epochs": 0}))
+        >>> load_model("network.pt").meta
+        {'epochs': 0}
+
+    Raises:
+        BenchError: the file cannot be written.
+    """
     content = {
         "format": FORMAT,
         "model": {"name": saved.spec.name, "outputs": saved.spec.outputs, "kwargs": plain(saved.spec.kwargs)},
@@ -70,6 +78,11 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
 def load_model(path: Path | str, *, name: str | None = None, outputs: int | None = None) -> SavedModel:
     """Opens a dense, pruned or fine-tuned network on the CPU.
 
+        >>> save_model("network.pt", SavedModel(model, ModelSpec("unet_small", outputs=12)))
+        >>> saved = load_model("network.pt", name="unet_small")
+        >>> saved.spec.outputs, saved.channels, saved.model.training
+        (12, {}, False)
+
     Args:
         path: the file.
         name: the network the caller expects; required for a plain state dict.
@@ -89,7 +102,7 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
         raise BenchError(f"{path} has format '{content['format']}'; this version reads '{FORMAT}'")
     spec = ModelSpec(**content["model"])
     if name is not None and spec.name != name:
-        raise BenchError(f"{path} holds a {spec.name}, not a {name}; pass --model {spec.name} or another file")
+        raise BenchError(f"{path} holds a {spec.name}, not a {name}; pass `model={spec.name}` or another file")
     if outputs is not None and spec.outputs != outputs:
         raise BenchError(
             f"{path} has {spec.outputs} outputs, the data set needs {outputs}; use a checkpoint trained on it"
@@ -101,7 +114,7 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
 def _open_plain(path: Path | str, content: dict[str, Any], name: str | None, outputs: int | None) -> SavedModel:
     weights = as_state_dict(path, content)
     if name is None or outputs is None:
-        raise BenchError(f"{path} is a plain state_dict; say with --model which network it belongs to")
+        raise BenchError(f"{path} is a plain state_dict; say with `model` which network it belongs to")
     spec = ModelSpec(name, outputs)
     return SavedModel(_rebuild(path, spec, weights, narrowed=False), spec)
 

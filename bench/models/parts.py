@@ -1,4 +1,4 @@
-"""Pieces the networks of this project share: the convolution block and how fresh weights are drawn."""
+"""Layers the networks share: the convolution block, and how fresh weights are drawn."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What single channels are really worth, and which scores know it."""
+"""The oracle: what removing single channels really costs, and which scores know it."""

@@ -1,4 +1,4 @@
-"""The loss of a network without single channels or sets of them, measured once and kept in a file.
+"""Ablation: the loss of a network without single channels or sets of them, measured once and kept in a file.
 
 A removed channel is one whose norms give zero, scale and shift both, wherever it is made or passes; that is what
 cutting it leaves for all that reads it.

@@ -1,4 +1,4 @@
-"""How well scores tell which channels matter: overlap of the least important ones, rank correlation, chance, noise.
+"""How well scores agree with the truth: overlap of the least important channels, rank correlation, chance, noise.
 
 All functions take importances of the same channels, larger = keep. Equal values have no order of their own; they are
 ordered at random, alike on both sides, several times, and the results averaged.
@@ -13,16 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.rounding import share_up
+
 TIE_BREAKS = 5
 
 Importances = Mapping[str, Tensor]
 """Group name -> [channels]."""
-
-
-def count_of(ratio: float, channels: int) -> int:
-    """How many channels a share of them is, rounded up."""
-    # The small number undoes binary fractions: 0.07 * 100 is 7.000000000000001.
-    return math.ceil(ratio * channels - 1e-9)
 
 
 def bottom(values: Tensor, count: int, seed: int) -> Tensor:
@@ -52,7 +48,7 @@ def overlap(scores: Tensor, truth: Tensor, ratio: float) -> Tensor:
     Returns:
         float64 [...]
     """
-    count = count_of(ratio, scores.shape[-1])
+    count = share_up(ratio, scores.shape[-1])
     orders = range(TIE_BREAKS if _has_ties(scores) or _has_ties(truth) else 1)
     shared = [(bottom(scores, count, seed) & bottom(truth, count, seed)).sum(-1) for seed in orders]
     return torch.stack(shared).double().mean(0) / count
@@ -109,7 +105,7 @@ def agreement(scores: Importances, truth: Importances, ratios: Sequence[float]) 
     pairs = [(scores[name].double(), truth[name].double()) for name in scores]
     overlaps = {}
     for ratio in ratios:
-        chances = [count_of(ratio, len(one)) / len(one) for one, _ in pairs]
+        chances = [share_up(ratio, len(one)) / len(one) for one, _ in pairs]
         found = [float(overlap(*pair, ratio)) for pair in pairs]
         overlaps[ratio] = {
             "mean": _mean(found),

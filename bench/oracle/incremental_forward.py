@@ -1,4 +1,4 @@
-"""A network run again on the same image with channels switched off; only what differs is computed.
+"""Runs a network again on the same image with channels switched off, computing only what differs.
 
 The first run is recorded: the result of every torch function that the network calls. A further run switches off
 channels of given layers, in several variants at once, and calls the same functions in the same order. What does not
@@ -14,7 +14,7 @@ Functions without a rule here are computed whole, which is slower and not less e
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.torch_utils.contexts import flags_kept
+from bench.torch_utils.hooks import outputs_seen
 
 Closed = Mapping[str, Sequence[Tensor]]
 """Layer name -> int64 positions of its output channels that are switched off, for each variant."""
@@ -115,17 +116,11 @@ class IncrementalForward:
             logits = self._model.eval()(self._wrapped(_Value(self._image)))
             return self._whole(logits.value) if self._variants else logits.value.base
 
-    @contextlib.contextmanager
-    def _gates(self, closed: Closed) -> Iterator[None]:
-        def gate(positions: Sequence[Tensor]) -> Callable:
-            return lambda layer, inputs, output: self._wrapped(self._without(layer, output.value, positions))
+    def _gates(self, closed: Closed) -> contextlib.AbstractContextManager[None]:
+        def gate(name: str, output: Any) -> Any:
+            return self._wrapped(self._without(self._layers[name], output.value, closed[name]))
 
-        hooks = [self._layers[name].register_forward_hook(gate(positions)) for name, positions in closed.items()]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return outputs_seen(self._model, closed, gate)
 
     def _without(self, layer: nn.Module, value: _Value, positions: Sequence[Tensor]) -> _Value:
         """A layer's output with some of its channels zero."""

@@ -1,4 +1,4 @@
-"""The network of a removal order that takes a wanted time, found by few measurements on the device at hand.
+"""Search for the network that takes a wanted time, by few measurements on the device at hand.
 
 How long a network takes is not the sum over its layers that its MACs are: kernels like some widths better than
 others, and what is not a convolution takes time too. So networks of the order are cut and timed beside the
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.errors import BenchError
-from bench.measure.latency import LatencyReport
+from bench.measure.latency_report import LatencyReport
 from bench.plan.removal_order import RemovalOrder
 from bench.plan.target import Goal
 from bench.system.console import say
@@ -176,7 +176,7 @@ class _Search:
             )
         if best.number == 0 and best.latency < wanted * (1 - PROMISE):
             raise BenchError(
-                f"cannot keep {self._text(wanted, measured)}: --ratio-of alone leaves "
+                f"cannot keep {self._text(wanted, measured)}: `ratio_of` alone leaves "
                 f"{self._text(best.latency, measured)}; ask for less of either"
             )
         return best.number
@@ -219,5 +219,5 @@ def search_record(goal: Goal, measured: Sequence[Measurement], verified: Latency
         "error_percent": 100 * error,
         "missed": is_missed,
         "measured": [asdict(point) for point in measured],
-        "verified": verified.as_dict(),
+        "verified": asdict(verified),
     }

@@ -1,4 +1,4 @@
-"""What a method that learns widths has to spend: multiply-accumulates, whatever the target is given in."""
+"""The MACs that a target leaves to spend, for methods that learn the widths of layers."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def budget_for(groups: Sequence[ChannelGroup], table: CostTable, target: Target)
         UsageError: a pattern of the target's fits no group, or a time that says nothing about MACs.
         BenchError: the target is out of reach.
     """
-    if target.kind == "milliseconds":
+    if target.goal.kind == "milliseconds":
         raise UsageError(
-            "a method that learns widths needs a share to aim at, not a time; pass --target-latency as a share such "
-            "as 0.6, or --target-macs"
+            "a method that learns widths needs a share to aim at, not a time; pass `target_latency` as a share such "
+            "as 0.6, or `target_macs`"
         )
-    if target.kind == "latency":
-        target = replace(target, kind="macs")
+    if target.goal.kind == "latency":
+        target = replace(target, goal=replace(target.goal, kind="macs"))
     uniform = make_plan(groups, flat_scores(groups), table, replace(target, scope="local"))
-    macs = target.value * uniform.dense.macs if target.kind == "macs" else uniform.predicted.macs
+    macs = target.goal.value * uniform.dense.macs if target.goal.kind == "macs" else uniform.predicted.macs
     given = {name: len(uniform.kept[name]) for name in fixed_ratios(groups, target.ratio_of)}
     return Budget(groups, table, float(macs), given)

@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.removal_order import RemovalOrder
 from bench.plan.target import Target, megabytes
+from bench.rounding import share_down
 
 Scores = dict[str, Tensor]
 """Group name -> [channels] importance, larger = keep. A method's whole output."""
@@ -81,6 +82,15 @@ def make_plan(
 ) -> PruningPlan:
     """Chooses the channels to remove.
 
+        >>> groups, pruner = find_groups(model), make_pruner("l1")
+        >>> scores = pruner.score(model, prunable(groups), Calibration(batches=[], ignore_index=11, seed=0))
+        >>> table = CostTable(model, groups, (360, 480))
+        >>> plan = make_plan(groups, scores, table, Target(Goal("macs", 0.5), pruner.scope))
+        >>> plan.predicted.macs / plan.dense.macs
+        0.50...
+        >>> plan.kept["downs.0.conv.0"]
+        [...]
+
     Args:
         groups: all groups of the network, in the table's order.
         scores: a score for every channel of the prunable groups, of those still there if some are gone; a group
@@ -99,7 +109,7 @@ def make_plan(
         BenchError: scores that do not fit the groups, or a target out of reach (saying the best that is not).
     """
     order = removal_order_of(groups, scores, table, target, kept)
-    if target.kind == "channels":
+    if target.goal.kind == "channels":
         number = _reaching_share(order, target)
     else:
         number = _reaching_cost(order, table.dense(), target, may_be_behind=kept is not None)
@@ -136,20 +146,20 @@ def plan_of(
 
 def _reaching_share(order: RemovalOrder, target: Target) -> int:
     """The network of the order that has lost a share of its channels."""
-    most = order.removed(len(order))
-    # The small numbers undo binary fractions: 0.29 * 100 is 28.999999999999996.
+    goal, most = target.goal, order.removed(len(order))
+    # The small numbers undo binary fractions, as those of `bench.rounding` do.
     if target.scope == "local":
-        number = int(np.searchsorted(order.keys, target.value + 1e-12, side="right"))
-        out_of_reach = target.value > order.most_of_a_group + 1e-12
+        number = int(np.searchsorted(order.keys, goal.value + 1e-12, side="right"))
+        out_of_reach = goal.value > order.most_of_a_group + 1e-12
     else:
-        allowed = math.floor(target.value * order.channels + 1e-9)
+        allowed = share_down(goal.value, order.channels)
         # At least 0: cuts before this one may have gone further.
         number = max(0, order.first(lambda member: order.removed(member) > allowed) - 1)
         out_of_reach = allowed > most
     if out_of_reach:
         best = math.floor(1000 * most / max(1, order.channels)) / 1000
         raise BenchError(
-            f"cannot remove {target.value:.1%} of the channels: at most {best:.1%} can go with {order.limits()}; "
+            f"cannot remove {goal.value:.1%} of the channels: at most {best:.1%} can go with {order.limits()}; "
             "ask for less or loosen that"
         )
     return number
@@ -157,13 +167,14 @@ def _reaching_share(order: RemovalOrder, target: Target) -> int:
 
 def _reaching_cost(order: RemovalOrder, dense: Prediction, target: Target, *, may_be_behind: bool) -> int:
     """The network of the order that costs what is wanted, or its first if that may cost less already."""
-    name = {"macs": "macs", "params": "parameters", "size": "bytes"}[target.kind]
+    goal = target.goal
+    name = {"macs": "macs", "params": "parameters", "size": "bytes"}[goal.kind]
 
     def cost(number: int) -> int:
         return getattr(order.cost(number), name)
 
-    is_size = target.kind == "size"
-    wanted = target.value if is_size else target.value * getattr(dense, name)
+    is_size = goal.kind == "size"
+    wanted = goal.value if is_size else goal.value * getattr(dense, name)
     least = cost(len(order))
     if least > wanted and is_size:
         raise BenchError(
@@ -173,12 +184,12 @@ def _reaching_cost(order: RemovalOrder, dense: Prediction, target: Target, *, ma
     if least > wanted:
         best = math.ceil(1000 * least / getattr(dense, name)) / 1000
         raise BenchError(
-            f"cannot keep only {target.value:.1%} of the {target.kind}: at least {best:.1%} stay with "
+            f"cannot keep only {goal.value:.1%} of the {goal.kind}: at least {best:.1%} stay with "
             f"{order.limits()}; ask for more or loosen that"
         )
     if cost(0) < wanted and not is_size and not may_be_behind:
         raise BenchError(
-            f"cannot keep {target.value:.1%} of the {target.kind}: --ratio-of alone leaves "
+            f"cannot keep {goal.value:.1%} of the {goal.kind}: `ratio_of` alone leaves "
             f"{cost(0) / getattr(dense, name):.1%}; ask for less of either"
         )
     number = order.first(lambda member: cost(member) <= wanted)
@@ -187,10 +198,10 @@ def _reaching_cost(order: RemovalOrder, dense: Prediction, target: Target, *, ma
         return number
     number -= is_closer_above
     share = cost(number) / getattr(dense, name)
-    if target.within is not None and abs(share - target.value) > target.within:
+    if goal.within is not None and abs(share - goal.value) > goal.within:
         raise BenchError(
-            f"the closest to {target.value:.2%} of the {target.kind} that whole channels reach is {share:.2%}, "
-            f"more than {target.within:.1%} of the network away; lower --round-to or leave --auto-search out"
+            f"the closest to {goal.value:.2%} of the {goal.kind} that whole channels reach is {share:.2%}, "
+            f"more than {goal.within:.1%} of the network away; lower `round_to` or leave `auto_search` out"
         )
     return number
 

@@ -1,4 +1,4 @@
-"""Ever smaller networks in one order: which channels go first, and how many each group then keeps.
+"""The order in which channels go, and with it ever smaller networks: how many channels each group then keeps.
 
 All scopes are one idea. Channels are ranked within classes of groups, and within a class of N channels the k-th to
 go has the key (k + 1/2) / N. Removing channels by ascending key takes the same share of every class at every point.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import bisect
 import fnmatch
-import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -27,6 +26,7 @@ from bench.channels.groups import ChannelGroup, prunable
 from bench.errors import BenchError, UsageError
 from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.target import Target
+from bench.rounding import share_nearest, share_up
 
 
 class RemovalOrder:
@@ -66,8 +66,8 @@ class RemovalOrder:
         given = fixed_ratios(groups, target.ratio_of)
         self._check_given(given, scores)
         self._width = np.array([group.channels for group in groups], dtype=np.int64)
-        # The small number undoes binary fractions: 0.07 * 100 is 7.000000000000001.
-        self._floor = np.maximum(1, np.ceil((1 - self.most_of_a_group) * self._width - 1e-9).astype(np.int64))
+        least = 1 - self.most_of_a_group
+        self._floor = np.array([max(1, share_up(least, group.channels)) for group in groups], dtype=np.int64)
         self._open = np.array([group.protected is None and group.name not in given for group in groups])
         self.channels = int(self._width[self._open].sum())
         # Gone before or given: what network 0 lacks.
@@ -87,7 +87,7 @@ class RemovalOrder:
                 continue
             removable = group.channels - self._floor[column]
             if group.name in given:
-                wanted = min(math.floor(given[group.name] * group.channels + 0.5 + 1e-9), removable)
+                wanted = min(share_nearest(given[group.name], group.channels), removable)
                 self._given[column] = max(wanted, len(gone))
             else:
                 pool = target.pools.get(group.name)
@@ -155,20 +155,20 @@ class RemovalOrder:
     def limits(self) -> str:
         """The flags that bound the order."""
         target = self._target
-        flags = [f"--min-keep {target.min_keep:g}"]
-        flags += [f"--max-ratio {target.max_ratio:g}"] if target.max_ratio < 1 else []
-        flags += [f"--round-to {target.round_to}"] if target.round_to > 1 else []
-        flags += ["--ratio-of"] if target.ratio_of else []
+        flags = [f"`min_keep={target.min_keep:g}`"]
+        flags += [f"`max_ratio={target.max_ratio:g}`"] if target.max_ratio < 1 else []
+        flags += [f"`round_to={target.round_to}`"] if target.round_to > 1 else []
+        flags += ["`ratio_of`"] if target.ratio_of else []
         return " and ".join(flags)
 
     def _check_given(self, given: Mapping[str, float], scores: Mapping[str, Tensor]) -> None:
         for name, ratio in given.items():
             if name not in scores:
-                raise BenchError(f"--ratio-of names {name}, which the method cannot score; leave it out")
+                raise BenchError(f"`ratio_of` names {name}, which the method cannot score; leave it out")
             if ratio > self.most_of_a_group + 1e-12:
                 raise BenchError(
-                    f"--ratio-of cannot remove {ratio:.1%} of {name}: at most {self.most_of_a_group:.1%} of a group "
-                    "can go; ask for less, lower --min-keep or raise --max-ratio"
+                    f"`ratio_of` cannot remove {ratio:.1%} of {name}: at most {self.most_of_a_group:.1%} of a group "
+                    "can go; ask for less, lower `min_keep` or raise `max_ratio`"
                 )
 
 
@@ -191,7 +191,7 @@ def fixed_ratios(groups: Sequence[ChannelGroup], ratio_of: Mapping[str, float]) 
         ]
         if not fitting:
             raise UsageError(
-                f"--ratio-of pattern '{pattern}' fits no group that may be pruned; prune.py --list-groups names them"
+                f"`ratio_of` pattern '{pattern}' fits no group that may be pruned; prune.py --list-groups names them"
             )
         for name in fitting:
             ratios.setdefault(name, ratio)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 KINDS = ("channels", "macs", "params", "size", "latency", "milliseconds", "sparsity")
 """What can be asked for: `size` is that of the saved tensors, `latency` and `milliseconds` are a latency, relative and
@@ -53,8 +54,7 @@ class Target:
     """A goal, how channels are ranked on the way there, and what each group keeps whatever its ranks.
 
     Attributes:
-        kind: the goal's.
-        value: the goal's.
+        goal: what is to be reached.
         scope: which channels are ranked with which: `global` all, `local` those of a group, `isomorphic` those of
             all groups of the same structure. Every such class loses the same share of its channels.
         min_keep: smallest share of a group's channels that stays; at least one channel always does.
@@ -62,25 +62,31 @@ class Target:
         round_to: the channels a group keeps are a multiple of this, unless it keeps all or never had as many.
         ratio_of: layer-name pattern (`fnmatch`) -> the share that the groups with such a producer lose, whatever
             the goal; the first pattern that fits counts. A goal in channels is then a share of the other groups'.
-        within: the goal's.
         pools: group name -> its pool, where `global` ranks only the channels of the same pool with each other; the
             groups not named are a pool of their own. The other scopes do not look at pools.
     """
 
-    kind: str
-    value: float
+    goal: Goal
     scope: str = "global"
     min_keep: float = 0.02
     max_ratio: float = 1.0
     round_to: int = 1
     ratio_of: Mapping[str, float] = field(default_factory=dict)
-    within: float | None = None
     pools: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def goal(self) -> Goal:
-        """What is to be reached."""
-        return Goal(self.kind, self.value, self.within)
+    def as_record(self) -> dict[str, Any]:
+        """Plain data for a JSON record, the goal's fields among the others."""
+        return {
+            "kind": self.goal.kind,
+            "value": self.goal.value,
+            "scope": self.scope,
+            "min_keep": self.min_keep,
+            "max_ratio": self.max_ratio,
+            "round_to": self.round_to,
+            "ratio_of": dict(self.ratio_of),
+            "within": self.goal.within,
+            "pools": dict(self.pools),
+        }
 
 
 def megabytes(count: float) -> str:

@@ -1,4 +1,4 @@
-"""The pruning methods: one subpackage a family, found by its `METHODS` table.
+"""SCORE: the pruning methods, one subpackage a family, found by its `METHODS` table.
 
 A subpackage's `__init__.py` holds `METHODS = {name: (module, class, one line about it)}` and imports nothing
 heavy, so that methods can be listed without loading torch.
@@ -45,6 +45,10 @@ def check_method(name: str) -> None:
 
 def make_pruner(name: str, settings: dict[str, Any] | None = None) -> Method:
     """A method with its options set.
+
+        >>> pruner = make_pruner("papm", {"alpha": 0.7})
+        >>> pruner.alpha, pruner.needs_data, pruner.scope
+        (0.7, True, 'global')
 
     Args:
         name: a registered method.

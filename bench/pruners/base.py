@@ -1,4 +1,4 @@
-"""What a pruning method is: a score for every coupled channel. All that follows the score is shared.
+"""The base classes of pruning methods: a method is a score for every coupled channel; all that follows is shared.
 
 A method that zeroes single weights instead of removing channels is a `Sparsifier`; the two have their options in
 common, and what is done with a network afterwards.
@@ -88,10 +88,17 @@ class Method(ABC):
     Attributes:
         name: the registered name.
         paper: where the method was published.
+        revision: raised when the method comes to give other scores, so that those kept on disk are not taken for its.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    revision: ClassVar[int] = 1
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What names a revision in all that is found again by content; nothing for the first."""
+        return {"revision": self.revision} if self.revision > 1 else {}
 
     def aim(self, goal: Goal) -> Goal:
         """The goal in the method's own terms.
@@ -193,7 +200,7 @@ class Sparsifier(Method):
         if goal.kind not in ("channels", "sparsity"):
             raise UsageError(
                 f"{self.name} zeroes single weights, which leaves parameters, MACs and size as they are; ask for a "
-                "sparsity with --global-ratio or --ratios"
+                "sparsity with `global_ratio` or `ratios`"
             )
         return Goal("sparsity", goal.value)
 

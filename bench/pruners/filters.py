@@ -1,4 +1,4 @@
-"""What methods that look at filters share: norms, and how the layers that make the same channels are merged."""
+"""Scores of filters: their norms, and how those of several layers that make the same channels are merged."""
 
 from __future__ import annotations
 

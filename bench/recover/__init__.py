@@ -1,1 +1,1 @@
-"""RECOVER: what helps a network after the cut."""
+"""RECOVER: repairing a network after a cut, by its BatchNorm statistics, its biases, or training between cuts."""

@@ -1,4 +1,4 @@
-"""Bias absorption: what a removed channel gives whatever the image is added to the layers that read it.
+"""Bias absorption: the constant part of the channels a cut removes is added to the layers that read them.
 
 A channel whose norm ends in `gamma * x + beta` still gives `relu(beta)` once its variation is taken away. Cutting
 takes that constant away too, which moves the mean of everything behind it. SIRFP (Wu et al., AAAI 2025) folds it into
@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.channels.groups import TRACE_SIZE, ChannelGroup, Member
+from bench.channels.groups import ChannelGroup, Member
 from bench.channels.layer_axes import OUT, width
+from bench.channels.tracing import TRACE_SIZE
 from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.hooks import inputs_seen
 
 _BATCHNORM = nn.modules.batchnorm._BatchNorm
 
@@ -30,6 +32,13 @@ _BATCHNORM = nn.modules.batchnorm._BatchNorm
 @torch.no_grad()
 def absorb_bias(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> dict[str, Any]:
     """Adds the constant part of the channels a plan removes to their consumers, in place and before the cut.
+
+        >>> groups = find_groups(model)
+        >>> plan = make_plan(groups, scores, CostTable(model, groups, (360, 480)), Target(Goal("channels", 0.3)))
+        >>> record = absorb_bias(model, groups, plan)
+        >>> record["absorbed"]["downs.0.conv.0"]
+        ['downs.0.conv.3']
+        >>> cut(model, groups, plan)
 
     Args:
         model: the network the groups were found in.
@@ -78,23 +87,20 @@ def _ranges_read(
 
     ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def watch(name: str) -> None:
-        def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            channel_axis = -1 if isinstance(layer, nn.Linear) else 1
-            values = inputs[0].movedim(channel_axis, 0).flatten(1).double()
-            low, high = values.amin(1), values.amax(1)
-            if name in ranges:
-                low, high = ranges[name][0].minimum(low), ranges[name][1].maximum(high)
-            ranges[name] = low, high
+    def note(name: str, inputs: tuple[Tensor, ...]) -> None:
+        channel_axis = -1 if isinstance(layers[name], nn.Linear) else 1
+        values = inputs[0].movedim(channel_axis, 0).flatten(1).double()
+        low, high = values.amin(1), values.amax(1)
+        if name in ranges:
+            low, high = ranges[name][0].minimum(low), ranges[name][1].maximum(high)
+        ranges[name] = low, high
 
-        layers[name].register_forward_pre_hook(note)
-
-    for name in {consumer.layer for group in pruned for consumer in group.consumers}:
-        watch(name)
+    consumers = {consumer.layer for group in pruned for consumer in group.consumers}
     # Any images do: what is constant is constant for all. Two, so that a pooled image varies too.
     blank = blank_image(silent, TRACE_SIZE, batch=2)
     images = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0))
-    silent(images.to(blank))
+    with inputs_seen(silent, consumers, note):
+        silent(images.to(blank))
     return ranges
 
 

@@ -19,6 +19,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
     Weights, training flags and momenta stay as they were, and so do the statistics of a layer that the
     evaluation forward does not reach (an auxiliary head's). Dropout is off.
 
+        >>> recalibrate(model, data.calibration(images=4, batch_size=2, seed=0), torch.device("cpu"))
+
     Args:
         model: any network; without BatchNorm nothing changes. It is moved to the device.
         batches: images [N, 3, h, w] and labels (not used).
@@ -36,7 +38,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
         return
     model.to(device)
     before = [(norm.momentum, *(buffer.clone() for buffer in norm.buffers())) for norm in norms]
-    with flags_kept(model), batchnorm_explained("--calib-batch-size"):
+    with flags_kept(model), batchnorm_explained("`calib_batch_size`"):
         model.eval()
         for norm in norms:
             norm.reset_running_stats()

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from bench.channels.groups import ChannelGroup
-from bench.config.options import TrainOptions
 from bench.cut.network import cut
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel
@@ -17,7 +16,9 @@ from bench.plan.pruning_plan import PruningPlan
 from bench.system.console import progress
 from bench.system.devices import seed_everything
 from bench.torch_utils.batches import Batch, moved, to_device
+from bench.torch_utils.finite import has_finite_weights
 from bench.training.distillation import Distillation
+from bench.training.options import TrainOptions
 from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
@@ -129,9 +130,8 @@ class TrainingBetweenCuts:
             epoch += 1
 
     def _check(self, total: torch.Tensor) -> None:
-        tensors = [tensor for tensor in self._state.saved.model.state_dict().values() if tensor.is_floating_point()]
-        if not torch.stack([total.isfinite(), *(tensor.isfinite().all() for tensor in tensors)]).all():
+        if not (total.isfinite() and has_finite_weights(self._state.saved.model)):
             raise BenchError(
                 f"the training between cuts diverged within {self.steps_done} steps; "
-                "try a lower --finetune-lr, --grad-clip 1 or --amp none"
+                "try a lower `finetune_lr`, `grad_clip=1` or `amp=none`"
             )

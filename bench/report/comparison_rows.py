@@ -1,8 +1,4 @@
-"""The rows of a comparison, put together by what was asked: one cell for each (method, goal).
-
-Rows are plain dictionaries, one a job: method, target and ratio (kind and value of its goal), seed, status ("done"
-or "failed"), error, and what was measured (shares as fractions, milliseconds, None where it was not).
-"""
+"""Groups the rows of a comparison by what was asked: an entry for each (method, goal), with all its seeds."""
 
 from __future__ import annotations
 
@@ -11,26 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.measure.latency_report import Speedup, speedup_in
 from bench.plan.target import KINDS, Goal
-
-Row = Mapping[str, Any]
-
-STAGES = {
-    "miou_cut": "right after the cut",
-    "miou_recalibrated": "after recalibration",
-    "miou_finetuned": "after fine-tuning",
-}
-"""Row key -> how a network had been treated when that mIoU was measured, from first to last."""
+from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The jobs of one (method, goal): those that were done, and those that failed."""
+class Entry:
+    """The jobs of one (method, goal), a seed each.
+
+    Attributes:
+        method: the method.
+        goal: what it was to reach.
+        done: rows of the jobs that were done.
+        failed: rows of those that failed.
+    """
 
     method: str
     goal: Goal
-    done: tuple[Row, ...]
-    failed: tuple[Row, ...]
+    done: tuple[ComparisonRow, ...]
+    failed: tuple[ComparisonRow, ...]
 
     @property
     def is_sparse(self) -> bool:
@@ -41,8 +37,13 @@ class Cell:
         """What the seeds gave for a key, where they gave something."""
         return [row[key] for row in self.done if row.get(key) is not None]
 
+    @property
+    def speedups(self) -> list[Speedup]:
+        """The speed-ups of those that were timed."""
+        return [found for found in map(speedup_in, self.done) if found is not None]
 
-def cells(rows: Sequence[Row]) -> list[Cell]:
+
+def entries(rows: Sequence[ComparisonRow]) -> list[Entry]:
     """Rows by (method, goal): methods in the order of the rows, a method's goals by kind and value."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     goals = sorted({goal_of(row) for row in rows}, key=lambda goal: (KINDS.index(goal.kind), goal.value))
@@ -52,17 +53,17 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
         done = tuple(row for row in members if row["status"] == "done")
         failed = tuple(row for row in members if row["status"] != "done")
         if members:
-            grouped.append(Cell(method, goal, done, failed))
+            grouped.append(Entry(method, goal, done, failed))
     return grouped
 
 
-def goal_of(row: Row) -> Goal:
+def goal_of(row: ComparisonRow) -> Goal:
     """What a job was to reach."""
     # Summaries of the time before there were other goals do not say which kind theirs is.
     return Goal(row.get("target", "channels"), row["ratio"])
 
 
-def title(baseline: Row) -> str:
+def comparison_title(baseline: Mapping[str, Any]) -> str:
     """What a comparison is about: network, data set, split, size."""
     text = "Pruning " + " on ".join(str(baseline[key]) for key in ("model", "dataset") if baseline.get(key))
     if baseline.get("split"):
@@ -72,15 +73,15 @@ def title(baseline: Row) -> str:
     return text
 
 
-def baseline_miou(baseline: Row, rows: Sequence[Row]) -> float | None:
+def baseline_miou(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> float | None:
     """mIoU of the unpruned network, if anything says it."""
     found = known([baseline.get("miou"), *(row.get("baseline_miou") for row in rows)])
     return found[0] if found else None
 
 
-def last_stage(rows: Sequence[Row]) -> str | None:
+def last_stage(rows: Sequence[ComparisonRow]) -> str | None:
     """The latest stage any network was scored at."""
-    return next((key for key in reversed(STAGES) if any(cell.values(key) for cell in cells(rows))), None)
+    return next((key for key in reversed(STAGES) if any(entry.values(key) for entry in entries(rows))), None)
 
 
 def known(values: Sequence[float | None]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Images on which networks are compared: input, label, predictions, and where which of them is right."""
+"""Draws the images networks disagree on most: input, label, predictions, and where which of them is right."""
 
 from __future__ import annotations
 

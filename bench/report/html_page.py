@@ -1,4 +1,4 @@
-"""A `report.json` as one HTML page that needs nothing else: style, charts and pictures are inside, scripts are none."""
+"""Makes one HTML page of a `report.json`: style, charts and pictures are inside, scripts are none."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.base import Classes
-from bench.measure.latency import speedup_text
-from bench.measure.layer_costs import LAYERS_NOTE, layer_lines, layers_title
+from bench.measure.evaluation_report import EvaluationReport, NetworkRecord, latency_of, layers_of
+from bench.measure.latency_report import LatencyReport
 from bench.plan.target import Goal
 from bench.report.disagreement_panels import ALONE, APART, PAIR, Panel
 from bench.report.label_pictures import NOT_SCORED
 from bench.report.svg_charts import bar_chart, strip_chart
-from bench.report.text import change_text, pair_lines, pair_title
-
-Report = Mapping[str, Any]
+from bench.report.text import LAYERS_NOTE, change_text, layer_lines, layers_title, pair_lines, pair_title
 
 # Should anything ever ask for what is not in the page, the browser is to refuse.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def html_page(report: Report, panels: Sequence[Panel] | None, classes: Classes) -> str:
-    """Writes the page.
+def html_page(report: EvaluationReport, panels: Sequence[Panel] | None, classes: Classes) -> str:
+    """The page as text.
+
+    Example:
+        report = read_json("report.json")
+        write_text("report.html", html_page(report, None, CamVid.classes))
 
     Args:
         report: what `report.json` holds.
@@ -36,12 +38,12 @@ def html_page(report: Report, panels: Sequence[Panel] | None, classes: Classes) 
     parts += ["<h2>Quality</h2>", *_beside(_table(header, numbers["quality"]), _iou_chart(sides))]
     notes = [_note(f"MACs: {side['cost']['thop_note']} ({name})") for name, side in sides.items()]
     parts += ["<h2>Cost</h2>", *_beside(_table(header, numbers["cost"]), _width_chart(sides)), *notes]
-    if report["latency"]:
-        table = _table(header, numbers["latency"]) + _latency_conditions(report["latency"])
-        parts += ["<h2>Latency</h2>", *_beside(table, _latency_charts(report["latency"]))]
-    if report["layers"]:
-        title = f"<h2>{escape(layers_title(report['layers']))}</h2>"
-        parts += [title, _table(*layer_lines(report["layers"])), _note(LAYERS_NOTE)]
+    if latency := latency_of(report):
+        table = _table(header, numbers["latency"]) + _latency_conditions(latency)
+        parts += ["<h2>Latency</h2>", *_beside(table, _latency_charts(latency))]
+    if layers := layers_of(report):
+        title = f"<h2>{escape(layers_title(layers))}</h2>"
+        parts += [title, _table(*layer_lines(layers)), _note(LAYERS_NOTE)]
     if panels is not None:
         parts += _panels(panels, classes, is_pair=len(sides) == 2)
     parts += _origin(report, sides)
@@ -60,7 +62,7 @@ def html_page(report: Report, panels: Sequence[Panel] | None, classes: Classes) 
     return "\n".join(lines) + "\n"
 
 
-def _tiles(report: Report, sides: Mapping[str, Report]) -> str:
+def _tiles(report: EvaluationReport, sides: Mapping[str, NetworkRecord]) -> str:
     """The few numbers a reader looks for first."""
     change = report["change"]
 
@@ -77,15 +79,14 @@ def _tiles(report: Report, sides: Mapping[str, Report]) -> str:
         note = f"{change['miou_points']:+.2f} points; 95 % interval: {change_text(change['miou_points_interval'])}"
     tiles = [tile("mIoU", [_percent(side["quality"]["miou"]) for side in sides.values()], "%", note)]
     tiles += [cost("parameters", "parameters", 1e6, "M"), cost("MACs", "macs", 1e9, "G")]
-    if report["latency"]:
-        timed = [report["latency"]["networks"][name] for name in sides]
-        last = timed[-1]
-        note = speedup_text(*(last[key] for key in ("speedup", "speedup_low", "speedup_high"))) if change else ""
-        tiles.append(tile("latency", [f"{network['median_ms']:.2f}" for network in timed], "ms", note))
+    if latency := latency_of(report):
+        timed = [latency.networks[name] for name in sides]
+        note = timed[-1].speedup_text() if change else ""
+        tiles.append(tile("latency", [f"{network.median_ms:.2f}" for network in timed], "ms", note))
     return '<div class="tiles">' + "".join(tiles) + "</div>"
 
 
-def _pruning(sides: Mapping[str, Report]) -> list[str]:
+def _pruning(sides: Mapping[str, NetworkRecord]) -> list[str]:
     """How the networks were pruned, where their files say so: a column each time."""
     found = [(name, how) for name, side in sides.items() for how in side["pruning"]]
     if not found:
@@ -105,14 +106,14 @@ def _pruning(sides: Mapping[str, Report]) -> list[str]:
     return ["<h2>Pruning</h2>", _table(["", *(name for name, _ in found)], lines, kind="words")]
 
 
-def _iou_chart(sides: Mapping[str, Report]) -> list[str]:
+def _iou_chart(sides: Mapping[str, NetworkRecord]) -> list[str]:
     title, names = "IoU of each class", list(sides["baseline"]["quality"]["iou"])
     found = {name: side["quality"]["iou"].values() for name, side in sides.items()}
     values = {name: [None if share is None else 100 * share for share in shares] for name, shares in found.items()}
     return _figure(title, bar_chart(title, names, values, unit="%", digits=1), sides)
 
 
-def _width_chart(sides: Mapping[str, Report]) -> list[str]:
+def _width_chart(sides: Mapping[str, NetworkRecord]) -> list[str]:
     title, names = "Channels that each layer gives", list(sides["baseline"]["widths"])
     values = {name: list(side["widths"].values()) for name, side in sides.items()}
     chart = bar_chart(title, names, values, unit="", digits=0)
@@ -122,22 +123,22 @@ def _width_chart(sides: Mapping[str, Report]) -> list[str]:
     return _figure(title, chart, sides, f"{narrower} of {len(names)} layers are narrower in the candidate.")
 
 
-def _latency_charts(latency: Report) -> list[str]:
+def _latency_charts(latency: LatencyReport) -> list[str]:
     """The single times; those of larger batches too, where they were measured."""
-    number = f"a pass of {latency['batch']} images" if latency["batch"] > 1 else "each pass"
+    number = f"a pass of {latency.batch} images" if latency.batch > 1 else "each pass"
     title = f"Time of {number}, the first round on top"
-    times = {name: network["times_ms"] for name, network in latency["networks"].items()}
+    times = {name: network.times_ms for name, network in latency.networks.items()}
     note = "The line is the median, the box reaches from the 10th to the 90th percentile; passes that took far longer "
     note += "are beyond the axis. The speed-up comes from the ratios within the rounds, with its 95 % interval."
-    further = _latency_charts(latency["throughput"]) if latency["throughput"] else []
+    further = _latency_charts(latency.throughput) if latency.throughput else []
     return [*_figure(title, strip_chart(title, times, unit="ms"), times, note), *further]
 
 
-def _latency_conditions(latency: Report) -> str:
-    first = next(iter(latency["networks"].values()))
-    how = {key: value for key, value in latency.items() if key not in ("networks", "mode", "throughput")}
-    how |= {key: first[key] for key in ("precision", "memory_format")}
-    return _table([], _described(how | {"compiled": latency["mode"]["compiled"]}), kind="words")
+def _latency_conditions(latency: LatencyReport) -> str:
+    first = next(iter(latency.networks.values()))
+    how = {name: getattr(latency, name) for name in ("input_size", "batch", "rounds", "warmup", "device", "threads")}
+    how |= {"precision": first.precision, "memory_format": first.memory_format, "compiled": latency.mode.compiled}
+    return _table([], _described(how), kind="words")
 
 
 def _panels(panels: Sequence[Panel], classes: Classes, *, is_pair: bool) -> list[str]:
@@ -171,7 +172,7 @@ def _verdict(panel: Panel) -> str:
     return f"{count:,} of {total:,} labelled pixels differ ({100 * count / total:.1f} %): {shares}."
 
 
-def _origin(report: Report, sides: Mapping[str, Report]) -> list[str]:
+def _origin(report: EvaluationReport, sides: Mapping[str, NetworkRecord]) -> list[str]:
     """The files, how they were scored, and on which machine."""
     lines = []
     for name, side in sides.items():
@@ -181,11 +182,11 @@ def _origin(report: Report, sides: Mapping[str, Report]) -> list[str]:
     return ["<h2>Provenance</h2>", _table([], lines, kind="words")]
 
 
-def _described(record: Report) -> list[list[str]]:
+def _described(record: Mapping[str, Any]) -> list[list[str]]:
     """Names and values of what a record says, without what it leaves open."""
 
     def text(value: Any) -> str:
-        if not isinstance(value, list):
+        if not isinstance(value, (list, tuple)):
             return str(value)
         is_size = all(isinstance(part, int) for part in value)
         return ("x" if is_size else ", ").join(map(str, value))

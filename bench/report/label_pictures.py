@@ -1,4 +1,4 @@
-"""What a network sees and says: an image beside its label map and predictions."""
+"""Writes label maps and predictions as PNGs: beside their image for people, or as class ids for programs."""
 
 from __future__ import annotations
 

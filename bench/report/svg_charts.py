@@ -1,4 +1,4 @@
-"""Charts as SVG, to stand inside an HTML page: text that can be read out and found, colours from the page's style.
+"""Draws charts as SVG for an HTML page: text that can be read out and found, colours from the page's style.
 
 Every mark has one of the classes `axis`, `grid`, `label` and `value`, or that of its series, `series0`, `series1`, ...
 """

@@ -1,42 +1,25 @@
-"""What is said of one network beside its baseline: a `report.json`, an `int8_report.json`, a `pruning_info.json`."""
+"""A `report.json`, an `int8_report.json` and a `pruning_info.json` as text: the lines of tables, and single lines."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from bench.measure.latency import speedup_text
-from bench.report.comparison_rows import Row, title
-from bench.report.latency_text import latency_conditions, latency_lines
+from bench.measure.evaluation_report import Change, EvaluationReport, latency_of
+from bench.measure.latency_report import LatencyReport
+from bench.measure.layer_costs import LayerCost
+from bench.report.comparison_rows import comparison_title
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-def pair_table(report: Row) -> Table:
-    """The table for the console of one `report.json`: baseline beside candidate, or the baseline alone."""
-    from rich import box
-    from rich.table import Table
-
-    header, sections = pair_lines(report)
-    sides = {name: report[name] for name in header if name in ("baseline", "candidate")}
-    notes = [f"MACs: {side['cost']['thop_note']} ({name})" for name, side in sides.items()]
-    notes += [latency_conditions(report["latency"])] if report["latency"] else []
-    table = Table(title=pair_title(report), caption="\n".join(notes), caption_justify="left", box=box.SIMPLE_HEAD)
-    for name in header:
-        table.add_column(name, justify="right" if name else "left")
-    for line in itertools.chain(*sections.values()):
-        table.add_row(*line)
-    return table
+LAYERS_NOTE = "One image. What a network takes besides (norms, activations, interpolation) is in no line."
 
 
-def pair_title(report: Row) -> str:
+def pair_title(report: EvaluationReport) -> str:
     """What one `report.json` is about."""
-    return title({**report, "model": report["model"]["name"]})
+    return comparison_title({**report, "model": report["model"]["name"]})
 
 
-def pair_lines(report: Row) -> tuple[list[str], dict[str, list[list[str]]]]:
+def pair_lines(report: EvaluationReport) -> tuple[list[str], dict[str, list[list[str]]]]:
     """What one `report.json` says, as text: the names of the columns, and the lines of each part."""
     names = ["baseline", "candidate"] if report["candidate"] else ["baseline"]
     sides = [report[name] for name in names]
@@ -54,8 +37,8 @@ def pair_lines(report: Row) -> tuple[list[str], dict[str, list[list[str]]]]:
     for key, name in (("bytes_on_disk", "file MB"), ("compressed_bytes", "  compressed MB")):
         costs.append([name, *_beside([side[key] for side in sides], 1e6)])
     sections = {"quality": [*_quality_lines([side["quality"] for side in sides], report["change"])], "cost": costs}
-    if report["latency"]:
-        sections["latency"] = [*latency_lines(report["latency"])]
+    if latency := latency_of(report):
+        sections["latency"] = [*latency_lines(latency)]
     return ["", *names, "change"][: 2 * len(names)], sections
 
 
@@ -65,7 +48,7 @@ def _beside(values: Sequence[float], unit: float) -> list[str]:
     return [*(f"{value / unit:.3f}" for value in values), *change]
 
 
-def _quality_lines(qualities: Sequence[Row], change: Row | None) -> Iterator[list[str]]:
+def _quality_lines(qualities: Sequence[Mapping[str, Any]], change: Change | None) -> Iterator[list[str]]:
     """Name, value of each network and, for two, the change in points."""
 
     def line(name: str, shares: Sequence[float | None]) -> list[str]:
@@ -95,7 +78,72 @@ def change_text(interval: Sequence[float] | None) -> str:
     return f"no measurable change ({text})" if low <= 0 <= high else text
 
 
-def int8_line(record: Row) -> str:
+def latency_lines(report: LatencyReport) -> Iterator[list[str]]:
+    """What a table says of latencies: lines of a name, a value of each network and, for two, the speed-up."""
+    sides = list(report.networks.values())
+    change = [side.speedup_text() for side in sides[1:]]
+    if report.batch == 1:
+        yield ["latency ms", *(f"{side.median_ms:.2f}" for side in sides), *change]
+        yield ["  images/s", *(f"{side.fps:.1f}" for side in sides)]
+    else:
+        yield [f"images/s, {report.batch} at once", *(f"{side.fps:.1f}" for side in sides), *change]
+    yield ["  Mpixels/s", *(f"{side.pixels_per_second / 1e6:.2f}" for side in sides)]
+    if report.throughput:
+        yield from latency_lines(report.throughput)
+
+
+def latency_conditions(report: LatencyReport) -> str:
+    """How latencies were measured, in one line."""
+    sides = report.networks.values()
+    precisions = dict.fromkeys(side.precision for side in sides)
+    formats = dict.fromkeys(side.memory_format for side in sides)
+    kinds = [" and ".join(precisions), " and ".join(formats), *(["torch.compile"] if report.mode.compiled else [])]
+    threads = f"{report.threads} CPU thread{'s' if report.threads > 1 else ''}"
+    size = "x".join(map(str, report.input_size))
+    return f"latency: {size}, {', '.join(kinds)}, {report.device}, {threads}, {report.rounds} rounds"
+
+
+def layers_title(layers: Sequence[LayerCost]) -> str:
+    """What the layers of a report are about."""
+    return f"Convolutions and linear layers{', baseline -> candidate' if _is_paired(layers) else ''}"
+
+
+def layer_lines(layers: Sequence[LayerCost]) -> tuple[list[str], list[list[str]]]:
+    """What the layers of a report say, as text: the columns, a line a layer, and one of all of them."""
+    lines = []
+    for layer in layers:
+        weight = _arrow(layer.weight_before, layer.weight_after, lambda shape: "x".join(map(str, shape)))
+        macs = _arrow(layer.macs_before, layer.macs_after, _millions)
+        lines.append([layer.layer, weight, macs, _arrow(layer.ms_before, layer.ms_after, _milliseconds)])
+    macs = _sums([(layer.macs_before, layer.macs_after) for layer in layers])
+    times = _sums([(layer.ms_before, layer.ms_after) for layer in layers])
+    total = ["all of them", "", _arrow(*macs, _millions), _arrow(*times, _milliseconds)]
+    return ["layer", "weight", "MACs M", "ms"], [*lines, total]
+
+
+def _is_paired(layers: Sequence[LayerCost]) -> bool:
+    return layers[0].ms_after is not None
+
+
+def _sums(pairs: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
+    """All before and, where there is a candidate, all after."""
+    before, after = zip(*pairs, strict=True)
+    return sum(before), None if None in after else sum(after)
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def _milliseconds(ms: float) -> str:
+    return f"{ms:.3f}"
+
+
+def _arrow(before: Any, after: Any, text: Callable[[Any], str]) -> str:
+    return text(before) if after is None else f"{text(before)} -> {text(after)}"
+
+
+def int8_line(record: Mapping[str, Any]) -> str:
     """What an `int8_report.json` says, for the console."""
     before, after = record["float32"], record["int8"]
     line = (
@@ -103,13 +151,13 @@ def int8_line(record: Row) -> str:
         f"file {before['bytes_on_disk'] / 1e6:.2f} -> {after['bytes_on_disk'] / 1e6:.2f} MB"
     )
     if record["latency"]:
-        old, new = (record["latency"]["networks"][name] for name in ("float32", "int8"))
-        ratio = speedup_text(new["speedup"], new["speedup_low"], new["speedup_high"])
-        line += f", latency {old['median_ms']:.2f} -> {new['median_ms']:.2f} ms, {ratio}"
+        networks = LatencyReport.of_record(record["latency"]).networks
+        old, new = networks["float32"], networks["int8"]
+        line += f", latency {old.median_ms:.2f} -> {new.median_ms:.2f} ms, {new.speedup_text()}"
     return line
 
 
-def pruning_lines(info: dict[str, Any]) -> list[str]:
+def pruning_lines(info: Mapping[str, Any]) -> list[str]:
     """What prune.py says about a pruning at the end.
 
     Args:

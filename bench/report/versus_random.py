@@ -1,4 +1,4 @@
-"""The random control: by how much each method beats it, goal by goal, seed by seed.
+"""Says by how much each method beats random pruning, the control, goal by goal and seed by seed.
 
 A pair is a method's network and the random one of the same goal and seed. The gap is the mean of the pairs'
 differences with its 95 % interval by Student's t; a method is ahead or behind only where that leaves 0 out.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bench.report.comparison_rows import goal_of
+from bench.report.summary_record import ComparisonRow
 
 CONTROL = "random"
 
@@ -46,23 +49,23 @@ class Gap(NamedTuple):
         return "ahead" if self.points > 0 else "behind"
 
 
-def gaps_to_control(rows: Sequence[Mapping[str, Any]], stage: str) -> list[Gap]:
+def gaps_to_control(rows: Sequence[ComparisonRow], stage: str) -> list[Gap]:
     """Every method's gap to the random control.
 
     Args:
-        rows: one a job, see `bench.report.comparison_rows`.
+        rows: one a job.
         stage: which mIoU, such as `miou_finetuned`.
 
     Returns:
         In the order of the rows; nothing where the control or the method was not scored at that stage.
     """
     scored = [row for row in rows if row["status"] == "done" and row.get(stage) is not None]
-    control = {_cell(row): row for row in scored if row["method"] == CONTROL}
-    pairs: dict[tuple[str, str, float], list[tuple[Mapping, Mapping]]] = {}
+    control = {_pairing(row): row for row in scored if row["method"] == CONTROL}
+    pairs: dict[tuple[str, str, float], list[tuple[ComparisonRow, ComparisonRow]]] = {}
     for row in scored:
-        if row["method"] != CONTROL and _cell(row) in control:
-            target, ratio, _ = _cell(row)
-            pairs.setdefault((row["method"], target, ratio), []).append((row, control[_cell(row)]))
+        if row["method"] != CONTROL and _pairing(row) in control:
+            target, ratio, _ = _pairing(row)
+            pairs.setdefault((row["method"], target, ratio), []).append((row, control[_pairing(row)]))
     gaps = []
     for key, members in pairs.items():
         points = [100 * (row[stage] - other[stage]) for row, other in members]
@@ -71,8 +74,10 @@ def gaps_to_control(rows: Sequence[Mapping[str, Any]], stage: str) -> list[Gap]:
     return gaps
 
 
-def _cell(row: Mapping[str, Any]) -> tuple[str, float, int]:
-    return row.get("target", "channels"), row["ratio"], row["seed"]
+def _pairing(row: ComparisonRow) -> tuple[str, float, int]:
+    """Goal and seed, which a method's network and the control's have in common."""
+    goal = goal_of(row)
+    return goal.kind, goal.value, row["seed"]
 
 
 def _margin(values: Sequence[float]) -> float | None:

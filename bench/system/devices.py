@@ -7,8 +7,8 @@ import random
 import numpy as np
 import torch
 
-from bench.config.options import RunOptions
 from bench.errors import UsageError
+from bench.system.options import RunOptions
 
 
 def resolve_device(name: str) -> torch.device:
@@ -28,7 +28,7 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise UsageError(f"device {name} does not exist: {count} CUDA devices are visible; use --device cpu")
+            raise UsageError(f"device {name} does not exist: {count} CUDA devices are visible; use `device=cpu`")
     return device
 
 

@@ -1,13 +1,15 @@
-"""Run folders: whole files only, done and failed markers, and a record of how a result came about."""
+"""Files that are whole or not there, plain data in them, and digests that name them by content."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,24 @@ def write_text(path: Path | str, text: str) -> None:
     """Writes a text file in one piece."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a table in one piece: a line of names, then a line a row.
+
+    Args:
+        path: the file.
+        columns: names of the columns, in their order.
+        rows: column -> value; what a row does not hold, or holds None for, is left empty.
+
+    Raises:
+        ValueError: a row holds what is no column.
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def digest(data: Any) -> str:

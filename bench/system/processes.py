@@ -65,7 +65,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
 
 def _own_gpu(device: torch.device) -> torch.device:
     if device.index is not None:
-        raise UsageError(f"--device {device} names one GPU for several processes; use --device cuda under torchrun")
+        raise UsageError(f"`device={device}` names one GPU for several processes; use `device=cuda` under torchrun")
     local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local_rank >= count:
         raise UsageError(f"{count} GPUs are visible, too few for torchrun's processes; lower --nproc_per_node")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, as_flags
 from bench.system.files import make_folder, write_text
 
 DONE, FAILED = "done", "failed"
@@ -39,7 +39,7 @@ def finish(folder: Path) -> None:
 
 def fail(folder: Path, reason: str) -> None:
     """Marks a run folder as failed and says why."""
-    write_text(folder / FAILED, reason.rstrip() + "\n")
+    write_text(folder / FAILED, as_flags(reason).rstrip() + "\n")
 
 
 def is_done(folder: Path, *outputs: str) -> bool:

@@ -1,4 +1,4 @@
-"""Weights that are zero and stay zero: what a method leaves that removes no channel.
+"""Sparse weights: zeroing single weights, and keeping them at zero through training.
 
 A saved network names its sparse tensors in its meta data. The zeros in them are the mask: a mask beside them would
 make the file larger, and would have to be cut along when channels are removed.

@@ -1,4 +1,4 @@
-"""Makes `import torchvision` work beside a torch build its native library was not built for.
+"""Makes `import torchvision` work beside a torch build that its native library was not built for.
 
 The torchvision wheel of the package index is built for CUDA torch. Beside a CPU-only torch its native
 library does not load, and the import dies because the operators it registers fake kernels for are

@@ -1,4 +1,4 @@
-"""Knowledge distillation: what the unpruned network's class probabilities add to the loss of a training run."""
+"""Knowledge distillation: a loss that draws a network's class probabilities to those of the unpruned network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.config.options import DistillOptions
 from bench.torch_utils.contexts import flags_kept
 from bench.training.losses import distillation_loss
+from bench.training.options import DistillOptions
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from bench.config.options import TrainOptions
+from bench.training.options import TrainOptions
 
 
 def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:

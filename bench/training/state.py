@@ -1,4 +1,4 @@
-"""What a training run must remember to go on after it was killed, and its files.
+"""The state of a training run: all that it needs to go on after it was killed, and the files that hold it.
 
 `last.pt` holds everything as of the last finished epoch; `best.pt` the network that scored best on the
 validation split; `metrics.csv` one row an epoch. Random numbers are not stored: every epoch seeds its
@@ -7,35 +7,46 @@ generators from (seed, epoch, rank), so an epoch done again draws the same ones.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel, load_model, save_model
-from bench.system.files import plain, write_text
+from bench.system.files import plain, write_csv
 from bench.system.run_folder import BEST, LAST, METRICS
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
 from bench.training.optimizer import Ema
+from bench.training.options import TrainOptions
 
-Row = dict[str, Any]
 # What else than a flag of its own name sets a part of the identity.
-_FLAGS = {"nproc_per_node": "torchrun --nproc_per_node", "teacher": "--baseline"}
-COLUMNS = ("epoch", "lr", "train_loss", "val_miou", "val_pixel_accuracy", "seconds", "images_per_second")
+_FLAGS = {"nproc_per_node": "torchrun --nproc_per_node", "teacher": "`baseline`"}
+
+
+class EpochRow(TypedDict, total=False):
+    """One epoch of a training, a line of `metrics.csv`; without `val_...` where it was not validated."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_miou: float
+    val_pixel_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+COLUMNS = tuple(EpochRow.__annotations__)
 
 
 def run_identity(
     saved: SavedModel,
     data: Any,
     options: TrainOptions,
-    run: RunOptions,
+    seed: int,
     processes: int,
     taught: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -48,7 +59,7 @@ def run_identity(
         saved: the network.
         data: the images.
         options: the recipe.
-        run: the seed.
+        seed: seed of the training and of its images.
         processes: how many train together.
         taught: the record of a distillation, if a teacher takes part.
     """
@@ -58,7 +69,7 @@ def run_identity(
         "dataset": data.name,
         "input_size": data.input_size,
         "crop_size": options.crop_size or data.crop_size,
-        "seed": run.seed,
+        "seed": seed,
         "nproc_per_node": processes,
         **(taught or {}),
     }
@@ -72,18 +83,18 @@ def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity:
         BenchError: names the first option that differs, and its old value.
     """
     if not found.state:
-        raise BenchError(f"{folder / LAST} holds no training state; start a new run with --ckpt {folder / LAST}")
+        raise BenchError(f"{folder / LAST} holds no training state; start a new run with `ckpt={folder / LAST}`")
     before = found.state["identity"]
     for name in {**identity, **before}:
         now, then = identity.get(name), before.get(name)
         if now != then:
-            flag = _FLAGS.get(name, "--" + name.replace("_", "-"))
+            flag = _FLAGS.get(name, f"`{name}`")
             raise BenchError(
                 f"cannot resume {folder}: {flag} is {_shown(now)}, the run was started with {_shown(then)}; "
-                "repeat that value or start a new run in another --save"
+                "repeat that value or start a new run in another `save`"
             )
     if plain(found.channels) != plain(saved.channels):
-        raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the --ckpt it began with")
+        raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the `ckpt` it began with")
 
 
 def _shown(value: Any) -> str:
@@ -121,7 +132,7 @@ class TrainingState:
     epoch: int = 0
     best_miou: float = 0.0
     best_epoch: int = 0
-    history: list[Row] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
     zeros: FixedZeros = field(init=False)
 
     def __post_init__(self) -> None:
@@ -179,8 +190,4 @@ class TrainingState:
 
     def write_history(self, folder: Path) -> None:
         """Writes the whole table: never a row twice or a row lost, wherever the run was killed."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.history)
-        write_text(folder / METRICS, text.getvalue())
+        write_csv(folder / METRICS, COLUMNS, self.history)

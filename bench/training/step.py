@@ -1,4 +1,4 @@
-"""What a training step is, whoever asks for it: the loss of a batch, and what an optimizer step changes."""
+"""One training step, wherever it is taken: the loss of a batch, and what an optimizer step changes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.config.options import TrainOptions, require
+from bench.config.declare import require
 from bench.models.checkpoint import SavedModel
 from bench.torch_utils.batches import batchnorm_explained
 from bench.torch_utils.contexts import autocast
 from bench.training.distillation import Distillation
 from bench.training.losses import segmentation_loss
 from bench.training.optimizer import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
+from bench.training.options import TrainOptions
 from bench.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def check_precision(options: TrainOptions, device: torch.device) -> None:
     """Raises UsageError for fp16 on CPU."""
     require(
-        options.amp != "fp16" or device.type == "cuda", "--amp fp16 needs a CUDA device; use --amp bf16 or --amp none"
+        options.amp != "fp16" or device.type == "cuda", "`amp=fp16` needs a CUDA device; use `amp=bf16` or `amp=none`"
     )
 
 
@@ -64,7 +65,7 @@ class TrainingLoss:
         Raises:
             BenchError: a BatchNorm sees a single value a channel.
         """
-        with autocast(self._device, self._options.amp), batchnorm_explained("--batch-size"):
+        with autocast(self._device, self._options.amp), batchnorm_explained("`batch_size`"):
             output = network(images)
             wanted = self._distillation.logits(images) if self._distillation else None
         loss = segmentation_loss(

@@ -17,16 +17,20 @@ from typing import Any
 
 import torch
 
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
 from bench.config.values import parse_size
+from bench.datasets.options import DataOptions
 from bench.datasets.synthetic import draw_dataset
+from bench.engine.options import PruneOptions
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.pruning import open_baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
+from bench.system.options import RunOptions
 
 OUTPUTS = 12
 
@@ -39,9 +43,9 @@ def workbench_of(name: str, folder: Path, arguments: argparse.Namespace) -> Sess
     save_model(checkpoint, SavedModel(build_model(spec), spec, meta={"input_size": list(arguments.input_size)}))
     data = DataOptions("camvid", str(folder / "scenes"), num_workers=0)
     run = RunOptions(device=arguments.device, threads=arguments.threads)
-    measure = MeasureOptions(latency_seconds=arguments.seconds)
+    timing = TimingOptions(latency_seconds=arguments.seconds)
     options = PruneOptions(round_to=arguments.round_to, evaluate=False, recalibrate=False)
-    return Session(open_baseline(checkpoint, data, run, measure), options, folder / "scores")
+    return Session(open_baseline(checkpoint, data, run, ScoringOptions(), timing), options, folder / "scores")
 
 
 def reach(session: Session, share: float) -> dict[str, Any]:
@@ -50,7 +54,7 @@ def reach(session: Session, share: float) -> dict[str, Any]:
     began = time.perf_counter()
     row = {"model": session.baseline.saved.spec.name, "asked": share, "error": None}
     try:
-        info = session.prune(pruner, session.target(pruner, Goal("latency", share)), seed=0).info
+        info = prune_network(session, pruner, session.target(pruner, Goal("latency", share)), seed=0).info
     except BenchError as error:
         return {**row, "error": str(error), "seconds": time.perf_counter() - began}
     search = info["latency_search"]

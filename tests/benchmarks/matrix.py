@@ -27,7 +27,7 @@ from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
 from bench.plan.pruning_plan import make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.training.losses import segmentation_loss
@@ -103,13 +103,13 @@ def main() -> None:
         kept = []
         with tempfile.TemporaryDirectory() as folder:
             for method in arguments.methods.split(","):
-                budget = budget_for(groups, table, Target("channels", ratios[0]))
+                budget = budget_for(groups, table, Target(Goal("channels", ratios[0])))
                 calibration = Calibration([(images(SIZE), labels())], VOID, seed=0, budget=budget)
                 scores = make_pruner(method).score(model, prunable(groups), calibration)
                 (Path(folder) / method).mkdir()
                 for scope in SCOPES:
                     for ratio in ratios:
-                        target = Target("channels", ratio, scope)
+                        target = Target(Goal("channels", ratio), scope)
                         kept.append(check_cell(model, groups, table, scores, target, Path(folder) / method, spec))
             subprocess.run([sys.executable, "-m", "tests.benchmarks.matrix", "--reopen", folder], check=True)
         cells += len(kept)

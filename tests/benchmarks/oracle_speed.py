@@ -36,7 +36,7 @@ from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.config.values import parse_size
 from bench.models import ModelSpec, build_model
 from bench.oracle.ablation import Ablation, Removal, loss_sums, switched_off
-from bench.oracle.compare_scores import sampled_channels
+from bench.oracle.loss_changes import sampled_channels
 from bench.torch_utils.batches import Batch
 from tests.toy_networks import cut_copy, plan_keeping, settled
 

@@ -20,15 +20,21 @@ from typing import Any
 
 import torch
 
-from bench.config.options import DataOptions, MeasureOptions, ModelOptions, PruneOptions, RunOptions, TrainOptions
 from bench.config.values import parse_size
+from bench.datasets.options import DataOptions
 from bench.datasets.synthetic import draw_dataset
+from bench.engine.options import PruneOptions
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.jobs.training import train_model
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
+from bench.models.options import ModelOptions
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
+from bench.system.options import RunOptions
 from bench.system.run_folder import BEST
+from bench.training.options import TrainOptions
 
 MODELS = "simple_segnet,unet_small,deeplabv3_resnet50"
 MOST_POINTS = 3.0
@@ -47,17 +53,17 @@ def trained(model: str, data: DataOptions, arguments: argparse.Namespace) -> Pat
         eval_every=max(1, arguments.epochs // 5),
     )
     folder = arguments.out / model
-    train_model(data, ModelOptions(model), recipe, RunOptions(), MeasureOptions(), folder, resume=True)
+    train_model(data, ModelOptions(model), recipe, RunOptions(), ScoringOptions(), folder, resume=True)
     return folder / BEST
 
 
 def measure(model: str, checkpoint: Path, data: DataOptions, ratios: list[float], folder: Path) -> list[Row]:
     """mIoU of the test images after each cut, in percent."""
-    reference = Baseline(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+    reference = Baseline(checkpoint, data, ScoringOptions(), TimingOptions(latency=False), device=torch.device("cpu"))
     session, pruner = Session(reference, PruneOptions(), folder), make_pruner("l1")
     rows = []
     for ratio in ratios:
-        pruned = session.prune(pruner, session.target(pruner, Goal("channels", ratio)), SEED)
+        pruned = prune_network(session, pruner, session.target(pruner, Goal("channels", ratio)), SEED)
         miou = {name: 100 * pruned.info["quality"][name]["miou"] for name in ("baseline", "cut", "recalibrated")}
         macs = pruned.info["cost"]["after"]["macs"] / pruned.info["cost"]["before"]["macs"]
         rows.append({"model": model, "ratio": ratio, "macs_kept": macs, **miou})

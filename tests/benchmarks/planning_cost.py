@@ -29,7 +29,7 @@ from bench.cut.network import cut
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 
 Result = TypeVar("Result")
 OUTPUTS = 12
@@ -57,7 +57,7 @@ def other_targets(dense_bytes: int) -> list[Target]:
         share = 0.9 - 0.6 * number / ROUND
         kind = ("channels", "macs", "params", "size")[number % 4]
         value = {"channels": 1 - share, "size": int(share * dense_bytes)}.get(kind, share)
-        targets.append(Target(kind, value, ("global", "local", "isomorphic")[number % 3]))
+        targets.append(Target(Goal(kind, value), ("global", "local", "isomorphic")[number % 3]))
     return targets
 
 
@@ -74,9 +74,9 @@ def measure(model_name: str, input_size: tuple[int, int], plans: int) -> dict[st
         plan = timed(stages, "plan", lambda: make_plan(groups, scores, table, target))
         timed(stages, "cut", lambda: cut(copy.deepcopy(model), groups, plan))
 
-    smaller(seconds, Target("macs", 0.5))
+    smaller(seconds, Target(Goal("macs", 0.5)))
     more: dict[str, float] = {}
-    smaller(more, Target("params", 0.3))
+    smaller(more, Target(Goal("params", 0.3)))
     targets = other_targets(table.dense().bytes)
     peaks = [peak_megabytes()]
     for number in range(plans):

@@ -26,14 +26,13 @@ from typing import Any
 import torch
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
 from bench.cut.network import cut
-from bench.measure.latency import time_networks
+from bench.measure.latency import Effort, time_networks
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 
@@ -59,14 +58,14 @@ def measure(name: str, methods: Sequence[str], roundings: Sequence[int], argumen
         scores = pruner.score(model, prunable(groups), Calibration(noise(), VOID, seed=0))
         networks, plans = {"dense": copy.deepcopy(model)}, {}
         for multiple in roundings:
-            target = Target("macs", arguments.target_macs, pruner.scope, round_to=multiple)
+            target = Target(Goal("macs", arguments.target_macs), pruner.scope, round_to=multiple)
             plans[multiple] = make_plan(groups, scores, table, target)
             networks[str(multiple)] = copy.deepcopy(model)
             cut(networks[str(multiple)], groups, plans[multiple])
         if arguments.channels_last:
             networks = {key: network.to(memory_format=torch.channels_last) for key, network in networks.items()}
-        options = MeasureOptions(latency_warmup=3, latency_runs=arguments.runs, latency_seconds=arguments.seconds)
-        report = time_networks(networks, arguments.input_size, device="cpu", options=options)
+        effort = Effort(warmup=3, runs=arguments.runs, seconds=arguments.seconds)
+        report = time_networks(networks, arguments.input_size, device="cpu", effort=effort)
         for multiple, plan in plans.items():
             timed, macs = report.networks[str(multiple)], plan.dense.macs / plan.predicted.macs
             rows.append(

@@ -13,19 +13,20 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import MeasureOptions
 from bench.config.values import parse_size
 from bench.cut.network import cut
-from bench.measure.latency import Latency, speedup_text, time_networks
+from bench.measure.latency import FULL_EFFORT, time_networks
+from bench.measure.latency_report import Latency
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 
@@ -37,7 +38,7 @@ def half_as_wide(model: nn.Module, input_size: tuple[int, int]) -> nn.Module:
     """The network without every second channel of every layer."""
     groups = find_groups(model)
     scores = make_pruner("l1").score(model, prunable(groups), Calibration([], VOID, seed=0))
-    plan = make_plan(groups, scores, CostTable(model, groups, input_size), Target("channels", 0.5, "local"))
+    plan = make_plan(groups, scores, CostTable(model, groups, input_size), Target(Goal("channels", 0.5), "local"))
     narrow = copy.deepcopy(model)
     cut(narrow, groups, plan)
     return narrow
@@ -59,11 +60,11 @@ def main() -> None:
     model = build_model(ModelSpec(arguments.model, OUTPUTS)).eval()
     narrow = half_as_wide(model, arguments.input_size).to(arguments.device)
     model.to(arguments.device)
-    options = MeasureOptions(latency_runs=arguments.rounds, latency_seconds=arguments.seconds)
+    effort = replace(FULL_EFFORT, runs=arguments.rounds, seconds=arguments.seconds)
 
     def timed(other: nn.Module) -> tuple[Latency, int]:
         networks = {"first": model, "second": other}
-        report = time_networks(networks, arguments.input_size, device=arguments.device, options=options)
+        report = time_networks(networks, arguments.input_size, device=arguments.device, effort=effort)
         return report.networks["second"], report.rounds
 
     close = undecided = 0
@@ -74,9 +75,8 @@ def main() -> None:
         print(f"run {run:3}: {same.median_ms:8.2f} ms, ratio {same.speedup:.4f} "
               f"({same.speedup_low:.4f}-{same.speedup_high:.4f}), {rounds} rounds", flush=True)  # fmt: skip
     half, _ = timed(narrow)
-    text = speedup_text(half.speedup, half.speedup_low, half.speedup_high)
     print(f"{close} of {arguments.runs} ratios within 1 ± {CLOSE}, {undecided} of {arguments.runs} intervals contain 1")
-    print(f"half as wide: {half.median_ms:.2f} ms, {text}")
+    print(f"half as wide: {half.median_ms:.2f} ms, {half.speedup_text()}")
     alike = close == arguments.runs and undecided >= SHARE * arguments.runs
     sys.exit(0 if alike and half.speedup_low > 1 else 1)
 

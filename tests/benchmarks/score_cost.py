@@ -30,14 +30,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import find_groups, layers_to_spare, prunable
-from bench.config.options import DataOptions
 from bench.config.values import parse_size
 from bench.data import SegmentationData
+from bench.datasets.options import DataOptions
 from bench.datasets.synthetic import draw_dataset
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration, Pruner, Sparsifier
 from bench.training.losses import segmentation_loss
@@ -85,7 +85,7 @@ def work_on(model: nn.Module, work: str, batches: list[tuple[Tensor, Tensor]], s
         return functools.partial(method.choose, model, layers_to_spare(groups), 0.5)
     budget = None
     if method.needs_target:
-        budget = budget_for(groups, CostTable(model, groups, size), Target("macs", 0.5))
+        budget = budget_for(groups, CostTable(model, groups, size), Target(Goal("macs", 0.5)))
     return functools.partial(method.score, model, prunable(groups), Calibration(batches, VOID, seed=0, budget=budget))
 
 

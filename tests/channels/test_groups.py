@@ -235,7 +235,7 @@ def test_a_pattern_that_protects_nothing_is_refused(pattern: str) -> None:
     with pytest.raises(UsageError) as caught:
         find_groups(toys.Residual(), ignore=["side*", pattern])
     assert str(caught.value) == (
-        f"--ignore pattern '{pattern}' matches no layer that makes channels; they are named stem.0 to head"
+        f"`ignore` pattern '{pattern}' matches no layer that makes channels; they are named stem.0 to head"
     )
 
 

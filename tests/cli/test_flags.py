@@ -126,7 +126,7 @@ def test_a_search_is_for_parameters(prune: Prune) -> None:
 
 
 def test_a_list_in_every_spelling(parsed: Callable[..., Any], tmp_path: Path) -> None:
-    from bench.cli.flags import method_settings
+    from bench.cli.method_flags import method_settings
 
     def settings(*words: str) -> dict[str, Any]:
         return method_settings(parsed(*words))

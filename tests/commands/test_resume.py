@@ -13,11 +13,11 @@ from PIL import Image
 from toy_training import TOY, ToyData, new_network
 from toy_training import main as run_toy
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
 from bench.system.files import read_json
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 from train import main as run_script
 
 # Everything that carries something from one step or epoch to the next.
@@ -117,7 +117,7 @@ def toy(monkeypatch):
 def train(folder, resume=False, seed=0, network=None, data=None, **options):
     recipe = TrainOptions(**{"epochs": 2, "batch_size": 4, "lr": 0.1, **options})
     saved, data = network or new_network(dropout=0.5), data or ToyData()
-    return fit(saved, data, recipe, RunOptions(seed=seed), folder, resume=resume, device=torch.device("cpu"))
+    return fit(saved, data, recipe, seed, folder, resume=resume, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("stops", [[(0, 2)], [(1, 0)], [(1, 2), (1, 1), (3, 2)]])
@@ -144,11 +144,11 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, toy, stops)
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"lr": 0.2}, r"--lr is 0\.2, the run was started with 0\.1"),
-        ({"epochs": 3}, "--epochs is 3, the run was started with 2"),
-        ({"crop_size": (4, 4)}, "--crop-size is 4,4, the run was started with 8,8"),
-        ({"ema": 0.5}, "--ema is 0.5"),
-        ({"seed": 1}, "--seed is 1"),
+        ({"lr": 0.2}, r"`lr` is 0\.2, the run was started with 0\.1"),
+        ({"epochs": 3}, "`epochs` is 3, the run was started with 2"),
+        ({"crop_size": (4, 4)}, "`crop_size` is 4,4, the run was started with 8,8"),
+        ({"ema": 0.5}, "`ema` is 0.5"),
+        ({"seed": 1}, "`seed` is 1"),
     ],
 )
 def test_other_options_are_refused(tmp_path, toy, change, named):
@@ -162,7 +162,7 @@ def test_other_options_are_refused(tmp_path, toy, change, named):
 
 def test_another_network_is_refused(tmp_path, toy):
     train(tmp_path)
-    with pytest.raises(BenchError, match=r"--model is toy \{'norm': False\}, .* toy \{'dropout': 0\.5\}"):
+    with pytest.raises(BenchError, match=r"`model` is toy \{'norm': False\}, .* toy \{'dropout': 0\.5\}"):
         train(tmp_path, resume=True, network=new_network(norm=False))
     pruned = new_network(dropout=0.5)
     pruned.channels = {"body.0": [0, 1]}
@@ -173,7 +173,7 @@ def test_another_network_is_refused(tmp_path, toy):
 def test_network_without_training_state_is_refused(tmp_path, toy):
     train(tmp_path)
     (tmp_path / "last.pt").write_bytes((tmp_path / "best.pt").read_bytes())
-    with pytest.raises(BenchError, match=r"no training state.*--ckpt"):
+    with pytest.raises(BenchError, match=r"no training state.*`ckpt="):
         train(tmp_path, resume=True)
 
 
@@ -252,7 +252,7 @@ def test_script_killed_and_resumed_equals_uninterrupted(tmp_path, project_root, 
     assert "finished already" in capsys.readouterr().out
     with pytest.raises(BenchError, match="already holds a finished run"):
         run_script(script(small_camvid, killed))
-    with pytest.raises(BenchError, match="--epochs is 9, the run was started with 5"):
+    with pytest.raises(BenchError, match="`epochs` is 9, the run was started with 5"):
         run_script(script(small_camvid, killed, "--resume", "--epochs", "9"))
     assert (killed / "done").exists()
 
@@ -264,7 +264,7 @@ def test_script_killed_and_resumed_equals_uninterrupted(tmp_path, project_root, 
 
 
 def test_failed_run_is_marked(tmp_path, small_camvid):
-    with pytest.raises(BenchError, match="--lr"):
+    with pytest.raises(BenchError, match="`lr`"):
         run_script(script(small_camvid, tmp_path, "--lr", "1e30"))
     assert "not finite" in (tmp_path / "failed").read_text() or "the loss is" in (tmp_path / "failed").read_text()
     assert not (tmp_path / "done").exists()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+from option_groups import GROUPS
 
-from bench.config import options
-from bench.config.options import GridOptions, PruneOptions, default_of, require
-
-GROUPS = [group for name, group in vars(options).items() if name.endswith("Options")]
+from bench.config.declare import default_of, require
+from bench.engine.options import PruneOptions
+from bench.errors import UsageError
+from bench.jobs.options import GridOptions
+from bench.measure.options import ScoringOptions, TimingOptions
 
 
 def test_lists_are_parsed_item_by_item():
@@ -37,5 +39,14 @@ def test_a_list_default_is_not_shared():
 
 def test_require():
     require(True, "never")
-    with pytest.raises(options.UsageError, match=r"^because$"):
+    with pytest.raises(UsageError, match=r"^because$"):
         require(False, "because")
+
+
+def test_a_training_records_scoring_and_timing_as_ever():
+    # One group once; config.json holds the fields in this order.
+    assert [spec.name for group in (ScoringOptions, TimingOptions) for spec in fields(group)] == [
+        *("split", "eval_batch_size", "sliding_window", "stride", "scales", "flip", "boundary_width"),
+        *("latency", "latency_batch", "latency_amp", "latency_channels_last", "latency_compile"),
+        *("latency_warmup", "latency_runs", "latency_seconds", "per_layer"),
+    ]

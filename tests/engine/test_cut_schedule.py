@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from bench.config.options import DistillOptions, FinetuneOptions, IterativeOptions, TrainOptions
 from bench.engine.cut_schedule import CutSchedule, goals, schedule_of
+from bench.engine.options import IterativeOptions
 from bench.errors import UsageError
 from bench.plan.target import Goal, Target
 from bench.system.files import plain
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 
 def values(kind: str, value: float, shape: str, iterations: int = 3, dense: float = 1.0) -> list[float]:
@@ -59,23 +60,31 @@ def test_nothing_to_remove_is_nothing_each_time(shape):
 
 
 def test_targets_keep_their_limits_and_approach_named_shares():
-    target = Target("macs", 0.5, "local", min_keep=0.1, max_ratio=0.8, round_to=8, ratio_of={"a*": 0.75, "b": 0.0})
+    target = Target(
+        Goal("macs", 0.5), "local", min_keep=0.1, max_ratio=0.8, round_to=8, ratio_of={"a*": 0.75, "b": 0.0}
+    )
     steps = CutSchedule(2, "exponential", 0, TrainOptions()).targets(target, 123.0)
     assert steps[-1] == target
     first = steps[0]
-    assert first.value == pytest.approx(0.5**0.5)
+    assert first.goal.value == pytest.approx(0.5**0.5)
     assert first.ratio_of == {"a*": pytest.approx(0.5), "b": 0.0}
-    assert (first.kind, first.scope, first.min_keep, first.max_ratio, first.round_to) == ("macs", "local", 0.1, 0.8, 8)
+    assert (first.goal.kind, first.scope, first.min_keep, first.max_ratio, first.round_to) == (
+        "macs",
+        "local",
+        0.1,
+        0.8,
+        8,
+    )
 
 
 def test_only_the_last_goal_has_to_be_met_closely():
-    steps = CutSchedule(3, "linear", 0, TrainOptions()).targets(Target("params", 0.5, within=0.01), 1.0)
-    assert [step.within for step in steps] == [None, None, 0.01]
+    steps = CutSchedule(3, "linear", 0, TrainOptions()).targets(Target(Goal("params", 0.5, within=0.01)), 1.0)
+    assert [step.goal.within for step in steps] == [None, None, 0.01]
 
 
 def test_one_cut_needs_no_schedule():
     assert schedule_of(IterativeOptions(), TrainOptions(), FinetuneOptions(), DistillOptions()) is None
-    with pytest.raises(UsageError, match="pass --iterations 2 or more"):
+    with pytest.raises(UsageError, match="pass `iterations=2` or more"):
         schedule_of(IterativeOptions(finetune_between=5), TrainOptions(), FinetuneOptions(), DistillOptions())
 
 
@@ -89,7 +98,9 @@ def test_the_recipe_is_that_of_training_at_the_rate_of_finetuning():
 def test_a_teacher_needs_something_to_teach():
     taught, training = DistillOptions(0.5), TrainOptions()
     for options in (IterativeOptions(), IterativeOptions(iterations=3)):
-        with pytest.raises(UsageError, match=r"^--distill-weight acts in fine-tuning.*--finetune-between.*-epochs"):
+        with pytest.raises(
+            UsageError, match=r"^`distill_weight` acts in fine-tuning.*`finetune_between`.*`finetune_epochs`"
+        ):
             schedule_of(options, training, FinetuneOptions(), taught)
         schedule_of(options, training, FinetuneOptions(finetune_epochs=1), taught)
     schedule_of(IterativeOptions(iterations=3, finetune_between=1), training, FinetuneOptions(), taught)

@@ -16,15 +16,17 @@ from records import faults
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import DataOptions, DistillOptions, MeasureOptions, PruneOptions, RunOptions, TrainOptions
-from bench.engine.cut_schedule import CutSchedule
-from bench.engine.iterative import check_schedule, open_session
+from bench.datasets.options import DataOptions
+from bench.engine.cut_schedule import CutSchedule, check_schedule
+from bench.engine.options import PruneOptions
+from bench.engine.pruning import prune_network
 from bench.engine.results import Pruned
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.jobs.sweep import grid, run_benchmark
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.target import Goal, Target
@@ -32,6 +34,7 @@ from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.recover.training_between_cuts import TrainingBetweenCuts
 from bench.system.files import digest
+from bench.training.options import DistillOptions, TrainOptions
 
 OPTIONS = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
 RECIPE = TrainOptions(batch_size=2, lr=0.01)
@@ -53,8 +56,9 @@ def make_bench(tiny_camvid: Path, shallow_baseline: Path, tmp_path: Path) -> Mak
         **options: Any,
     ) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Baseline(checkpoint, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
-        return open_session(reference, replace(OPTIONS, **options), tmp_path / scores, schedule)
+        timing = TimingOptions(latency=False)
+        reference = Baseline(checkpoint, data, ScoringOptions(), timing, device=torch.device("cpu"))
+        return Session(reference, replace(OPTIONS, **options), tmp_path / scores, schedule)
 
     return make
 
@@ -69,7 +73,7 @@ def without_times(info: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_record_of_every_cut(make_bench: MakeBench) -> None:
     bench = make_bench(CutSchedule(3, "exponential", 2, RECIPE))
-    pruned = bench.prune(TAYLOR, Target("macs", 0.343), seed=1)
+    pruned = prune_network(bench, TAYLOR, Target(Goal("macs", 0.343)), seed=1)
     info = pruned.info
     assert json.loads(json.dumps(info)) == info
     assert info["schedule"] == {**info["schedule"], "iterations": 3, "finetune_between": 2}
@@ -104,10 +108,10 @@ def test_the_record_of_every_cut(make_bench: MakeBench) -> None:
 
 
 def test_the_same_command_gives_the_same_bytes(make_bench: MakeBench, tmp_path: Path) -> None:
-    target = Target("channels", 0.4)
-    first = make_bench(evaluate=False).prune(TAYLOR, target, seed=1)
+    target = Target(Goal("channels", 0.4))
+    first = prune_network(make_bench(evaluate=False), TAYLOR, target, seed=1)
     # Once with all scores computed again, once with all found.
-    others = [make_bench(scores="others", evaluate=False).prune(TAYLOR, target, seed=1) for _ in range(2)]
+    others = [prune_network(make_bench(scores="others", evaluate=False), TAYLOR, target, seed=1) for _ in range(2)]
     assert "score" in others[0].info["seconds"] and "score" not in others[1].info["seconds"]
     for number, pruned in enumerate((first, *others)):
         assert without_times(pruned.info) == without_times(first.info)
@@ -119,20 +123,20 @@ def test_the_baseline_stays_as_it_was(make_bench: MakeBench) -> None:
     bench = make_bench(evaluate=False)
     model = bench.baseline.saved.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    first = bench.prune(L1, Target("channels", 0.4), seed=0)
-    again = bench.prune(L1, Target("channels", 0.4), seed=0)
+    first = prune_network(bench, L1, Target(Goal("channels", 0.4)), seed=0)
+    again = prune_network(bench, L1, Target(Goal("channels", 0.4)), seed=0)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     assert without_times(first.info) == without_times(again.info)
     assert all(torch.equal(tensors(again)[name], tensor) for name, tensor in tensors(first).items())
 
 
 def test_the_baseline_teaches_between_the_cuts(make_bench: MakeBench) -> None:
-    target, trained = Target("channels", 0.4), []
+    target, trained = Target(Goal("channels", 0.4)), []
     for weight in (0.0, 2.0):
         bench = make_bench(replace(TRAINED, distill=DistillOptions(weight)), **RAW)
         model = bench.baseline.saved.model
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        trained.append(bench.prune(L1, target, seed=0))
+        trained.append(prune_network(bench, L1, target, seed=0))
         assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     losses = [pruned.info["iterations"][0]["trained"]["loss"] for pruned in trained]
     assert losses[1] > losses[0]
@@ -144,7 +148,7 @@ def test_later_scores_are_those_of_what_the_earlier_cuts_left(
 ) -> None:
     """Without training, what a cut leaves of the dense network is known, and so is its score."""
     bench = make_bench(UNTRAINED, **RAW)
-    pruned = bench.prune(L1, Target("channels", 0.5, "local"), seed=0)
+    pruned = prune_network(bench, L1, Target(Goal("channels", 0.5), "local"), seed=0)
     first, second = pruned.info["iterations"]
     dense = load_model(shallow_baseline).model
     groups = find_groups(dense)
@@ -155,15 +159,19 @@ def test_later_scores_are_those_of_what_the_earlier_cuts_left(
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     # The filters read fewer channels now, so this is not what ranking the dense network once gives.
-    one_cut = make_bench(None, **RAW).prune(L1, Target("channels", 0.5, "local"), seed=0)
+    one_cut = prune_network(make_bench(None, **RAW), L1, Target(Goal("channels", 0.5), "local"), seed=0)
     assert one_cut.info["plan"]["kept"] != second["kept"]
     assert one_cut.info["plan"]["channels"] == second["channels"]
 
 
 def test_channels_are_those_of_the_dense_network(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path) -> None:
-    once = make_bench(None, checkpoint=tiny_baseline, **RAW).prune(L1, Target("channels", 0.3, "local"), seed=0)
+    once = prune_network(
+        make_bench(None, checkpoint=tiny_baseline, **RAW), L1, Target(Goal("channels", 0.3), "local"), seed=0
+    )
     save_model(tmp_path / "once.pt", once.saved)
-    pruned = make_bench(UNTRAINED, checkpoint=tmp_path / "once.pt", **RAW).prune(TAYLOR, Target("channels", 0.3), 0)
+    pruned = prune_network(
+        make_bench(UNTRAINED, checkpoint=tmp_path / "once.pt", **RAW), TAYLOR, Target(Goal("channels", 0.3)), 0
+    )
     dense, name = load_model(tiny_baseline).model, "downs.0.conv.0"
     channels = pruned.saved.channels[name]
     assert channels == pruned.info["iterations"][-1]["kept"][name]
@@ -175,26 +183,28 @@ def test_channels_are_those_of_the_dense_network(make_bench: MakeBench, tiny_bas
 
 
 def test_training_between_cuts_reaches_the_result(make_bench: MakeBench) -> None:
-    target = Target("channels", 0.4, "local")
-    plain = make_bench(UNTRAINED, **RAW).prune(L1, target, seed=0)
+    target = Target(Goal("channels", 0.4), "local")
+    plain = prune_network(make_bench(UNTRAINED, **RAW), L1, target, seed=0)
     assert [cut["trained"] for cut in plain.info["iterations"]] == [None] * 2
     assert "train" not in plain.info["seconds"]
     assert plain.info["schedule"]["recipe"] is None
-    trained = make_bench(**RAW).prune(L1, target, seed=0)
+    trained = prune_network(make_bench(**RAW), L1, target, seed=0)
     assert not torch.equal(tensors(plain)["final_conv.bias"], tensors(trained)["final_conv.bias"])
 
 
 def test_an_average_is_scored_by_gradients_and_constants_are_absorbed(make_bench: MakeBench) -> None:
     schedule = replace(TRAINED, recipe=replace(RECIPE, ema=0.9))
-    pruned = make_bench(schedule, absorb_bias=True, evaluate=False).prune(TAYLOR, Target("macs", 0.5), seed=0)
+    pruned = prune_network(
+        make_bench(schedule, absorb_bias=True, evaluate=False), TAYLOR, Target(Goal("macs", 0.5)), seed=0
+    )
     absorbed = [cut["bias_absorption"] for cut in pruned.info["iterations"]]
     assert all(record["absorbed"] for record in absorbed)
     assert pruned.info["bias_absorption"] == absorbed[-1]
 
 
 def test_limits_hold_for_all_cuts_together(make_bench: MakeBench) -> None:
-    target = Target("channels", 0.5, "local", max_ratio=0.5, round_to=4)
-    pruned = make_bench(UNTRAINED, **RAW).prune(L1, target, seed=0)
+    target = Target(Goal("channels", 0.5), "local", max_ratio=0.5, round_to=4)
+    pruned = prune_network(make_bench(UNTRAINED, **RAW), L1, target, seed=0)
     widths = {group.name: group.channels for group in make_bench(None).groups}
     assert {name: len(kept) for name, kept in pruned.info["plan"]["kept"].items()} == {
         name: widths[name] // 2 for name in pruned.info["plan"]["kept"]
@@ -209,7 +219,7 @@ def test_a_target_out_of_reach_is_found_before_the_training(
 
     monkeypatch.setattr(TrainingBetweenCuts, "train", never)
     with pytest.raises(BenchError, match=r"cannot keep only 0\.1% of the macs"):
-        make_bench().prune(L1, Target("macs", 0.001), seed=0)
+        prune_network(make_bench(), L1, Target(Goal("macs", 0.001)), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +229,8 @@ def test_a_target_out_of_reach_is_found_before_the_training(
         ("slimming", {}, Goal("macs", 0.5), "slimming trains the network before it scores it"),
         ("dmcp", {"fresh": True}, Goal("macs", 0.5), "dmcp draws all weights anew after the cut"),
         ("dmcp", {}, Goal("macs", 0.5), "dmcp learns the widths of one cut to the target"),
-        ("l1", {}, Goal("latency", 0.5), "--iterations needs a target that is predicted, not measured"),
-        ("l1", {}, Goal("milliseconds", 5.0), "--iterations needs a target that is predicted, not measured"),
+        ("l1", {}, Goal("latency", 0.5), "`iterations` needs a target that is predicted, not measured"),
+        ("l1", {}, Goal("milliseconds", 5.0), "`iterations` needs a target that is predicted, not measured"),
     ],
 )
 def test_what_several_cuts_do_not_fit(
@@ -228,14 +238,14 @@ def test_what_several_cuts_do_not_fit(
 ) -> None:
     pruner, bench = make_pruner(method, settings), make_bench(UNTRAINED)
     with pytest.raises(UsageError, match=says):
-        bench.prune(pruner, bench.target(pruner, goal), seed=0)
+        prune_network(bench, pruner, bench.target(pruner, goal), seed=0)
     check_schedule(None, pruner, goal)
 
 
 def test_a_search_for_a_threshold_is_that_of_the_last_cut(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(UNTRAINED, **RAW)
     pruner = make_pruner("l1_global")
-    pruned = bench.prune(pruner, bench.target(pruner, Goal("params", 0.5, within=0.01)), seed=0)
+    pruned = prune_network(bench, pruner, bench.target(pruner, Goal("params", 0.5, within=0.01)), seed=0)
     first, last = pruned.info["iterations"]
     assert (first["goal"]["within"], last["goal"]["within"]) == (None, 0.01)
     assert pruned.info["cost"]["after"]["parameters"] / pruned.info["cost"]["before"]["parameters"] == pytest.approx(
@@ -251,7 +261,7 @@ def test_pools_hold_for_every_cut(make_bench: MakeBench) -> None:
     target = replace(bench.target(L1, Goal("channels", 0.5)), scope="global")
     names = [group.name for group in prunable(bench.groups)]
     target = replace(target, pools={name: name for name in names})
-    pruned = bench.prune(L1, target, seed=0)
+    pruned = prune_network(bench, L1, target, seed=0)
     widths = {group.name: group.channels for group in bench.groups}
     for cut, share in zip(pruned.info["iterations"], (0.25, 0.5), strict=True):
         # A pool for each group: all lose the same share.
@@ -280,7 +290,7 @@ def test_a_depthwise_layer_left_with_one_channel_is_in_no_way(
     spec = ModelSpec("toy", 12)
     save_model(tmp_path / "toy.pt", SavedModel(build_model(spec), spec, meta={"input_size": [48, 64]}))
     bench = make_bench(replace(TRAINED, shape="exponential", iterations=3), checkpoint=tmp_path / "toy.pt", **RAW)
-    pruned = bench.prune(L1, Target("channels", 0.875, "local", ratio_of={"first": 0.95}), seed=0)
+    pruned = prune_network(bench, L1, Target(Goal("channels", 0.875), "local", ratio_of={"first": 0.95}), seed=0)
     widths = [{name: len(kept) for name, kept in cut["kept"].items()} for cut in pruned.info["iterations"]]
     assert widths == [{"first": 3, "second": 4}, {"first": 1, "second": 2}, {"first": 1, "second": 1}]
 
@@ -292,12 +302,12 @@ def test_a_schedule_is_part_of_a_jobs_name(make_bench: MakeBench, tmp_path: Path
     schedules.append(replace(TRAINED, distill=DistillOptions(0.5)))
     assert len({digest(make_bench(schedule).identity) for schedule in schedules}) == 7
     plain = make_bench(None)
-    assert type(plain) is Session
+    assert plain.schedule is None
     assert plain.identity == {"pruning": plain.options}
 
     out = tmp_path / "out"
     for schedule in (None, UNTRAINED, UNTRAINED):
-        rows = run_benchmark(make_bench(schedule, **RAW), {"l1": L1}, jobs, None, RunOptions(), out)
+        rows = run_benchmark(make_bench(schedule, **RAW), {"l1": L1}, jobs, None, out)
         assert [row["status"] for row in rows] == ["done"]
     assert len(list(out.glob("l1_r0.3_s0_*"))) == 2
 

@@ -13,23 +13,28 @@ from records import faults
 from torch import Tensor
 
 from bench import train_eval
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions, TrainOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import BenchError
+from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import measure_sensitivity
 from bench.jobs.sweep import grid, run_benchmark
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
 from bench.system.files import file_digest, read_json
+from bench.training.options import TrainOptions
 from bench.training.state import TrainingState
 
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
 SPARSE = {"sparse_epochs": 2, "sparse_batch_size": 4, "sparsity_lambda": 0.05, "sparse_lr": 0.05}
-HALF = Target("channels", 0.5)
+HALF = Target(Goal("channels", 0.5))
 MakeBench = Callable[..., Session]
 
 
@@ -39,8 +44,8 @@ def make_bench(tiny_camvid: Path, shallow_baseline: Path, tmp_path: Path) -> Mak
 
     def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        measure = MeasureOptions(latency=False)
-        reference = Baseline(shallow_baseline, data, RunOptions(), measure, device=torch.device("cpu"))
+        timing = TimingOptions(latency=False)
+        reference = Baseline(shallow_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / folder)
 
     return make
@@ -52,7 +57,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def counted(*arguments: Any, **named: Any) -> train_eval.FitResult:
-        calls.append({"recipe": arguments[2], "run": arguments[3], **named})
+        calls.append({"recipe": arguments[2], "seed": arguments[3], **named})
         return train_eval.fit(*arguments, **named)
 
     monkeypatch.setattr(slimming_pruner, "fit", counted)
@@ -72,10 +77,10 @@ def test_the_network_is_trained_once_for_all_targets_and_commands(
 ) -> None:
     bench = make_bench()
     before = weights(bench)
-    first = bench.prune(slimming(), HALF, seed=0)
+    first = prune_network(bench, slimming(), HALF, seed=0)
     assert "prepare" in first.info["seconds"]
-    second = bench.prune(slimming(), Target("macs", 0.5), seed=0)
-    third = make_bench().prune(slimming(), HALF, seed=0)
+    second = prune_network(bench, slimming(), Target(Goal("macs", 0.5)), seed=0)
+    third = prune_network(make_bench(), slimming(), HALF, seed=0)
     assert not {"prepare", "score"} & (second.info["seconds"].keys() | third.info["seconds"].keys())
     assert len(trainings) == 1
     assert trainings[0]["recipe"] == TrainOptions(
@@ -93,7 +98,7 @@ def test_the_network_is_trained_once_for_all_targets_and_commands(
 
 def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(recalibrate=False)
-    pruned = bench.prune(slimming(), HALF, seed=0)
+    pruned = prune_network(bench, slimming(), HALF, seed=0)
     (folder,) = (tmp_path / "kept").glob("prepared_slimming_*")
     sparse = load_model(folder / "network.pt")
     layers = dict(sparse.model.named_modules())
@@ -118,7 +123,7 @@ def test_what_is_scored_and_cut_is_the_trained_network(make_bench: MakeBench, tm
 
 def test_without_epochs_the_network_is_scored_as_it_is(make_bench: MakeBench, trainings: list) -> None:
     bench = make_bench()
-    pruned = bench.prune(slimming(sparse_epochs=0), HALF, seed=0)
+    pruned = prune_network(bench, slimming(sparse_epochs=0), HALF, seed=0)
     assert trainings == []
     assert pruned.info["preparation"] is None
     assert "prepared" not in pruned.info["quality"]
@@ -139,7 +144,7 @@ def test_the_penalty_shrinks_scales(make_bench: MakeBench) -> None:
 def test_the_weight_of_the_penalty_follows_from_the_shift(make_bench: MakeBench) -> None:
     bench = make_bench()
     records = [
-        bench.prepared(slimming(sparsity_lambda=0.0, scale_shift=0.2, sparse_epochs=epochs), 0).record
+        bench.network_of(slimming(sparsity_lambda=0.0, scale_shift=0.2, sparse_epochs=epochs), 0).record
         for epochs in (1, 2)
     ]
     assert [record["largest_scale_shift"] for record in records] == pytest.approx([0.2, 0.2])
@@ -157,21 +162,21 @@ def test_trainings_of_other_settings_are_not_mixed_up(make_bench: MakeBench, tmp
         (slimming(**quick, sparsity_lambda=0.1), 0),
         (slimming(**quick, sparse_lr=0.1), 0),
     ):
-        bench.prepared(pruner, seed)
+        bench.network_of(pruner, seed)
     # Calibration images are none of its business.
-    make_bench(calib_images=2).prepared(slimming(**quick), 0)
+    make_bench(calib_images=2).network_of(slimming(**quick), 0)
     assert len(list((tmp_path / "kept").glob("prepared_*"))) == 4
 
 
 def test_the_same_seed_trains_the_same_network(make_bench: MakeBench) -> None:
-    networks = [make_bench(folder).prepared(slimming(), 3).model.state_dict() for folder in ("one", "two")]
-    other = make_bench("one").prepared(slimming(), 4).model.state_dict()
+    networks = [make_bench(folder).network_of(slimming(), 3).model.state_dict() for folder in ("one", "two")]
+    other = make_bench("one").network_of(slimming(), 4).model.state_dict()
     assert all(torch.equal(tensor, networks[1][name]) for name, tensor in networks[0].items())
     assert not torch.equal(networks[0]["final_conv.weight"], other["final_conv.weight"])
 
 
 def test_an_interrupted_training_goes_on(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = make_bench("whole").prepared(slimming(), 0).model.state_dict()
+    whole = make_bench("whole").network_of(slimming(), 0).model.state_dict()
     save, epochs = TrainingState.save_last, []
 
     def interrupted(state: TrainingState, *arguments: Any) -> None:
@@ -182,22 +187,22 @@ def test_an_interrupted_training_goes_on(make_bench: MakeBench, monkeypatch: pyt
 
     monkeypatch.setattr(TrainingState, "save_last", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        make_bench("broken").prepared(slimming(), 0)
-    resumed = make_bench("broken").prepared(slimming(), 0).model.state_dict()
+        make_bench("broken").network_of(slimming(), 0)
+    resumed = make_bench("broken").network_of(slimming(), 0).model.state_dict()
     assert epochs == [0, 1, 2]
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
 
 
 def test_a_target_out_of_reach_is_found_before_the_training(make_bench: MakeBench, trainings: list) -> None:
     with pytest.raises(BenchError, match=r"at least .* stay"):
-        make_bench().prune(slimming(), Target("macs", 0.0001), seed=0)
+        prune_network(make_bench(), slimming(), Target(Goal("macs", 0.0001)), seed=0)
     assert trainings == []
 
 
 def test_a_benchmark_trains_once_for_two_ratios(make_bench: MakeBench, trainings: list, tmp_path: Path) -> None:
     jobs = grid(["slimming"], [Goal("channels", 0.3), Goal("channels", 0.5)], [0])
     out = tmp_path / "out"
-    rows = run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, jobs, None, RunOptions(device="cpu"), out)
+    rows = run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, jobs, None, out)
     assert [row["status"] for row in rows] == ["done", "done"]
     assert len(trainings) == 1
     infos = [read_json(out / row["folder"] / "pruning_info.json") for row in rows]
@@ -206,15 +211,15 @@ def test_a_benchmark_trains_once_for_two_ratios(make_bench: MakeBench, trainings
     assert infos[0]["quality"]["prepared"] == infos[1]["quality"]["prepared"]
     # Another seed is another training.
     more = grid(["slimming"], [Goal("channels", 0.3)], [0, 1])
-    run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, more, None, RunOptions(device="cpu"), out)
-    assert [call["run"].seed for call in trainings] == [0, 1]
+    run_benchmark(make_bench("out/scores"), {"slimming": slimming()}, more, None, out)
+    assert [call["seed"] for call in trainings] == [0, 1]
 
 
 def test_sensitivity_is_that_of_the_trained_network(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(recalibrate=False)
     options = SensitivityOptions(sensitivity_ratios=[0.5], sensitivity_images=4)
     record = measure_sensitivity(bench, slimming(), options, 0, tmp_path / "out")
-    sparse = bench.prepared(slimming(), 0).model
+    sparse = bench.network_of(slimming(), 0).model
     images = bench.batches(4, 0)
     classes = bench.baseline.data.classes
     miou = train_eval.evaluate(sparse, images, classes, device=torch.device("cpu")).miou

@@ -13,13 +13,16 @@ from torch import nn
 from torch.nn.functional import kl_div, mse_loss
 
 from bench.channels.groups import find_groups
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError, squared_error
+from bench.engine.pruning import prune_network
 from bench.engine.session import RECONSTRUCTION_SEED, Session
 from bench.errors import UsageError
-from bench.jobs.sweep import row_of
+from bench.jobs.sweep import measured_in
 from bench.measure.baseline import Baseline
-from bench.plan.target import Target
+from bench.measure.options import ScoringOptions, TimingOptions
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.system.files import read_json
 
@@ -83,7 +86,7 @@ def test_a_pattern_that_fits_nothing_is_an_error() -> None:
 @pytest.mark.parametrize("recalibrate", [True, False])
 def test_a_pruning_records_it(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path, recalibrate: bool) -> None:
     data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-    reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=CPU)
+    reference = Baseline(tiny_baseline, data, ScoringOptions(), TimingOptions(latency=False), device=CPU)
     options = PruneOptions(
         evaluate=False,
         recalibrate=recalibrate,
@@ -92,7 +95,7 @@ def test_a_pruning_records_it(tiny_camvid: Path, tiny_baseline: Path, tmp_path: 
         reconstruction_layers=["bottleneck*"],
     )
     bench = Session(reference, options, tmp_path)
-    pruned = bench.prune(make_pruner("l1"), Target("channels", 0.3, "local"), seed=5)
+    pruned = prune_network(bench, make_pruner("l1"), Target(Goal("channels", 0.3), "local"), seed=5)
     found = pruned.info["reconstruction"]
     assert list(found) == (["cut", "recalibrated"] if recalibrate else ["cut"])
     images = torch.cat([images for images, _ in bench.batches(3, RECONSTRUCTION_SEED)])
@@ -112,10 +115,10 @@ def test_the_option_of_the_command_and_the_summarys_columns(
     flags += ["--method", "l1", "--global-ratio", "0.3", "--no-evaluate", "--no-recalibrate", "--no-latency"]
     assert call("prune.py", *flags, "--save", tmp_path / "on", "--reconstruction-images", "2").code == 0
     found = read_json(tmp_path / "on" / "pruning_info.json")["reconstruction"]["cut"]
-    row = row_of(tmp_path / "on")
+    row = measured_in(tmp_path / "on")
     assert {key: row[f"logits_{key}_cut"] for key in ("mse", "relative", "kl")} == {
         key: found[key] for key in ("mse", "relative", "kl")
     }
     assert call("prune.py", *flags, "--save", tmp_path / "off", "--reconstruction-images", "0").code == 0
     assert read_json(tmp_path / "off" / "pruning_info.json")["reconstruction"] == {}
-    assert not [key for key in row_of(tmp_path / "off") if key.startswith("logits")]
+    assert not [key for key in measured_in(tmp_path / "off") if key.startswith("logits")]

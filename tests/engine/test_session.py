@@ -17,13 +17,18 @@ from records import faults
 from torch import Tensor
 from toy_latency import time_by_macs
 
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
-from bench.engine.session import Pruned, Session
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
+from bench.engine.pruning import prune_network
+from bench.engine.results import Pruned
+from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.jobs.pruning import prune_model
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.inference import PLAIN
+from bench.measure.latency import Effort
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
@@ -31,7 +36,7 @@ from bench.system.files import file_digest, plain
 
 IMAGES = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
 OPTIONS = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4)
-HALF = Target("channels", 0.5)
+HALF = Target(Goal("channels", 0.5))
 TAYLOR, L1 = make_pruner("taylor"), make_pruner("l1")
 MakeBench = Callable[..., Session]
 
@@ -40,10 +45,15 @@ MakeBench = Callable[..., Session]
 def make_bench(tiny_camvid: Path, shallow_baseline: Path, tmp_path: Path) -> MakeBench:
     """A new session over the tiny data; scores go to the test's own folder."""
 
-    def make(checkpoint: Path = shallow_baseline, measuring: dict[str, Any] | None = None, **options: Any) -> Session:
+    def make(
+        checkpoint: Path = shallow_baseline,
+        scoring: dict[str, Any] | None = None,
+        timing: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        measure = replace(MeasureOptions(latency=False, latency_runs=10, latency_warmup=0), **(measuring or {}))
-        reference = Baseline(checkpoint, data, RunOptions(), measure, device=torch.device("cpu"))
+        times = replace(TimingOptions(latency=False, latency_runs=10, latency_warmup=0), **(timing or {}))
+        reference = Baseline(checkpoint, data, ScoringOptions(**(scoring or {})), times, device=torch.device("cpu"))
         return Session(reference, replace(OPTIONS, **options), tmp_path / "scores")
 
     return make
@@ -65,14 +75,23 @@ def score_files(folder: Path) -> set[str]:
 # --- repeating
 
 
+def test_scores_of_another_revision_are_computed_anew(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_bench()
+    first = session.scores(L1, 0)[1]
+    assert "revision" not in session.score_identity(L1, 0)
+    monkeypatch.setattr(type(L1), "revision", 2)
+    assert session.score_identity(L1, 0)["revision"] == 2
+    assert session.scores(L1, 0)[1] != first
+
+
 @pytest.mark.parametrize("method", ["taylor", "random"])
 def test_the_same_seed_gives_the_same_network_and_numbers(make_bench: MakeBench, tmp_path: Path, method: str) -> None:
     pruner = make_pruner(method)
-    first = make_bench().prune(pruner, HALF, seed=1)
+    first = prune_network(make_bench(), pruner, HALF, seed=1)
     # Nothing of the first run is reused: the scores are computed again.
     for path in (tmp_path / "scores").iterdir():
         path.unlink()
-    again = make_bench().prune(pruner, HALF, seed=1)
+    again = prune_network(make_bench(), pruner, HALF, seed=1)
     assert "score" in again.info["seconds"]
     assert without_times(again.info) == without_times(first.info)
     assert torch.equal(logits_of(again), logits_of(first))
@@ -81,9 +100,9 @@ def test_the_same_seed_gives_the_same_network_and_numbers(make_bench: MakeBench,
 def test_one_bench_can_be_used_again(make_bench: MakeBench) -> None:
     bench = make_bench()
     before = {name: tensor.clone() for name, tensor in bench.baseline.saved.model.state_dict().items()}
-    first = bench.prune(TAYLOR, HALF, seed=1)
-    bench.prune(L1, Target("channels", 0.8, "local"), seed=1)
-    again = bench.prune(TAYLOR, HALF, seed=1)
+    first = prune_network(bench, TAYLOR, HALF, seed=1)
+    prune_network(bench, L1, Target(Goal("channels", 0.8), "local"), seed=1)
+    again = prune_network(bench, TAYLOR, HALF, seed=1)
     assert without_times(again.info) == without_times(first.info)
     assert torch.equal(logits_of(again), logits_of(first))
     after = bench.baseline.saved.model.state_dict()
@@ -92,13 +111,13 @@ def test_one_bench_can_be_used_again(make_bench: MakeBench) -> None:
 
 def test_another_seed_sees_other_images(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench()
-    one, other = (bench.prune(TAYLOR, HALF, seed) for seed in (1, 2))
+    one, other = (prune_network(bench, TAYLOR, HALF, seed) for seed in (1, 2))
     assert one.info["scores"] != other.info["scores"]
     scores = [torch.load(tmp_path / "scores" / p.info["scores"], weights_only=True)["scores"] for p in (one, other)]
     assert not any(torch.equal(scores[0][name], scores[1][name]) for name in scores[0])
     assert one.info["plan"]["kept"] != other.info["plan"]["kept"]
     # Weights alone do not depend on the seed; the statistics re-estimated on other images do.
-    one, other = (bench.prune(L1, HALF, seed) for seed in (1, 2))
+    one, other = (prune_network(bench, L1, HALF, seed) for seed in (1, 2))
     assert one.info["plan"]["kept"] == other.info["plan"]["kept"]
     assert one.info["quality"]["cut"] == other.info["quality"]["cut"]
     assert not torch.equal(logits_of(one), logits_of(other))
@@ -109,14 +128,14 @@ def test_another_seed_sees_other_images(make_bench: MakeBench, tmp_path: Path) -
 
 def test_scores_are_computed_once_for_all_targets(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench()
-    first = bench.prune(TAYLOR, Target("channels", 0.2), seed=0)
+    first = prune_network(bench, TAYLOR, Target(Goal("channels", 0.2)), seed=0)
     again = {"plan", "cut", "recalibrate"}
     assert first.info["seconds"].keys() == {"groups", "cost_table", "score"} | again
-    second = bench.prune(TAYLOR, Target("macs", 0.5), seed=0)
+    second = prune_network(bench, TAYLOR, Target(Goal("macs", 0.5)), seed=0)
     assert second.info["seconds"].keys() == again
     assert second.info["scores"] == first.info["scores"]
     # A bench of another process finds them too.
-    third = make_bench().prune(TAYLOR, Target("channels", 0.2), seed=0)
+    third = prune_network(make_bench(), TAYLOR, Target(Goal("channels", 0.2)), seed=0)
     assert "score" not in third.info["seconds"]
     assert without_times(third.info) == without_times(first.info)
     assert score_files(tmp_path / "scores") == {first.info["scores"]}
@@ -125,23 +144,23 @@ def test_scores_are_computed_once_for_all_targets(make_bench: MakeBench, tmp_pat
 def test_scores_of_other_settings_are_not_mixed_up(
     make_bench: MakeBench, shallow_baseline: Path, tmp_path: Path
 ) -> None:
-    target = Target("channels", 0.2)
+    target = Target(Goal("channels", 0.2))
     names = [
-        make_bench().prune(TAYLOR, target, seed=0).info["scores"],
-        make_bench().prune(TAYLOR, target, seed=1).info["scores"],
-        make_bench().prune(make_pruner("taylor", {"term": "gamma"}), target, seed=0).info["scores"],
-        make_bench(calib_images=2).prune(TAYLOR, target, seed=0).info["scores"],
-        make_bench(calib_batch_size=1).prune(TAYLOR, target, seed=0).info["scores"],
-        make_bench(ignore=["downs.0*"]).prune(TAYLOR, target, seed=0).info["scores"],
-        make_bench().prune(L1, target, seed=0).info["scores"],
+        prune_network(make_bench(), TAYLOR, target, seed=0).info["scores"],
+        prune_network(make_bench(), TAYLOR, target, seed=1).info["scores"],
+        prune_network(make_bench(), make_pruner("taylor", {"term": "gamma"}), target, seed=0).info["scores"],
+        prune_network(make_bench(calib_images=2), TAYLOR, target, seed=0).info["scores"],
+        prune_network(make_bench(calib_batch_size=1), TAYLOR, target, seed=0).info["scores"],
+        prune_network(make_bench(ignore=["downs.0*"]), TAYLOR, target, seed=0).info["scores"],
+        prune_network(make_bench(), L1, target, seed=0).info["scores"],
     ]
     saved = load_model(shallow_baseline)
     saved.model.final_conv.weight.data.mul_(2)
     save_model(tmp_path / "other.pt", saved)
-    names.append(make_bench(tmp_path / "other.pt").prune(TAYLOR, target, seed=0).info["scores"])
+    names.append(prune_network(make_bench(tmp_path / "other.pt"), TAYLOR, target, seed=0).info["scores"])
     assert len(set(names)) == len(names)
     # Calibration images are none of L1's business.
-    assert make_bench(calib_images=2).prune(L1, target, seed=0).info["scores"] == names[6]
+    assert prune_network(make_bench(calib_images=2), L1, target, seed=0).info["scores"] == names[6]
 
 
 # --- the record
@@ -149,7 +168,9 @@ def test_scores_of_other_settings_are_not_mixed_up(
 
 def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     bench = make_bench(tiny_baseline)
-    pruned = bench.prune(make_pruner("taylor", {"term": "gamma"}), Target("channels", 0.5, "local", 0.1), seed=4)
+    pruned = prune_network(
+        bench, make_pruner("taylor", {"term": "gamma"}), Target(Goal("channels", 0.5), "local", 0.1), seed=4
+    )
     info = pruned.info
     assert json.loads(json.dumps(info)) == info
     assert list(info) == [
@@ -202,21 +223,21 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
 
 def test_quality_is_that_of_the_network(make_bench: MakeBench) -> None:
     bench = make_bench()
-    pruned = bench.prune(L1, Target("channels", 0.3, "local"), seed=0)
+    pruned = prune_network(bench, L1, Target(Goal("channels", 0.3), "local"), seed=0)
     again = bench.baseline.evaluate(pruned.saved.model, "again")
     assert again.record() == pruned.evaluation.record() == pruned.info["quality"]["recalibrated"]
     assert torch.equal(again.per_image, pruned.evaluation.per_image)
-    raw = make_bench(recalibrate=False).prune(L1, Target("channels", 0.3, "local"), seed=0)
+    raw = prune_network(make_bench(recalibrate=False), L1, Target(Goal("channels", 0.3), "local"), seed=0)
     assert raw.info["quality"].keys() == {"split", "baseline", "cut"}
     assert raw.info["quality"]["cut"] == pruned.info["quality"]["cut"]
-    quiet = make_bench(evaluate=False).prune(L1, Target("channels", 0.3, "local"), seed=0)
+    quiet = prune_network(make_bench(evaluate=False), L1, Target(Goal("channels", 0.3), "local"), seed=0)
     assert quiet.info["quality"] == {"split": "test"}
     assert torch.equal(logits_of(quiet), logits_of(pruned))
 
 
 def test_bias_absorption_is_recorded(make_bench: MakeBench, tiny_baseline: Path) -> None:
-    target, options = Target("channels", 0.3, "local"), {"checkpoint": tiny_baseline, "recalibrate": False}
-    plain, absorbed = (make_bench(absorb_bias=on, **options).prune(L1, target, seed=0) for on in (False, True))
+    target, options = Target(Goal("channels", 0.3), "local"), {"checkpoint": tiny_baseline, "recalibrate": False}
+    plain, absorbed = (prune_network(make_bench(absorb_bias=on, **options), L1, target, seed=0) for on in (False, True))
     assert plain.info["bias_absorption"] is None
     record = absorbed.info["bias_absorption"]
     assert record["absorbed"]["ups.5.conv.3"] == ["final_conv"]
@@ -228,22 +249,22 @@ def test_bias_absorption_is_recorded(make_bench: MakeBench, tiny_baseline: Path)
 
 def test_a_pattern_that_fits_nothing_is_found_before_scoring(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench()
-    with pytest.raises(UsageError, match=r"--ratio-of pattern 'layer9\*' fits no group"):
-        bench.prune(TAYLOR, Target("channels", 0.3, ratio_of={"layer9*": 0.5}), seed=0)
+    with pytest.raises(UsageError, match=r"`ratio_of` pattern 'layer9\*' fits no group"):
+        prune_network(bench, TAYLOR, Target(Goal("channels", 0.3), ratio_of={"layer9*": 0.5}), seed=0)
     assert not (tmp_path / "scores").exists()
 
 
 def test_targets_of_a_method(make_bench: MakeBench) -> None:
     goal, exact = Goal("channels", 0.3), Goal("params", 0.5, within=0.01)
     bench = make_bench()
-    assert bench.target(TAYLOR, goal) == Target("channels", 0.3, "global", 0.02)
-    assert make_bench(min_keep=0.1).target(L1, goal) == Target("channels", 0.3, "local", 0.1)
+    assert bench.target(TAYLOR, goal) == Target(Goal("channels", 0.3), "global", 0.02)
+    assert make_bench(min_keep=0.1).target(L1, goal) == Target(Goal("channels", 0.3), "local", 0.1)
     limits = {"max_ratio": 0.8, "round_to": 8, "ratio_of": {"head*": 0.1}}
     narrowed = make_bench(scope="isomorphic", **limits)
-    assert narrowed.target(L1, Goal("size", 10**7)) == Target("size", 10**7, "isomorphic", **limits)
-    assert bench.target(TAYLOR, exact) == Target("params", 0.5, "global", within=0.01)
-    assert Target("params", 0.5, within=0.01).goal == exact
-    with pytest.raises(UsageError, match="l1 ranks with --scope local; pass --scope global or leave it out"):
+    assert narrowed.target(L1, Goal("size", 10**7)) == Target(Goal("size", 10**7), "isomorphic", **limits)
+    assert bench.target(TAYLOR, exact) == Target(Goal("params", 0.5, within=0.01), "global")
+    assert Target(exact).goal == exact
+    with pytest.raises(UsageError, match="l1 ranks with `scope=local`; pass `scope=global` or leave it out"):
         bench.target(L1, exact)
 
 
@@ -252,13 +273,13 @@ def test_pools_of_a_method_are_used_and_recorded_unless_a_scope_is_asked_for(mak
     bench = make_bench(recalibrate=False, evaluate=False)
     target = bench.target(sirfp, goal)
     assert set(target.pools.values()) == {"backbone", "rest"}
-    assert make_bench(scope="global").target(sirfp, goal) == Target("channels", 0.5)
-    info = bench.prune(sirfp, target, seed=0).info
+    assert make_bench(scope="global").target(sirfp, goal) == Target(Goal("channels", 0.5))
+    info = prune_network(bench, sirfp, target, seed=0).info
     assert info["target"]["pools"] == target.pools
-    whole = bench.prune(sirfp, Target("channels", 0.5), seed=0)
+    whole = prune_network(bench, sirfp, Target(Goal("channels", 0.5)), seed=0)
     assert whole.info["scores"] == info["scores"]
     assert whole.info["plan"]["kept"] != info["plan"]["kept"]
-    with pytest.raises(UsageError, match="sirfp ranks in pools; pass --scope global"):
+    with pytest.raises(UsageError, match="sirfp ranks in pools; pass `scope=global`"):
         bench.target(sirfp, Goal("params", 0.5, within=0.01))
 
 
@@ -278,7 +299,7 @@ def test_a_latency_is_searched_and_verified(
 ) -> None:
     # Of so many channels that the latency is met closely.
     bench = make_bench(tiny_baseline, evaluate=False, recalibrate=False)
-    info = bench.prune(L1, Target(goal.kind, goal.value, **limits), seed=0).info
+    info = prune_network(bench, L1, Target(goal, **limits), seed=0).info
     search = info["latency_search"]
     macs = info["cost"]["after"]["macs"] / info["cost"]["before"]["macs"]
     assert 0.2 + 0.8 * macs == pytest.approx(0.6, rel=0.02)
@@ -290,21 +311,21 @@ def test_a_latency_is_searched_and_verified(
     # Whatever was measured on the way, the finished network is measured anew and in full.
     assert efforts == [*(0.5 if point["is_long"] else 0.2 for point in search["measured"]), 1.0]
     # It is the same network that its share of the MACs gives.
-    same = bench.prune(L1, Target("macs", macs, **limits), seed=0).info
+    same = prune_network(bench, L1, Target(Goal("macs", macs), **limits), seed=0).info
     assert same["plan"]["kept"] == info["plan"]["kept"]
     assert same["latency_search"] is None
 
 
 def test_the_effort_is_a_share_of_a_full_measurement(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
     full = {"latency": True, "latency_warmup": 20, "latency_runs": 200, "latency_seconds": 10.0}
-    reference = make_bench(measuring=full).baseline
+    reference = make_bench(timing=full).baseline
     asked = []
-    monkeypatch.setattr("bench.measure.baseline.time_networks", lambda *_, options, **__: asked.append(options))
+    monkeypatch.setattr("bench.measure.baseline.time_networks", lambda *_, effort, **__: asked.append(effort))
     for effort in (1.0, 0.2):
         reference.time(reference.saved.model, effort)
     assert asked == [
-        MeasureOptions(latency_warmup=20, latency_runs=200, latency_seconds=10.0),
-        MeasureOptions(latency_warmup=4, latency_runs=40, latency_seconds=2.0),
+        Effort(warmup=20, runs=200, seconds=10.0),
+        Effort(warmup=4, runs=40, seconds=2.0),
     ]
 
 
@@ -334,7 +355,7 @@ def test_a_latency_out_of_reach_leaves_nothing_half_done(
 
 def test_removing_nothing_gives_the_baseline(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench()
-    pruned = bench.prune(TAYLOR, Target("channels", 0.0), seed=0)
+    pruned = prune_network(bench, TAYLOR, Target(Goal("channels", 0.0)), seed=0)
     save_model(tmp_path / "same.pt", pruned.saved)
     opened = load_model(tmp_path / "same.pt").model
     with torch.inference_mode():
@@ -346,9 +367,9 @@ def test_removing_nothing_gives_the_baseline(make_bench: MakeBench, tmp_path: Pa
 
 def test_a_pruned_network_is_pruned_again(make_bench: MakeBench, tiny_baseline: Path, tmp_path: Path) -> None:
     options = {"recalibrate": False, "evaluate": False}
-    once = make_bench(tiny_baseline, **options).prune(L1, Target("channels", 0.3, "local"), seed=0)
+    once = prune_network(make_bench(tiny_baseline, **options), L1, Target(Goal("channels", 0.3), "local"), seed=0)
     save_model(tmp_path / "once.pt", once.saved)
-    twice = make_bench(tmp_path / "once.pt", **options).prune(TAYLOR, Target("channels", 0.3), seed=0)
+    twice = prune_network(make_bench(tmp_path / "once.pt", **options), TAYLOR, Target(Goal("channels", 0.3)), seed=0)
     save_model(tmp_path / "twice.pt", twice.saved)
     opened = load_model(tmp_path / "twice.pt")
     with torch.inference_mode():
@@ -368,14 +389,14 @@ def test_a_pruned_network_is_pruned_again(make_bench: MakeBench, tiny_baseline: 
 def test_a_target_out_of_reach_leaves_the_scores(make_bench: MakeBench) -> None:
     bench = make_bench()
     with pytest.raises(BenchError, match=r"at least .* stay"):
-        bench.prune(TAYLOR, Target("macs", 0.0001), seed=0)
-    assert "score" not in bench.prune(TAYLOR, HALF, seed=0).info["seconds"]
+        prune_network(bench, TAYLOR, Target(Goal("macs", 0.0001)), seed=0)
+    assert "score" not in prune_network(bench, TAYLOR, HALF, seed=0).info["seconds"]
 
 
 @pytest.mark.parametrize("method", ["l1", "taylor"])
 def test_a_network_without_prunable_channels_is_an_error(make_bench: MakeBench, method: str) -> None:
     with pytest.raises(BenchError, match="no channel of unet_small may be removed") as caught:
-        make_bench(ignore=["*"]).prune(make_pruner(method), HALF, seed=0)
+        prune_network(make_bench(ignore=["*"]), make_pruner(method), HALF, seed=0)
     assert "\n" not in str(caught.value)
 
 
@@ -384,7 +405,7 @@ def test_a_network_without_prunable_channels_is_an_error(make_bench: MakeBench, 
 
 def test_a_comparison(make_bench: MakeBench, shallow_baseline: Path, tmp_path: Path) -> None:
     bench = make_bench()
-    pruned = bench.prune(L1, Target("channels", 0.5, "local"), seed=0)
+    pruned = prune_network(bench, L1, Target(Goal("channels", 0.5), "local"), seed=0)
     path = tmp_path / "pruned.pt"
     save_model(path, pruned.saved)
     report = bench.baseline.compare(path, pruned.saved)
@@ -413,13 +434,13 @@ def test_a_baseline_alone(make_bench: MakeBench) -> None:
     assert json.loads(json.dumps(report)) == report
     assert (report["candidate"], report["change"], report["latency"]) == (None, None, None)
     assert report["baseline"]["quality"] == reference.quality
-    assert reference.time().as_dict()["networks"].keys() == {"baseline"}
+    assert reference.time().networks.keys() == {"baseline"}
 
 
 def test_networks_are_scored_alike_as_the_options_say(make_bench: MakeBench, shallow_baseline: Path, tmp_path) -> None:
     scoring = {"sliding_window": (24, 32), "scales": [0.5, 1.0], "flip": True}
-    ordinary, other = make_bench(), make_bench(measuring=scoring)
-    quality = other.prune(L1, Target("channels", 0.5, "local"), seed=0).info["quality"]
+    ordinary, other = make_bench(), make_bench(scoring=scoring)
+    quality = prune_network(other, L1, Target(Goal("channels", 0.5), "local"), seed=0).info["quality"]
     assert quality["baseline"] != ordinary.baseline.quality
     found = other.baseline.compare(shallow_baseline, load_model(shallow_baseline))
     assert found["scoring"] == {
@@ -434,8 +455,8 @@ def test_a_split_without_labels_is_an_error(tmp_path: Path, tiny_camvid: Path, s
     for path in (tmp_path / "camvid" / "testannot").iterdir():
         Image.fromarray(np.full((48, 64), 11, np.uint8)).save(path)
     data = DataOptions("camvid", str(tmp_path / "camvid"), num_workers=0)
-    measure = MeasureOptions(latency=False)
-    reference = Baseline(shallow_baseline, data, RunOptions(), measure, device=torch.device("cpu"))
-    with pytest.raises(BenchError, match=r"no pixel of camvid's test split is labelled with a class.*--split"):
+    timing = TimingOptions(latency=False)
+    reference = Baseline(shallow_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
+    with pytest.raises(BenchError, match=r"no pixel of camvid's test split is labelled with a class.*`split`"):
         reference.describe()
     assert [name for name, _ in reference.predictions(reference.saved.model, "")] == reference.data.names("test")

@@ -10,18 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.config.options import DataOptions, MeasureOptions, RunOptions
+from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.jobs.evaluation import write_predictions
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
 
 
-def reference(checkpoint, dataset: str, root, **measure) -> Baseline:
+def reference(checkpoint, dataset: str, root, **scoring) -> Baseline:
     data = DataOptions(dataset, str(root), input_size=(48, 64), num_workers=0)
-    measure = MeasureOptions(latency=False, **measure)
-    return Baseline(checkpoint, data, RunOptions(), measure, device=torch.device("cpu"))
+    how = ScoringOptions(**scoring), TimingOptions(latency=False)
+    return Baseline(checkpoint, data, *how, device=torch.device("cpu"))
 
 
 def test_label_ids_are_what_the_cityscapes_scripts_read(cityscapes_root, tmp_path):

@@ -17,19 +17,23 @@ import yaml
 from PIL import Image
 
 from bench.channels.groups import prunable
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions, SensitivityOptions
+from bench.datasets.options import DataOptions
+from bench.engine.one_cut import smaller
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.jobs import sensitivity
+from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import evaluate
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners import make_pruner
 from bench.recover.recalibration import recalibrate
-from bench.report.heat_map import heat_map
+from bench.report.plots import heat_map
 from bench.system.files import file_digest
 
 PLAIN = PruneOptions(recalibrate=False, calib_batch_size=4, recalibration_images=4)
@@ -58,7 +62,8 @@ def half_dead_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def session_of(baseline: Path, data_root: Path, scores: Path, **options: Any) -> Session:
     data = DataOptions(dataset="camvid", data_root=str(data_root), num_workers=0)
-    reference = Baseline(baseline, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+    timing = TimingOptions(latency=False)
+    reference = Baseline(baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
     return Session(reference, replace(PLAIN, **options), scores)
 
 
@@ -108,7 +113,7 @@ def test_rows_are_what_a_cut_network_costs_and_scores(measured: dict[str, Any], 
         plan = plan_of(groups[row["group"]], row["ratio"], scores, bench)
         others = [name for name, kept in plan.kept.items() if len(kept) < groups[name].channels]
         assert others == ([row["group"]] if row["ratio"] else [])
-        network, _ = bench.smaller(plan)
+        network, _ = smaller(bench, bench.baseline.saved.model, plan)
         cost = measure_cost(network, (48, 64))
         assert (row["parameters"], row["macs"]) == (cost.parameters, cost.macs)
         quality = evaluate(network, images, bench.baseline.data.classes, device=torch.device("cpu"))

@@ -12,32 +12,28 @@ import pytest
 import torch
 from toy_latency import time_by_macs
 
-from bench.config.options import (
-    DataOptions,
-    DistillOptions,
-    FinetuneOptions,
-    MeasureOptions,
-    PruneOptions,
-    RunOptions,
-    TrainOptions,
-)
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import SavedModel, load_model
 from bench.plan.target import Goal
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
+from bench.report.summary_record import BaselineRecord, ComparisonRow, SummaryRecord
 from bench.system.files import file_digest
 from bench.training.distillation import distillation_of
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 QUICK = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
-UNTIMED = MeasureOptions(latency=False)
-TIMED = MeasureOptions(latency_warmup=0, latency_runs=10)
+UNTIMED = TimingOptions(latency=False)
+TIMED = TimingOptions(latency_warmup=0, latency_runs=10)
 RECIPE = TrainOptions(epochs=1, batch_size=4, lr=0.01)
-CPU = RunOptions(device="cpu")
+SCORING = ScoringOptions()
 
 
 @pytest.fixture
@@ -56,9 +52,8 @@ class Benchmark:
     def __init__(self, data_root: Path, baseline: Path, out: Path):
         self.data, self.baseline, self.out = DataOptions("camvid", str(data_root), num_workers=0), baseline, out
 
-    def reference(self, measure: MeasureOptions = UNTIMED, seed: int = 0) -> Baseline:
-        run = replace(CPU, seed=seed)
-        return Baseline(self.baseline, self.data, run, measure, device=torch.device("cpu"))
+    def reference(self, timing: TimingOptions = UNTIMED, scoring: ScoringOptions = SCORING, seed: int = 0) -> Baseline:
+        return Baseline(self.baseline, self.data, scoring, timing, device=torch.device("cpu"), seed=seed)
 
     def run(
         self,
@@ -69,21 +64,22 @@ class Benchmark:
         kind: str = "channels",
         options: PruneOptions = QUICK,
         settings: dict[str, Any] | None = None,
-        measure: MeasureOptions = UNTIMED,
+        timing: TimingOptions = UNTIMED,
+        scoring: ScoringOptions = SCORING,
         finetune: TrainOptions | None = None,
         seed: int = 0,
     ) -> list[dict[str, Any]]:
-        session = Session(self.reference(measure, seed), options, self.out / "scores")
+        session = Session(self.reference(timing, scoring, seed), options, self.out / "scores")
         pruners = make_pruners(methods, settings or {})
         jobs = grid(methods, [Goal(kind, ratio) for ratio in ratios], seeds)
-        return run_benchmark(session, pruners, jobs, finetune, CPU, self.out)
+        return run_benchmark(session, pruners, jobs, finetune, self.out)
 
     def finetune(
         self, recipe: TrainOptions = RECIPE, distill: DistillOptions | None = None, **changes: Any
     ) -> list[dict[str, Any]]:
         reference = self.reference(**changes)
         taught = distillation_of(distill or DistillOptions(), reference.saved.model, reference.digest)
-        return finetune_benchmark(reference, recipe, CPU, self.out, taught)
+        return finetune_benchmark(reference, recipe, self.out, taught)
 
     def recipe(self) -> dict[str, Any]:
         """What the report of the only job says about its fine-tuning."""
@@ -133,7 +129,13 @@ def test_every_cell_has_a_row_and_a_folder_of_its_own(bench):
         assert row["channel_ratio"] == pytest.approx(row["ratio"], abs=0.03)
         assert 0 < row["parameters_kept"] < 1
         assert 0 < row["macs_kept"] < 1
-    assert numbers(bench.summary()["rows"]) == numbers(rows)
+    summary = bench.summary()
+    assert numbers(summary["rows"]) == numbers(rows)
+    # The types name every field.
+    assert list(summary) == list(SummaryRecord.__annotations__)
+    assert summary["baseline"].keys() == BaselineRecord.__annotations__.keys()
+    for row in rows:
+        assert row.keys() == ComparisonRow.__annotations__.keys()
 
 
 def test_other_goals_have_rows_and_folders_that_say_so(fine_bench):
@@ -177,7 +179,7 @@ def test_a_latency_is_a_goal_of_its_own_for_each_machine(fine_bench, monkeypatch
     # What was found on one machine is nothing to another one; a target that is not measured is.
     monkeypatch.setattr("bench.jobs.sweep.device_name", lambda device: "another")
     (other,) = bench.run(["l1"], [0.6], kind="latency")
-    (third,) = bench.run(["l1"], [0.6], kind="latency", measure=replace(UNTIMED, latency_amp="bf16"))
+    (third,) = bench.run(["l1"], [0.6], kind="latency", timing=replace(UNTIMED, latency_amp="bf16"))
     assert len({rows[0]["folder"], other["folder"], third["folder"]}) == 3
     folders = {bench.run(["l1"], [0.1])[0]["folder"]}
     monkeypatch.undo()
@@ -216,7 +218,7 @@ def test_what_changes_the_pruning_changes_the_folder(bench):
     bench.run(["taylor"], settings={"taylor.term": "gamma"})
     bench.run(["taylor"], options=replace(QUICK, protect_first=True))
     bench.run(["taylor"], options=replace(QUICK, calib_images=3))
-    bench.run(["taylor"], measure=replace(UNTIMED, split="val"))
+    bench.run(["taylor"], scoring=ScoringOptions(split="val"))
     assert len(bench.written("pruned_model.pt")) == 5
 
 
@@ -289,17 +291,17 @@ def test_ctrl_c_ends_the_sweep_and_the_job_is_done_again(bench, monkeypatch):
     assert bench.written("failed") == {}
 
 
-@pytest.mark.parametrize("measure", [UNTIMED, TIMED], ids=["untimed", "timed"])
+@pytest.mark.parametrize("timing", [UNTIMED, TIMED], ids=["untimed", "timed"])
 @pytest.mark.parametrize("recalibrate", [True, False])
 @pytest.mark.parametrize("evaluate", [True, False])
-def test_whatever_is_switched_off_the_summary_is_written(bench, evaluate, recalibrate, measure):
+def test_whatever_is_switched_off_the_summary_is_written(bench, evaluate, recalibrate, timing):
     options = replace(QUICK, evaluate=evaluate, recalibrate=recalibrate)
-    rows = bench.run(["l1"], [0.0, 0.2], options=options, measure=measure)
+    rows = bench.run(["l1"], [0.0, 0.2], options=options, timing=timing)
     assert {row["status"] for row in rows} == {"done"}
     assert (rows[1]["miou_cut"] is not None) == evaluate
     assert (rows[1]["miou_recalibrated"] is not None) == (evaluate and recalibrate)
     assert rows[0]["miou_recalibrated"] is None, "nothing was removed"
-    assert (rows[1]["latency_ms"] is not None) == measure.latency
+    assert (rows[1]["latency_ms"] is not None) == timing.latency
     assert rows[0]["parameters_kept"] == 1
     assert rows[1]["baseline_miou"] == bench.summary()["baseline"]["miou"]
     lines = (bench.out / "benchmark_summary.csv").read_text().splitlines()
@@ -309,24 +311,24 @@ def test_whatever_is_switched_off_the_summary_is_written(bench, evaluate, recali
 
 
 def test_latency_is_added_to_what_was_measured_without(bench):
-    (row,) = bench.run(["l1"], measure=UNTIMED)
+    (row,) = bench.run(["l1"], timing=UNTIMED)
     before = bench.written("pruned_model.pt")
-    (timed,) = bench.run(["l1"], measure=TIMED)
+    (timed,) = bench.run(["l1"], timing=TIMED)
     assert row["latency_ms"] is None
     assert timed["latency_ms"] > 0
     assert timed["speedup_low"] <= timed["speedup"] <= timed["speedup_high"]
     assert bench.written("pruned_model.pt") == before
     written = bench.written("report.json")
-    (again,) = bench.run(["l1"], measure=TIMED)
+    (again,) = bench.run(["l1"], timing=TIMED)
     assert again["latency_ms"] == timed["latency_ms"]
     assert bench.written("report.json") == written
 
 
 def test_latency_is_measured_anew_in_another_mode(bench):
-    (plain,) = bench.run(["l1"], measure=TIMED)
+    (plain,) = bench.run(["l1"], timing=TIMED)
     before = bench.written("pruned_model.pt")
     mode = replace(TIMED, latency_channels_last=True, latency_batch=2)
-    (other,) = bench.run(["l1"], measure=mode)
+    (other,) = bench.run(["l1"], timing=mode)
     assert other["folder"] == plain["folder"]
     assert bench.written("pruned_model.pt") == before
     latency = json.loads((bench.out / other["folder"] / "report.json").read_text())["latency"]
@@ -339,12 +341,12 @@ def test_latency_is_measured_anew_in_another_mode(bench):
 
 
 def test_reports_of_the_time_before_there_were_modes_are_plain(bench):
-    (row,) = bench.run(["l1"], measure=TIMED)
+    (row,) = bench.run(["l1"], timing=TIMED)
     path = bench.out / row["folder"] / "report.json"
     report = json.loads(path.read_text())
     del report["latency"]["mode"], report["latency"]["throughput"]
     path.write_text(json.dumps(report))
-    (again,) = bench.run(["l1"], measure=TIMED)
+    (again,) = bench.run(["l1"], timing=TIMED)
     assert again["latency_ms"] == row["latency_ms"]
     assert json.loads(path.read_text()) == report
 
@@ -475,7 +477,7 @@ def test_finetuning_refuses_what_does_not_compare(bench, shallow_baseline, tmp_p
     def errors(**changes: Any) -> list[str]:
         return [row["error"] for row in bench.finetune(**changes)]
 
-    (error,) = errors(measure=replace(UNTIMED, split="val"))
+    (error,) = errors(scoring=ScoringOptions(split="val"))
     assert error.endswith("was measured with --split test; pass that too, or its numbers do not compare")
     bench.data = replace(bench.data, input_size=(32, 32))
     (error,) = errors()
@@ -486,7 +488,7 @@ def test_finetuning_refuses_what_does_not_compare(bench, shallow_baseline, tmp_p
         ({"flip": True}, "without --flip; leave that out too"),
         ({"sliding_window": (16, 16)}, "without --sliding-window; leave that out too"),
     ):
-        (error,) = errors(measure=replace(UNTIMED, **changes))
+        (error,) = errors(scoring=ScoringOptions(**changes))
         assert f"was measured {says}, or its numbers do not compare" in error
 
     other = load_model(shallow_baseline)

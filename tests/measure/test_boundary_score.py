@@ -152,7 +152,7 @@ def test_a_share_is_one_of_the_labels_diagonal():
 
 def test_many_classes_are_refused():
     names = tuple(map(str, range(63)))
-    with pytest.raises(BenchError, match="at most 62 classes, not 63; set --boundary-width 0"):
+    with pytest.raises(BenchError, match="at most 62 classes, not 63; set `boundary_width=0`"):
         BoundaryCounts(Classes(names, ((0, 0, 0),) * 63, 63, 255), 1)
 
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toy_training import CLASSES
 
-from bench.config.options import MeasureOptions
 from bench.errors import UsageError
 from bench.measure.evaluation import evaluate
 from bench.measure.inference import PLAIN, Scoring, predict, window_starts
+from bench.measure.options import ScoringOptions
 
 IMAGES = torch.randn(2, 3, 13, 17, generator=torch.Generator().manual_seed(0))
 SIZE = (26, 34)
@@ -166,19 +166,19 @@ def test_evaluation_uses_it():
 
 
 def test_options_become_scoring():
-    assert Scoring.of(MeasureOptions()) == PLAIN
-    options = MeasureOptions(sliding_window=(8, 9), stride=(8, 9), scales=[0.5], flip=True, boundary_width=3.0)
+    assert Scoring.of(ScoringOptions()) == PLAIN
+    options = ScoringOptions(sliding_window=(8, 9), stride=(8, 9), scales=[0.5], flip=True, boundary_width=3.0)
     assert Scoring.of(options) == Scoring((8, 9), (8, 9), (0.5,), True, 3.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"stride": (8, 8)}, "--stride is the step of --sliding-window; pass that too"),
-        ({"stride": (8, 9), "sliding_window": (8, 8)}, "--stride 8,9 leaves gaps between windows of 8,8"),
-        ({"scales": [1.0, float("inf")]}, "--scales must be finite"),
+        ({"stride": (8, 8)}, "`stride` is the step of `sliding_window`; pass that too"),
+        ({"stride": (8, 9), "sliding_window": (8, 8)}, "`stride=8,9` leaves gaps between windows of 8,8"),
+        ({"scales": [1.0, float("inf")]}, "`scales` must be finite"),
     ],
 )
 def test_contradictions_are_refused(changes, says):
     with pytest.raises(UsageError, match=says):
-        Scoring.of(MeasureOptions(**changes))
+        Scoring.of(ScoringOptions(**changes))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bench.config.options import MeasureOptions
 from bench.errors import BenchError, UsageError
 from bench.measure import latency
-from bench.measure.latency import Latency, interleaved, paired_interval, speedup_text, time_networks
+from bench.measure.latency import Effort, interleaved, paired_interval, time_networks
 from bench.measure.latency_mode import LatencyMode
-from bench.report.latency_text import latency_conditions, latency_lines
+from bench.measure.latency_report import Latency, LatencyReport, Speedup
+from bench.measure.options import TimingOptions
+from bench.report.text import latency_conditions, latency_lines
 from bench.system.files import plain
 
 
@@ -47,14 +49,15 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def quick(**changes) -> MeasureOptions:
-    return MeasureOptions(**{"latency_warmup": 2, "latency_runs": 12, **changes})
+def quick(**changes) -> dict[str, Any]:
+    options = TimingOptions(**{"latency_warmup": 2, "latency_runs": 12, **changes})
+    return {"mode": LatencyMode.of(options, torch.device("cpu")), "effort": Effort.of(options)}
 
 
 def test_rounds_are_interleaved_and_no_network_has_the_better_place():
     diary: list[str] = []
     networks = {name: Sleeper(0, name, diary).train() for name in "abc"}
-    report = time_networks(networks, (4, 4), device="cpu", options=quick(latency_runs=300))
+    report = time_networks(networks, (4, 4), device="cpu", **quick(latency_runs=300))
     assert (report.warmup, report.rounds) == (2, 300)
     assert diary[:6] == list("abcabc")
     rounds = ["".join(diary[start : start + 3]) for start in range(6, len(diary), 3)]
@@ -70,7 +73,7 @@ def test_rounds_are_interleaved_and_no_network_has_the_better_place():
 def test_a_pass_is_timed_whole():
     diary: list[str] = []
     networks = {"slow": Sleeper(0.012, "slow", diary), "fast": Sleeper(0.003, "fast", diary)}
-    report = time_networks(networks, (50, 20), device="cpu", options=quick())
+    report = time_networks(networks, (50, 20), device="cpu", **quick())
     slow, fast = report.networks["slow"], report.networks["fast"]
     assert slow.p10_ms >= 12
     assert 3 <= fast.p10_ms <= fast.median_ms <= fast.p90_ms
@@ -84,14 +87,14 @@ def test_time_limit_stops_warmup_and_timing_but_not_below_the_minimum():
         {"a": Sleeper(0.005, "a", diary)},
         (4, 4),
         device="cpu",
-        options=quick(latency_warmup=1000, latency_runs=1000, latency_seconds=0.001),
+        **quick(latency_warmup=1000, latency_runs=1000, latency_seconds=0.001),
     )
     assert (report.warmup, report.rounds) == (3, 10)
     assert len(diary) == 13
 
 
 def test_few_runs_are_raised_to_the_minimum():
-    report = time_networks({"a": toy(2)}, (8, 8), device="cpu", options=quick(latency_warmup=0, latency_runs=1))
+    report = time_networks({"a": toy(2)}, (8, 8), device="cpu", **quick(latency_warmup=0, latency_runs=1))
     assert (report.warmup, report.rounds) == (0, 10)
 
 
@@ -101,7 +104,7 @@ def test_record_states_the_conditions():
         "last": toy(4).to(memory_format=torch.channels_last),
         "half": toy(4).to(torch.bfloat16),
     }
-    record = plain(time_networks(networks, (7, 9), device="cpu", options=quick()).as_dict())
+    record = plain(time_networks(networks, (7, 9), device="cpu", **quick()))
     assert record["input_size"] == [7, 9]
     assert record["threads"] == 1
     assert record["batch"] == 1
@@ -192,7 +195,7 @@ def made_up(monkeypatch):
 def test_made_up_times_give_their_ratio(made_up):
     networks = {"slow": Told(30), "fast": Told(10)}
     options = quick(latency_runs=100, latency_batch=16)
-    report = time_networks(networks, (10, 20), device="cpu", options=options)
+    report = time_networks(networks, (10, 20), device="cpu", **options)
     for measured, batch in ((report, 1), (report.throughput, 16)):
         fast = measured.networks["fast"]
         assert fast.speedup == pytest.approx(3, rel=0.01)
@@ -201,7 +204,7 @@ def test_made_up_times_give_their_ratio(made_up):
         assert fast.fps == pytest.approx(1000 * batch / fast.median_ms)
         assert fast.pixels_per_second == pytest.approx(200 * fast.fps)
     assert report.throughput.throughput is None
-    same = time_networks({"dense": Told(10), "same": Told(10)}, (10, 20), device="cpu", options=options)
+    same = time_networks({"dense": Told(10), "same": Told(10)}, (10, 20), device="cpu", **options)
     assert same.networks["same"].speedup_low <= 1 <= same.networks["same"].speedup_high
 
 
@@ -228,7 +231,7 @@ class Witness(nn.Module):
 def test_mixed_precision_and_memory_format_are_of_the_timed_networks_alone():
     networks = {"a": Witness().train(), "b": Witness()}
     options = quick(latency_amp="bf16", latency_channels_last=True, latency_batch=2)
-    report = time_networks(networks, (8, 9), device="cpu", options=options)
+    report = time_networks(networks, (8, 9), device="cpu", **options)
     for name, network in networks.items():
         assert network.seen == {(torch.bfloat16, 1, True, True), (torch.bfloat16, 2, True, True)}
         assert network.conv.weight.dtype == torch.float32
@@ -251,7 +254,7 @@ def test_compiled_networks_are_compiled_before_they_are_timed(monkeypatch):
     monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
     diary: list[str] = []
     networks = {name: Sleeper(0, name, diary) for name in "ab"}
-    report = time_networks(networks, (4, 4), device="cpu", options=quick(latency_compile=True))
+    report = time_networks(networks, (4, 4), device="cpu", **quick(latency_compile=True))
     assert calls == [*networks.values(), "reset"]
     assert report.mode.compiled
     assert len(diary) == 2 * (1 + report.warmup + report.rounds)
@@ -271,10 +274,10 @@ def test_a_network_that_cannot_be_compiled_is_one_line(monkeypatch):
     with pytest.raises(
         BenchError, match=r"^torch.compile failed \(No working C\+\+ compiler found\); .*leave"
     ) as caught:
-        time_networks({"a": toy(2)}, (8, 8), device="cpu", options=quick(latency_compile=True))
+        time_networks({"a": toy(2)}, (8, 8), device="cpu", **quick(latency_compile=True))
     assert "\n" not in str(caught.value)
     with pytest.raises(RuntimeError, match="other"):
-        time_networks({"a": toy(2), "b": Failing()}, (8, 8), device="cpu", options=quick())
+        time_networks({"a": toy(2), "b": Failing()}, (8, 8), device="cpu", **quick())
 
 
 class Failing(nn.Module):
@@ -285,21 +288,20 @@ class Failing(nn.Module):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"latency_amp": "fp16"}, "--latency-amp fp16 needs a CUDA device"),
-        ({"latency_batch": 1}, "--latency-batch 1 is measured in any case"),
+        ({"latency_amp": "fp16"}, "`latency_amp=fp16` needs a CUDA device"),
+        ({"latency_batch": 1}, "`latency_batch=1` is measured in any case"),
         ({"latency_compile": True, "per_layer": True}, "leave one of them out"),
     ],
 )
 def test_modes_that_there_are_not(options, reason):
     with pytest.raises(UsageError, match=reason):
-        LatencyMode.of(MeasureOptions(**options), torch.device("cpu"))
+        LatencyMode.of(TimingOptions(**options), torch.device("cpu"))
 
 
 def test_lines_of_a_table(made_up):
     networks = {"slow": Told(30), "fast": Told(10)}
-    report = time_networks(networks, (10, 20), device="cpu", options=quick(latency_batch=16))
-    record = plain(report.as_dict())
-    lines = list(latency_lines(record))
+    report = time_networks(networks, (10, 20), device="cpu", **quick(latency_batch=16))
+    lines = list(latency_lines(report))
     assert [line[0].strip() for line in lines] == [
         "latency ms", "images/s", "Mpixels/s", "images/s, 16 at once", "Mpixels/s",
     ]  # fmt: skip
@@ -308,13 +310,26 @@ def test_lines_of_a_table(made_up):
                         fast.speedup_text()]  # fmt: skip
     assert lines[3][2:] == [f"{report.throughput.networks['fast'].fps:.1f}",
                             report.throughput.networks["fast"].speedup_text()]  # fmt: skip
-    text = latency_conditions(record)
+    text = latency_conditions(report)
     assert text == f"latency: 10x20, float32, contiguous, {report.device}, 1 CPU thread, 12 rounds"
+    record = plain(report)
     record["networks"]["fast"].update(speedup_low=0.99, precision="int8")
     record["mode"]["compiled"], record["threads"] = True, 2
-    assert "no measurable difference (0.99-" in next(latency_lines(record))[-1]
-    assert "float32 and int8, contiguous, torch.compile, " in latency_conditions(record)
-    assert "2 CPU threads" in latency_conditions(record)
+    changed = LatencyReport.of_record(record)
+    assert "no measurable difference (0.99-" in next(latency_lines(changed))[-1]
+    assert "float32 and int8, contiguous, torch.compile, " in latency_conditions(changed)
+    assert "2 CPU threads" in latency_conditions(changed)
+
+
+def test_a_report_is_read_back_as_it_was(made_up):
+    report = time_networks({"slow": Told(30), "fast": Told(10)}, (10, 20), device="cpu", **quick(latency_batch=16))
+    record = plain(report)
+    assert LatencyReport.of_record(record) == report
+    # The first files knew neither modes nor single times.
+    del record["mode"], record["throughput"], record["networks"]["fast"]["times_ms"]
+    old = LatencyReport.of_record(record)
+    assert (old.mode, old.throughput, old.networks["fast"].times_ms) == (LatencyMode(), None, ())
+    assert old.networks["slow"] == report.networks["slow"]
 
 
 @pytest.mark.parametrize(
@@ -328,14 +343,14 @@ def test_lines_of_a_table(made_up):
     ],
 )
 def test_speedup_text(numbers, text):
-    assert speedup_text(*numbers) == text
+    assert None in numbers or str(Speedup(*numbers)) == text
     assert Latency(1, 1, 1, 1, 1, "float32", "contiguous", *numbers).speedup_text() == text
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_events_agree_with_the_clock():
     model = toy(64).cuda()
-    report = time_networks({"a": model, "b": model}, (256, 256), device="cuda", options=quick())
+    report = time_networks({"a": model, "b": model}, (256, 256), device="cuda", **quick())
     images = torch.rand(1, 3, 256, 256, device="cuda")
     with torch.inference_mode():
         torch.cuda.synchronize()

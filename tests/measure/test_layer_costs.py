@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
-from bench.config.options import MeasureOptions
 from bench.errors import UsageError
 from bench.measure import layer_costs
-from bench.measure.layer_costs import LayerCost, layers_table, measure_layers
-from bench.system.files import plain
+from bench.measure.latency import Effort
+from bench.measure.latency_mode import LatencyMode
+from bench.measure.layer_costs import measure_layers
+from bench.measure.options import TimingOptions
 
 SIZE, CPU = (4, 6), torch.device("cpu")
 
@@ -59,13 +61,14 @@ def clock(monkeypatch):
     return clock
 
 
-def options(**changes) -> MeasureOptions:
-    return MeasureOptions(**{"latency_warmup": 3, "latency_runs": 10, **changes})
+def options(**changes) -> dict[str, Any]:
+    asked = TimingOptions(**{"latency_warmup": 3, "latency_runs": 10, **changes})
+    return {"mode": LatencyMode.of(asked, CPU), "effort": Effort.of(asked)}
 
 
 def test_before_and_after(clock):
     baseline, candidate = Net(clock, 1, 8).train(), Net(clock, 0.5, 5)
-    rows = measure_layers(baseline, candidate, SIZE, device=CPU, options=options())
+    rows = measure_layers(baseline, candidate, SIZE, device=CPU, **options())
     assert [(row.layer, row.kind) for row in rows] == [("stem", "Slow"), ("body", "Slow")]
     stem, body = rows
     assert (stem.weight_before, stem.weight_after) == ([8, 3, 3, 3], [5, 3, 3, 3])
@@ -81,7 +84,7 @@ def test_before_and_after(clock):
 
 
 def test_a_baseline_alone_has_nothing_after(clock):
-    rows = measure_layers(Net(clock, 1, 8), None, SIZE, device=CPU, options=options())
+    rows = measure_layers(Net(clock, 1, 8), None, SIZE, device=CPU, **options())
     assert [(row.weight_after, row.macs_after, row.ms_after) for row in rows] == [(None, None, None)] * 2
     assert rows[0].ms_before > 0
 
@@ -91,7 +94,7 @@ def test_networks_run_by_turns(clock):
     networks = [Net(clock, 1, 4), Net(clock, 1, 2)]
     for net in networks:
         net.register_forward_pre_hook(lambda module, inputs: seen.append(module.stem.out_channels))
-    measure_layers(*networks, SIZE, device=CPU, options=options(latency_runs=100))
+    measure_layers(*networks, SIZE, device=CPU, **options(latency_runs=100))
     timed = [tuple(seen[start : start + 2]) for start in range(6, 206, 2)]
     assert timed.count((4, 2)) == timed.count((2, 4)) == 50
 
@@ -113,33 +116,8 @@ def test_the_mode_holds_for_layers_too(clock):
             return output
 
     wanted = options(latency_amp="bf16", latency_channels_last=True)
-    measure_layers(Head(), None, SIZE, device=CPU, options=wanted)
+    measure_layers(Head(), None, SIZE, device=CPU, **wanted)
     assert (types, formats) == ({torch.bfloat16}, {True})
     assert net.stem.weight.is_contiguous()
-    with pytest.raises(UsageError, match="--latency-compile fuses the layers that --per-layer times"):
-        measure_layers(net, None, SIZE, device=CPU, options=options(per_layer=True, latency_compile=True))
-
-
-def shown(rows: list[LayerCost]) -> list[list[str]]:
-    console = Console(width=100, color_system=None)
-    with console.capture() as capture:
-        console.print(layers_table([plain(vars(row)) for row in rows]))
-    return [line.split() for line in capture.get().splitlines()]
-
-
-def test_table():
-    lines = shown(
-        [
-            LayerCost("stem", "Conv2d", [8, 3, 3, 3], [5, 3, 3, 3], 2_000_000, 1_250_000, 1.5, 1.0),
-            LayerCost("head", "Linear", [12, 8], [12, 5], 960_000, 600_000, 0.25, 0.125),
-        ]
-    )
-    for words in (
-        "stem 8x3x3x3 -> 5x3x3x3 2.00 -> 1.25 1.500 -> 1.000",
-        "head 12x8 -> 12x5 0.96 -> 0.60 0.250 -> 0.125",
-        "all of them 2.96 -> 1.85 1.750 -> 1.125",
-    ):
-        assert words.split() in lines
-    lines = shown([LayerCost("stem", "Conv2d", [8, 3, 3, 3], None, 2_000_000, None, 1.5, None)])
-    for words in ("stem 8x3x3x3 2.00 1.500", "all of them 2.00 1.500"):
-        assert words.split() in lines
+    with pytest.raises(UsageError, match="`latency_compile` fuses the layers that `per_layer` times"):
+        measure_layers(net, None, SIZE, device=CPU, **options(per_layer=True, latency_compile=True))

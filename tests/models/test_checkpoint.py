@@ -254,13 +254,13 @@ def test_a_lone_tensor(tmp_path: Path) -> None:
 
 def test_other_network_or_class_count(model: nn.Module, tmp_path: Path) -> None:
     save_model(tmp_path / "best.pt", SavedModel(model, SPEC))
-    assert "holds a unet_small, not a unet; pass --model unet_small" in refused(tmp_path / "best.pt", name="unet")
+    assert "holds a unet_small, not a unet; pass `model=unet_small`" in refused(tmp_path / "best.pt", name="unet")
     assert "has 12 outputs, the data set needs 19" in refused(tmp_path / "best.pt", outputs=19)
     torch.save(model.state_dict(), tmp_path / "plain.pt")
     message = refused(tmp_path / "plain.pt", name="unet_small", outputs=19)
     assert "final_conv.weight is [12, 16, 1, 1], the network has [19, 16, 1, 1]" in message
     assert "does not fit segnet: tensor enc1" in refused(tmp_path / "plain.pt", name="segnet", outputs=12)
-    assert "say with --model" in refused(tmp_path / "plain.pt")
+    assert "say with `model`" in refused(tmp_path / "plain.pt")
     with pytest.raises(UsageError, match="unknown model 'unet_smal'"):
         load_model(tmp_path / "plain.pt", name="unet_smal", outputs=12)
 

@@ -338,13 +338,13 @@ def test_backbone_that_does_not_fit(tmp_path: Path, networks: dict[str, nn.Modul
 
 @pytest.mark.parametrize("name", ["unet", "unet_small", "simple_segnet"])
 def test_networks_without_a_published_backbone(name: str) -> None:
-    with pytest.raises(UsageError, match=r"no backbone .* leave out --pretrained-backbone"):
+    with pytest.raises(UsageError, match=r"no backbone .* leave out `pretrained_backbone`"):
         load_backbone(on_meta(name), "imagenet")
 
 
 def test_download_only_when_asked(monkeypatch: pytest.MonkeyPatch, networks: dict[str, nn.Module]) -> None:
     with pytest.raises(
-        BenchError, match=r"cannot download https://.*/resnet18-\w+\.pth .* pass --pretrained"
+        BenchError, match=r"cannot download https://.*/resnet18-\w+\.pth .* pass `pretrained_backbone="
     ) as caught:
         load_backbone(networks["resnet18_seg"], "imagenet")
     assert "\n" not in str(caught.value)

@@ -13,7 +13,6 @@ from bench.oracle.agreement import (
     agreement,
     bottom,
     ceiling,
-    count_of,
     gain,
     kendall,
     overlap,
@@ -21,6 +20,7 @@ from bench.oracle.agreement import (
     ranks,
     spearman,
 )
+from bench.rounding import share_up
 
 
 def values(*numbers: float) -> Tensor:
@@ -32,7 +32,7 @@ def noise(channels: int, seed: int) -> Tensor:
 
 
 def test_a_share_of_channels_is_rounded_up() -> None:
-    assert [count_of(0.07, 100), count_of(0.1, 8), count_of(0.5, 7), count_of(0.3, 10)] == [7, 1, 4, 3]
+    assert [share_up(0.07, 100), share_up(0.1, 8), share_up(0.5, 7), share_up(0.3, 10)] == [7, 1, 4, 3]
 
 
 def test_the_smallest_are_marked() -> None:
@@ -71,7 +71,7 @@ def test_overlap_with_ties_is_that_of_the_mean_order() -> None:
 def test_random_scores_overlap_as_chance_has_it() -> None:
     truth = noise(24, 999)
     for ratio in (0.1, 0.3, 0.5):
-        count = count_of(ratio, 24)
+        count = share_up(ratio, 24)
         found = torch.stack([overlap(noise(24, seed), truth, ratio) for seed in range(200)])
         # Hypergeometric: of `count` drawn from 24, how many are among `count` marked.
         share = count / 24

@@ -1,4 +1,4 @@
-"""The oracle, and methods' scores beside it: on a bench, on a trained toy network, on the command line."""
+"""Methods' scores beside the oracle: on a bench, and on the command line."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import pytest
 import torch
 import toy_networks as toys
 from scripts import Outcome
-from torch import nn
-from toy_training import CLASSES, ToyData
 
-from bench.channels.groups import find_groups, prunable
-from bench.config.options import DataOptions, MeasureOptions, OracleOptions, PruneOptions, RunOptions
+from bench.channels.groups import prunable
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.oracle import ablation
-from bench.oracle.ablation import Ablation
-from bench.oracle.agreement import agreement, bottom, spearman
-from bench.oracle.compare_scores import CSV, RECORD, Oracle, measure_agreement, sampled_channels
+from bench.oracle.agreement import agreement
+from bench.oracle.agreement_record import CSV, RECORD
+from bench.oracle.compare_scores import measure_agreement
+from bench.oracle.loss_changes import sampled_channels
+from bench.oracle.options import OracleOptions
 from bench.plan.target import Goal
 from bench.pruners import make_pruner, make_pruners
-from bench.pruners.base import Calibration
 from bench.system.files import file_digest
 from bench.training.losses import segmentation_loss
 
@@ -43,7 +44,8 @@ def scores_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bench(tiny_camvid: Path, tiny_baseline: Path, scores_folder: Path) -> Session:
     data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-    reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+    timing = TimingOptions(latency=False)
+    reference = Baseline(tiny_baseline, data, ScoringOptions(), timing, device=torch.device("cpu"))
     toys.settled(reference.saved.model)
     return Session(reference, PruneOptions(calib_images=4), scores_folder)
 
@@ -56,80 +58,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def record(bench: Session, folder: Path) -> dict[str, Any]:
     return measure_agreement(bench, make_pruners(["taylor", "l1", "random"], {}), GOAL, [0, 1], OPTIONS, folder)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Oracle, list]:
-    """A toy network that was trained, its oracle over all channels, and the images it was measured on."""
-    torch.manual_seed(0)
-    model = nn.Sequential(toys.conv(3, 24), nn.ReLU(), nn.Conv2d(24, 4, 1))
-    images, labels = ToyData(24).train
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        segmentation_loss(model(images), labels, CLASSES.ignore_index).backward()
-        optimizer.step()
-    model.eval()
-    batches = list(zip(images.split(4), labels.split(4), strict=True))
-    return model, measured(model, batches, tmp_path_factory.mktemp("trained") / "losses.json"), batches
-
-
-def measured(model: nn.Module, batches: list, path: Path, most: int = 100) -> Oracle:
-    losses = Ablation(
-        model, batches, ignore_index=CLASSES.ignore_index, device=torch.device("cpu"), path=path, identity=None
-    )
-    return Oracle(prunable(find_groups(model)), losses, most, seed=0)
-
-
-def test_a_change_is_the_loss_without_minus_the_loss_with(trained: tuple) -> None:
-    model, oracle, batches = trained
-    groups = find_groups(model)
-    images, labels = (torch.cat(side) for side in zip(*batches, strict=True))
-    few = torch.tensor([3, 7])
-    for group in prunable(groups):
-        assert oracle.sampled[next(known for known in oracle.sampled if known.name == group.name)] == list(
-            range(group.channels)
-        )
-        for channel in (0, 5):
-            kept = [other for other in range(group.channels) if other != channel]
-            cut = toys.cut_copy(model, groups, toys.plan_keeping(groups, {group.name: kept}))
-            for chosen, changes in ((slice(None), oracle.changes()), (few, oracle.changes(few))):
-                with torch.inference_mode():
-                    without, whole = (
-                        float(segmentation_loss(net(images[chosen]), labels[chosen], CLASSES.ignore_index))
-                        for net in (cut, model)
-                    )
-                assert float(changes[group.name][channel]) == pytest.approx(without - whole, abs=1e-5)
-    magnitudes = oracle.magnitudes()
-    assert all(torch.equal(magnitudes[name], change.abs()) for name, change in oracle.changes().items())
-    resampled = oracle.changes(torch.stack([few, few.flip(0)]))
-    assert all(torch.allclose(found[0], oracle.changes(few)[name]) for name, found in resampled.items())
-
-
-def test_taylor_tells_the_oracle_of_a_trained_network_and_random_does_not(trained: tuple) -> None:
-    model, oracle, batches = trained
-    truth = oracle.magnitudes()
-    calibration = Calibration(batches, CLASSES.ignore_index, seed=0)
-    taylor = make_pruner("taylor").score(model, list(oracle.sampled), calibration)
-    found = {name: spearman(score, truth[name]) for name, score in taylor.items()}
-    assert min(found.values()) > 0.8, found
-    assert agreement(taylor, truth, [0.5])["overlap"][0.5]["above_chance"] > 0.5
-    random = [make_pruner("random").score(model, list(oracle.sampled), Calibration([], 3, seed)) for seed in range(20)]
-    mean = sum(agreement(scores, truth, [0.5])["spearman"] for scores in random) / 20
-    assert abs(mean) < 0.2
-
-
-def test_a_dead_channel_is_the_least_important(trained: tuple, tmp_path: Path) -> None:
-    model, _, batches = trained
-    group = prunable(find_groups(model))[0]
-    before = [tensor.clone() for tensor in (model[0][1].weight.data, model[0][1].bias.data)]
-    with torch.no_grad():
-        model[0][1].weight[2] = model[0][1].bias[2] = 0
-    found = measured(model, batches[:2], tmp_path / "losses.json").magnitudes()[group.name]
-    for tensor, values in zip((model[0][1].weight.data, model[0][1].bias.data), before, strict=True):
-        tensor.copy_(values)
-    assert float(found[2]) < 1e-9
-    assert bottom(found, 1, seed=0).nonzero().tolist() == [[2]]
 
 
 def test_channels_are_drawn_from_every_group(bench: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from toy_latency import timed
 
 from bench.errors import BenchError
-from bench.measure.latency import LatencyReport
+from bench.measure.latency_report import LatencyReport
 from bench.plan.latency_search import MOST, TOLERANCE, Measurement, find, search_record
 from bench.plan.target import Goal
 
@@ -32,7 +33,7 @@ class RemovalOrder:
         return SimpleNamespace(macs=round(DENSE * self.most * left**2))
 
     def limits(self) -> str:
-        return "--min-keep 0.02"
+        return "`min_keep=0.02`"
 
 
 class Clock:
@@ -158,7 +159,8 @@ def test_nothing_asked_is_nothing_measured() -> None:
 
 def test_a_latency_out_of_reach_names_the_best() -> None:
     clock = Clock(RemovalOrder(), lambda macs: 0.5 + 0.5 * macs)
-    best = r"cannot get down to 30\.0% of the latency: 50\.0% of the latency is the least that was measured, with --min"
+    best = r"cannot get down to 30\.0% of the latency: 50\.0% of the latency is the least that was measured, with "
+    best += "`min_keep"
     with pytest.raises(BenchError, match=best):
         search(clock, 0.3)
     # It was looked at twice, and nothing else was.
@@ -189,7 +191,7 @@ def test_groups_with_ratios_of_their_own_may_leave_too_little() -> None:
     for share in (0.8, 0.99, 1.0):
         clock = Clock(RemovalOrder(most=0.5), SMOOTH["proportional"])
         with pytest.raises(
-            BenchError, match=rf"cannot keep {share:.1%} of the latency: --ratio-of alone leaves 50\.0%"
+            BenchError, match=rf"cannot keep {share:.1%} of the latency: `ratio_of` alone leaves 50\.0%"
         ):
             search(clock, share)
     # A time is a limit that what is left keeps.
@@ -216,6 +218,6 @@ def test_a_miss_is_said_and_recorded(
     assert (record["error_percent"], record["missed"]) == (pytest.approx(error), missed)
     assert record["reached"] == pytest.approx(goal.value * (1 + error / 100))
     assert record["measured"][0]["latency"] == 0.6
-    assert record["verified"] == verified.as_dict()
+    assert record["verified"] == asdict(verified)
     said = capsys.readouterr().out
     assert said.startswith(f"TARGET MISSED: {goal} was asked for" if missed else f"{goal} was asked for")

@@ -20,7 +20,7 @@ from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.pruning_plan import PruningPlan, make_plan, original_channels, renumbered
 from bench.plan.removal_order import fixed_ratios, nearest_allowed
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 
 # The table of these is read off and checked in a second.
 SMALL = ("unet_small", "simple_segnet", "resnet18_seg", "resnet50_seg")
@@ -39,7 +39,8 @@ class Bare:
 
     def plan(self, scores: Sequence[Sequence[float]], kind: str, value: float, **target: object) -> PruningPlan:
         named = {str(number): torch.tensor(score) for number, score in enumerate(scores)}
-        return make_plan(self.groups, named, self.table, Target(kind, value, **target))
+        goal = Goal(kind, value, target.pop("within", None))
+        return make_plan(self.groups, named, self.table, Target(goal, **target))
 
     def kept(self, scores: Sequence[Sequence[float]], ratio: float, **target: object) -> list[list[int]]:
         return list(self.plan(scores, "channels", ratio, **target).kept.values())
@@ -194,7 +195,7 @@ def test_smaller_shares_are_contained_in_larger_ones(scope: str) -> None:
     table, scores = CostTable(model, groups, SIZE), toys.random_scores(groups)
     gone: set[tuple[str, int]] = set()
     for ratio in (0.1, 0.25, 0.4, 0.6, 0.8):
-        more = removed(make_plan(groups, scores, table, Target("channels", ratio, scope)), groups)
+        more = removed(make_plan(groups, scores, table, Target(Goal("channels", ratio), scope)), groups)
         assert gone < more
         gone = more
 
@@ -227,7 +228,7 @@ def test_isomorphic_groups_are_ranked_together_and_others_apart() -> None:
     table = CostTable(model, groups, SIZE)
 
     def kept(scope: str) -> list[list[int]]:
-        return list(make_plan(groups, scores, table, Target("channels", 0.5, scope)).kept.values())
+        return list(make_plan(groups, scores, table, Target(Goal("channels", 0.5), scope)).kept.values())
 
     assert kept("isomorphic") == [[3], [1, 2, 3], [1, 3]]
     assert kept("global") == [[3], [3], [0, 1, 2, 3]]
@@ -241,7 +242,7 @@ def test_without_another_of_its_structure_a_group_is_ranked_alone() -> None:
     alone = [group for group in prunable(groups) if classes.count(group.structure) == 1]
     assert {group.name for group in alone} == {"stem.0"}
     table, scores = CostTable(model, groups, SIZE), toys.random_scores(groups)
-    trunk = make_plan(groups, scores, table, Target("channels", 0.5, "isomorphic")).kept["stem.0"]
+    trunk = make_plan(groups, scores, table, Target(Goal("channels", 0.5), "isomorphic")).kept["stem.0"]
     assert trunk == sorted(scores["stem.0"].argsort()[4:].tolist())
 
 
@@ -267,7 +268,7 @@ def test_pools_hold_for_every_kind_of_target(
     pools = {group.name: group.name.split(".")[0] for group in prunable(groups)}
     for name in scores:
         scores[name] *= {"downs": 1, "bottleneck": 100, "ups": 1e-6}[pools[name]]
-    plan = make_plan(groups, scores, CostTable(model, groups, SIZE), Target(kind, value, pools=pools))
+    plan = make_plan(groups, scores, CostTable(model, groups, SIZE), Target(Goal(kind, value), pools=pools))
     lost = {}
     for pool in ("downs", "bottleneck", "ups"):
         members = [group for group in prunable(groups) if pools[group.name] == pool]
@@ -288,7 +289,7 @@ def test_no_group_loses_more_than_its_largest_share() -> None:
     assert [len(kept) for kept in bare.kept(scores, 6 / 16, max_ratio=0.4)] == [6, 4]
     assert [len(kept) for kept in bare.kept(scores, 0.4, max_ratio=0.4, scope="local")] == [6, 4]
     for scope in ("global", "local"):
-        with pytest.raises(BenchError, match=r"at most 37\.5% can go with --min-keep 0\.02 and --max-ratio 0\.4"):
+        with pytest.raises(BenchError, match=r"at most 37\.5% can go with `min_keep=0\.02` and `max_ratio=0\.4`"):
             bare.plan(scores, "channels", 0.5, max_ratio=0.4, scope=scope)
 
 
@@ -389,7 +390,10 @@ def test_the_first_pattern_that_fits_counts() -> None:
     # The trunk goes by any of its producers.
     assert ratios == {"stem.0": 0.25, "inner1.0": 0.5, "inner2.0": 0.5, "side.0": 0.75, "fuse.0": 0.75}
     plan = make_plan(
-        groups, toys.random_scores(groups), CostTable(model, groups, SIZE), Target("channels", 0.9, ratio_of={"*": 0.5})
+        groups,
+        toys.random_scores(groups),
+        CostTable(model, groups, SIZE),
+        Target(Goal("channels", 0.9), ratio_of={"*": 0.5}),
     )
     assert {name: len(kept) for name, kept in plan.kept.items()} == {
         "stem.0": 4, "inner1.0": 3, "inner2.0": 3, "side.0": 2, "fuse.0": 3,
@@ -398,19 +402,19 @@ def test_the_first_pattern_that_fits_counts() -> None:
 
 @pytest.mark.parametrize("pattern", ["layer9*", "2"])
 def test_a_pattern_must_fit_a_group_that_may_be_pruned(pattern: str) -> None:
-    with pytest.raises(UsageError, match=f"--ratio-of pattern '{re.escape(pattern)}' fits no group that may be pruned"):
+    with pytest.raises(UsageError, match=f"`ratio_of` pattern '{re.escape(pattern)}' fits no group that may be pruned"):
         Bare(4, 6).kept([[1] * 4, [1] * 6], 0.3, ratio_of={pattern: 0.5})
 
 
 def test_named_shares_have_limits_too() -> None:
     scores = [[1.0] * 10, [2.0] * 10]
-    with pytest.raises(BenchError, match=r"--ratio-of cannot remove 60\.0% of 0: at most 50\.0% of a group can go"):
+    with pytest.raises(BenchError, match=r"`ratio_of` cannot remove 60\.0% of 0: at most 50\.0% of a group can go"):
         Bare(10, 10).kept(scores, 0.1, ratio_of={"0": 0.6}, max_ratio=0.5)
-    with pytest.raises(BenchError, match=r"cannot keep 95\.0% of the params: --ratio-of alone leaves"):
+    with pytest.raises(BenchError, match=r"cannot keep 95\.0% of the params: `ratio_of` alone leaves"):
         Bare(10, 10).plan(scores, "params", 0.95, ratio_of={"0": 0.6})
     bare = Bare(4, 6)
-    with pytest.raises(BenchError, match="--ratio-of names 0, which the method cannot score"):
-        make_plan(bare.groups, {"1": torch.ones(6)}, bare.table, Target("macs", 0.9, ratio_of={"0": 0.5}))
+    with pytest.raises(BenchError, match="`ratio_of` names 0, which the method cannot score"):
+        make_plan(bare.groups, {"1": torch.ones(6)}, bare.table, Target(Goal("macs", 0.9), ratio_of={"0": 0.5}))
 
 
 # --- a share of a cost
@@ -423,7 +427,7 @@ def test_a_cost_target_is_met_within_one_channel_from_the_closer_side(kind: str,
     model = build_model(ModelSpec("unet_small", 12))
     groups = find_groups(model)
     table, scores = CostTable(model, groups, (64, 64)), toys.random_scores(groups)
-    plan = make_plan(groups, scores, table, Target(kind, share, scope))
+    plan = make_plan(groups, scores, table, Target(Goal(kind, share), scope))
 
     def cost(prediction: Prediction) -> int:
         return prediction.macs if kind == "macs" else prediction.parameters
@@ -431,7 +435,7 @@ def test_a_cost_target_is_met_within_one_channel_from_the_closer_side(kind: str,
     # What goes first and what would go next, found by asking for one channel less and more.
     count, total = len(removed(plan, groups)), plan.channels[1]
     if scope == "global":
-        around = [make_plan(groups, scores, table, Target("channels", n / total)) for n in (count - 1, count + 1)]
+        around = [make_plan(groups, scores, table, Target(Goal("channels", n / total))) for n in (count - 1, count + 1)]
         assert [len(removed(other, groups)) for other in around] == [count - 1, count + 1]
         wanted = share * cost(plan.dense)
         assert cost(around[0].predicted) > cost(plan.predicted) > cost(around[1].predicted)
@@ -487,7 +491,7 @@ def test_a_share_out_of_reach_names_the_best(scope: str) -> None:
     with pytest.raises(BenchError) as caught:
         bare.plan(scores, "channels", 0.8, scope=scope, min_keep=0.5)
     assert str(caught.value) == (
-        "cannot remove 80.0% of the channels: at most 50.0% can go with --min-keep 0.5; ask for less or loosen that"
+        "cannot remove 80.0% of the channels: at most 50.0% can go with `min_keep=0.5`; ask for less or loosen that"
     )
     assert bare.plan(scores, "channels", 0.5, scope=scope, min_keep=0.5).channels == (8, 16)
 
@@ -515,7 +519,7 @@ def test_a_cost_out_of_reach_names_the_best(kind: str) -> None:
 def test_scores_that_do_not_fit_are_refused(scores: dict[str, Tensor], message: str) -> None:
     bare = Bare(4)
     with pytest.raises(BenchError, match=message) as caught:
-        make_plan(bare.groups, scores, bare.table, Target("channels", 0.3))
+        make_plan(bare.groups, scores, bare.table, Target(Goal("channels", 0.3)))
     assert "\n" not in str(caught.value)
 
 
@@ -524,7 +528,7 @@ def test_scores_that_do_not_fit_are_refused(scores: dict[str, Tensor], message: 
 
 def test_a_group_without_scores_stays_whole() -> None:
     bare = Bare(4, 6)
-    plan = make_plan(bare.groups, {"1": torch.arange(6.0)}, bare.table, Target("channels", 0.3))
+    plan = make_plan(bare.groups, {"1": torch.arange(6.0)}, bare.table, Target(Goal("channels", 0.3)))
     assert plan.kept == {"0": [0, 1, 2, 3], "1": [3, 4, 5]}
     assert plan.skipped == ["0"]
     assert plan.channels == (7, 10)
@@ -533,7 +537,7 @@ def test_a_group_without_scores_stays_whole() -> None:
 def test_scores_of_protected_groups_do_not_count() -> None:
     bare = Bare(4)
     plan = make_plan(
-        bare.groups, {"0": torch.ones(4), "1": torch.zeros(2)}, bare.table, Target("channels", 0.5)
+        bare.groups, {"0": torch.ones(4), "1": torch.zeros(2)}, bare.table, Target(Goal("channels", 0.5))
     )  # fmt: skip
     assert plan.kept == {"0": [2, 3]}
     assert plan.channels == (2, 4)
@@ -557,10 +561,12 @@ def test_the_record_is_plain_data() -> None:
 def test_channels_of_two_cuts_are_those_of_the_dense_network() -> None:
     dense = toys.settled(toys.Residual())
     groups = find_groups(dense)
-    first = make_plan(groups, toys.random_scores(groups, 1), CostTable(dense, groups, SIZE), Target("channels", 0.3))
+    first = make_plan(
+        groups, toys.random_scores(groups, 1), CostTable(dense, groups, SIZE), Target(Goal("channels", 0.3))
+    )
     once = toys.cut_copy(dense, groups, first)
     fewer = find_groups(once)
-    second = make_plan(fewer, toys.random_scores(fewer, 2), CostTable(once, fewer, SIZE), Target("channels", 0.3))
+    second = make_plan(fewer, toys.random_scores(fewer, 2), CostTable(once, fewer, SIZE), Target(Goal("channels", 0.3)))
     twice = toys.cut_copy(once, fewer, second)
 
     before = original_channels({}, groups, first)
@@ -592,7 +598,7 @@ def in_several_cuts(bare: Bare, kind: str, values: Sequence[float], seed: int, *
     plans = []
     for value in values:
         scores = {name: torch.rand(len(there), generator=generator) for name, there in kept.items()}
-        plans.append(make_plan(bare.groups, scores, bare.table, Target(kind, value, **target), kept))
+        plans.append(make_plan(bare.groups, scores, bare.table, Target(Goal(kind, value), **target), kept))
         kept = plans[-1].kept
     return plans
 
@@ -606,7 +612,7 @@ def test_a_second_cut_by_hand() -> None:
     kept = {"0": [0, 2, 3], "1": [1, 2, 3]}
     scores = {"0": torch.tensor([0.9, 0.1, 0.8]), "1": torch.tensor([0.2, 0.7, 0.6])}
     # Half of the eight: two are gone, channel 2 of the one and channel 1 of the other follow.
-    plan = make_plan(bare.groups, scores, bare.table, Target("channels", 0.5), kept)
+    plan = make_plan(bare.groups, scores, bare.table, Target(Goal("channels", 0.5)), kept)
     assert plan.kept == {"0": [0, 3], "1": [2, 3]}
     assert plan.channels == (4, 8)
     assert renumbered(plan, kept).kept == {"0": [0, 2], "1": [1, 2]}
@@ -652,7 +658,7 @@ def test_limits_and_named_shares_do_not_compound() -> None:
     plans = in_several_cuts(bare, "channels", (0.25, 0.5), 0, **limits)
     # The named share is reached at once and stays.
     assert [counts(plan) for plan in plans] == [[15, 16, 15], [10, 16, 10]]
-    with pytest.raises(BenchError, match=r"at most 50.0% can go with --min-keep 0.02 and --max-ratio 0.5"):
+    with pytest.raises(BenchError, match=r"at most 50.0% can go with `min_keep=0.02` and `max_ratio=0.5`"):
         in_several_cuts(bare, "channels", (0.25, 0.6), 0, **limits)
 
 
@@ -660,7 +666,7 @@ def test_a_class_ahead_of_its_share_waits_for_the_others() -> None:
     bare = Bare(10, 10)
     kept = {"0": [0, 1, 2, 3], "1": list(range(10))}
     scores = {"0": torch.zeros(4), "1": torch.ones(10)}
-    plan = make_plan(bare.groups, scores, bare.table, Target("channels", 0.5, "local"), kept)
+    plan = make_plan(bare.groups, scores, bare.table, Target(Goal("channels", 0.5), "local"), kept)
     assert plan.kept == {"0": [0, 1, 2, 3], "1": [5, 6, 7, 8, 9]}
 
 
@@ -668,11 +674,11 @@ def test_a_goal_that_was_passed_takes_nothing() -> None:
     bare = Bare(8, 8)
     first = in_several_cuts(bare, "macs", (0.4,), 0)[0]
     scores = {name: torch.rand(len(there)) for name, there in first.kept.items()}
-    again = make_plan(bare.groups, scores, bare.table, Target("macs", 0.9), first.kept)
+    again = make_plan(bare.groups, scores, bare.table, Target(Goal("macs", 0.9)), first.kept)
     assert again.kept == first.kept
-    again = make_plan(bare.groups, scores, bare.table, Target("channels", 0.01), first.kept)
+    again = make_plan(bare.groups, scores, bare.table, Target(Goal("channels", 0.01)), first.kept)
     assert again.kept == first.kept
-    with pytest.raises(BenchError, match="--ratio-of alone leaves"):
+    with pytest.raises(BenchError, match="`ratio_of` alone leaves"):
         bare.plan([[1.0] * 8, [1.0] * 8], "macs", 0.9, ratio_of={"*": 0.8})
 
 
@@ -682,10 +688,10 @@ def test_pools_and_thresholds_of_a_second_cut() -> None:
     scores = {"0": torch.arange(0.0, 10.0), "1": torch.arange(50.0, 56.0), "2": torch.arange(20.0, 30.0)}
     pools = {"0": "a", "1": "a"}
     # Ten of the twenty of pool a go, four of which are gone already; in a pool by itself, half of the last group.
-    plan = make_plan(bare.groups, scores, bare.table, Target("channels", 0.5, pools=pools), kept)
+    plan = make_plan(bare.groups, scores, bare.table, Target(Goal("channels", 0.5), pools=pools), kept)
     assert plan.kept == {"0": [6, 7, 8, 9], "1": [4, 5, 6, 7, 8, 9], "2": [5, 6, 7, 8, 9]}
     # In one ranking, 11 more of the 30: all of the first group that may go, and then some of the last.
-    plan = make_plan(bare.groups, scores, bare.table, Target("channels", 0.5), kept)
+    plan = make_plan(bare.groups, scores, bare.table, Target(Goal("channels", 0.5)), kept)
     assert plan.kept == {"0": [9], "1": [4, 5, 6, 7, 8, 9], "2": [2, 3, 4, 5, 6, 7, 8, 9]}
     assert plan.threshold == 21.0
 
@@ -693,7 +699,7 @@ def test_pools_and_thresholds_of_a_second_cut() -> None:
 def test_what_was_skipped_stays_as_an_earlier_cut_left_it() -> None:
     bare = Bare(4, 4)
     kept = {"0": [1, 3], "1": [0, 1, 2, 3]}
-    plan = make_plan(bare.groups, {"1": torch.rand(4)}, bare.table, Target("channels", 0.5), kept)
+    plan = make_plan(bare.groups, {"1": torch.rand(4)}, bare.table, Target(Goal("channels", 0.5)), kept)
     assert plan.kept["0"] == [1, 3]
     assert len(plan.kept["1"]) == 2
     assert plan.skipped == ["0"]
@@ -702,4 +708,4 @@ def test_what_was_skipped_stays_as_an_earlier_cut_left_it() -> None:
 def test_scores_of_the_whole_network_do_not_fit_a_cut_one() -> None:
     bare = Bare(4, 4)
     with pytest.raises(BenchError, match=r"scores of 0 have shape \[4\], the group has 2 channels"):
-        make_plan(bare.groups, {"0": torch.rand(4)}, bare.table, Target("channels", 0.5), {"0": [1, 3]})
+        make_plan(bare.groups, {"0": torch.rand(4)}, bare.table, Target(Goal("channels", 0.5)), {"0": [1, 3]})

@@ -10,7 +10,7 @@ import torch
 import toy_networks as toys
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
-from bench.cli.parser import chosen_goals
+from bench.cli.target_flags import chosen_goals
 from bench.config.values import parse_bytes, parse_kept, parse_latency, parse_ratios
 from bench.errors import BenchError, UsageError
 from bench.measure.cost import measure_cost
@@ -36,7 +36,7 @@ class Network:
         self.scores: Scores = toys.random_scores(self.groups)
 
     def plan(self, kind: str, value: float, scope: str = "global", **limits: object) -> PruningPlan:
-        return make_plan(self.groups, self.scores, self.table, Target(kind, value, scope, **limits))
+        return make_plan(self.groups, self.scores, self.table, Target(Goal(kind, value), scope, **limits))
 
     def share(self, plan: PruningPlan, kind: str) -> float:
         return getattr(plan.predicted, COSTS[kind]) / getattr(plan.dense, COSTS[kind])
@@ -227,7 +227,7 @@ def test_harder_targets_contain_easier_ones(unet: Network, kind: str, scope: str
 @pytest.mark.parametrize("kind", ["channels", *COSTS])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_only_the_order_of_the_scores_counts(unet: Network, kind: str, scope: str) -> None:
-    target = Target(kind, 900_000 if kind == "size" else 0.45, scope, round_to=4)
+    target = Target(Goal(kind, 900_000 if kind == "size" else 0.45), scope, round_to=4)
     plan = make_plan(unet.groups, unet.scores, unet.table, target)
     for change in (torch.exp, lambda score: score**3 - 5, lambda score: 1e-9 * score.double()):
         changed = {name: change(score) for name, score in unet.scores.items()}
@@ -241,10 +241,10 @@ def test_only_the_order_of_the_scores_counts(unet: Network, kind: str, scope: st
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
 def test_ties_reach_a_target_as_well(unet: Network, scope: str, share: float) -> None:
     ties = {name: torch.ones_like(score) for name, score in unet.scores.items()}
-    plan = make_plan(unet.groups, ties, unet.table, Target("macs", share, scope))
+    plan = make_plan(unet.groups, ties, unet.table, Target(Goal("macs", share), scope))
     assert unet.share(plan, "macs") == pytest.approx(share, abs=0.005)
     if scope != "local":
-        plan = make_plan(unet.groups, ties, unet.table, Target("channels", 1 - share, scope))
+        plan = make_plan(unet.groups, ties, unet.table, Target(Goal("channels", 1 - share), scope))
         assert plan.channel_ratio == pytest.approx(1 - share, abs=1 / plan.channels[1])
         assert plan.channel_ratio <= 1 - share + 1e-9
 
@@ -255,10 +255,10 @@ def test_ties_reach_a_target_as_well(unet: Network, scope: str, share: float) ->
 @pytest.mark.parametrize(
     ("limits", "flags"),
     [
-        ({}, "--min-keep 0.02"),
-        ({"max_ratio": 0.5}, "--min-keep 0.02 and --max-ratio 0.5"),
-        ({"round_to": 8, "min_keep": 0.3}, "--min-keep 0.3 and --round-to 8"),
-        ({"ratio_of": {"downs*": 0.1}}, "--min-keep 0.02 and --ratio-of"),
+        ({}, "`min_keep=0.02`"),
+        ({"max_ratio": 0.5}, "`min_keep=0.02` and `max_ratio=0.5`"),
+        ({"round_to": 8, "min_keep": 0.3}, "`min_keep=0.3` and `round_to=8`"),
+        ({"ratio_of": {"downs*": 0.1}}, "`min_keep=0.02` and `ratio_of`"),
     ],
 )
 @pytest.mark.parametrize("scope", SCOPES)
@@ -273,7 +273,7 @@ def test_out_of_reach_names_the_best_and_the_best_is_within_reach(
         best = float(message.split("at least ")[1].split("%")[0]) / 100
         assert unet.share(unet.plan(kind, best, scope, **limits), kind) == pytest.approx(best, abs=0.001)
     with pytest.raises(
-        BenchError, match=r"^cannot get down to 0\.001MB: at least [\d.]+MB stay with --min-keep"
+        BenchError, match=r"^cannot get down to 0\.001MB: at least [\d.]+MB stay with `min_keep="
     ) as caught:
         unet.plan("size", 1000, scope, **limits)
     best = parse_bytes(str(caught.value).split("at least ")[1].split(" ")[0])

@@ -11,7 +11,7 @@ from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError, UsageError
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.apoz.papm import papm_importance, pixels_of, scaled_norm
 from bench.pruners.base import Calibration
@@ -102,7 +102,7 @@ def test_a_channel_that_is_never_active_goes_without_a_trace() -> None:
     silent = {name: (score == 0).nonzero().flatten().tolist() for name, score in scores.items()}
     count = sum(map(len, silent.values()))
     groups = find_groups(model)
-    plan = make_plan(groups, scores, CostTable(model, groups, (16, 24)), Target("channels", count / 32))
+    plan = make_plan(groups, scores, CostTable(model, groups, (16, 24)), Target(Goal("channels", count / 32)))
     assert {name: sorted(set(range(len(scores[name]))) - set(kept)) for name, kept in plan.kept.items()} == silent
     smaller = toys.cut_copy(model, groups, plan)
     with torch.no_grad():
@@ -209,7 +209,7 @@ def test_images_without_the_classes_do_not_count(chain: nn.Module) -> None:
     assert all(torch.equal(chosen[name], expected[name]) for name in expected)
     ((images, where),) = pixels_of(data, [1])
     assert torch.equal(images, alone[0][0]) and where.all() and where.shape == (1, 16, 24)
-    with pytest.raises(BenchError, match="none of the 4 calibration images shows a class of 2; raise --calib-images"):
+    with pytest.raises(BenchError, match="none of the 4 calibration images shows a class of 2; raise `calib_images`"):
         scores_of("papm", chain, data, classes=[2])
 
 

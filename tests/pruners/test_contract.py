@@ -20,7 +20,7 @@ from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
 from bench.plan.pruning_plan import make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration, Pruner, Sparsifier
 from bench.torch_utils.sparse_weights import set_to_zero
@@ -82,7 +82,7 @@ def logits_of(model: nn.Module, size: tuple[int, int]) -> Tensor:
 
 def prune(baseline: Baseline, method: str, ratio: float) -> SavedModel:
     pruner = make_pruner(method, SHORT.get(method))
-    target = Target("channels", ratio, pruner.scope)
+    target = Target(Goal("channels", ratio), pruner.scope)
     budget = budget_for(baseline.groups, baseline.table, target)
     scores = pruner.score(baseline.model, prunable(baseline.groups), replace(calibration(), budget=budget))
     by_name = {group.name: group for group in prunable(baseline.groups)}

@@ -15,14 +15,17 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
-from bench.config.options import DataOptions, MeasureOptions, PruneOptions, RunOptions
+from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
+from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import Budget, budget_for
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.dmcp import sandwich, search
@@ -132,7 +135,7 @@ def test_a_closed_gate_is_a_cut(kind: Callable[[], nn.Module]) -> None:
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and layer.bias is not None:
             layer.bias.data.add_(0.5)
     groups = prunable(net.groups)
-    widths = net.widths(Target("macs", 0.5))
+    widths = net.widths(Target(Goal("macs", 0.5)))
     for seed in range(3):
         chosen = random_widths(groups, seed)
         kept = {name: sorted(widths.order[name][:count].tolist()) for name, count in chosen.items()}
@@ -165,7 +168,7 @@ def test_mean_macs_are_products_of_means_with_their_slopes() -> None:
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_widths_within_the_budget(wide: Net, share: float) -> None:
-    target = Target("macs", share)
+    target = Target(Goal("macs", share))
     widths = wide.widths(target)
     generator = torch.Generator().manual_seed(1)
     for logits in widths.logits.values():
@@ -178,12 +181,12 @@ def test_widths_within_the_budget(wide: Net, share: float) -> None:
 
 
 def test_a_target_that_is_not_in_macs_stands_for_those_of_the_uniform_network(wide: Net) -> None:
-    for target in (Target("channels", 0.3), Target("params", 0.4), Target("size", 60_000)):
+    for target in (Target(Goal("channels", 0.3)), Target(Goal("params", 0.4)), Target(Goal("size", 60_000))):
         uniform = make_plan(wide.groups, toys.random_scores(wide.groups), wide.table, replace(target, scope="local"))
         assert wide.budget(target).macs == uniform.predicted.macs
         assert wide.budget(target).given == {}
-    assert wide.budget(Target("macs", 0.37)).macs == 0.37 * wide.table.dense().macs
-    given = wide.budget(Target("macs", 0.5, ratio_of={"last*": 0.4})).given
+    assert wide.budget(Target(Goal("macs", 0.37))).macs == 0.37 * wide.table.dense().macs
+    given = wide.budget(Target(Goal("macs", 0.5), ratio_of={"last*": 0.4})).given
     assert given == {"last.0": 18}
 
 
@@ -202,7 +205,7 @@ def uneven(net: Net, target: Target) -> tuple[dict[str, float], dict[str, Tensor
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 def test_the_plan_keeps_the_learned_widths(wide: Net, share: float) -> None:
-    target = Target("macs", share)
+    target = Target(Goal("macs", share))
     widths, order, scores = uneven(wide, target)
     assert max(len(order[name]) / width for name, width in widths.items()) > 1.1 * min(
         len(order[name]) / width for name, width in widths.items()
@@ -216,8 +219,8 @@ def test_the_plan_keeps_the_learned_widths(wide: Net, share: float) -> None:
 
 
 def test_other_targets_scale_the_widths_together(wide: Net) -> None:
-    widths, _, scores = uneven(wide, Target("macs", 0.6))
-    plan = wide.plan(scores, Target("channels", 0.5))
+    widths, _, scores = uneven(wide, Target(Goal("macs", 0.6)))
+    plan = wide.plan(scores, Target(Goal("channels", 0.5)))
     assert plan.channel_ratio == pytest.approx(0.5, abs=0.01)
     kept = {name: len(channels) for name, channels in plan.kept.items()}
     # The threshold at which every width, divided by it and rounded, is what the group keeps.
@@ -227,7 +230,7 @@ def test_other_targets_scale_the_widths_together(wide: Net) -> None:
 
 
 def test_the_search_lands_on_its_target(wide: Net) -> None:
-    for target in (Target("macs", 0.5), Target("params", 0.4), Target("channels", 0.3)):
+    for target in (Target(Goal("macs", 0.5)), Target(Goal("params", 0.4)), Target(Goal("channels", 0.3))):
         scores = wide.score(target)
         plan = wide.plan(scores, target)
         assert plan.predicted.macs == pytest.approx(wide.budget(target).macs, rel=0.02)
@@ -236,13 +239,13 @@ def test_the_search_lands_on_its_target(wide: Net) -> None:
 
 
 def test_a_given_width_is_not_learned(wide: Net) -> None:
-    target = Target("macs", 0.5, ratio_of={"last*": 0.4})
+    target = Target(Goal("macs", 0.5), ratio_of={"last*": 0.4})
     scores = wide.score(target)
     assert int((scores["last.0"] >= 1).sum()) == 18
     plan = wide.plan(scores, target)
     assert len(plan.kept["last.0"]) == 18
     assert plan.predicted.macs == pytest.approx(0.5 * plan.dense.macs, rel=0.02)
-    everything = Target("channels", 0.0, ratio_of={"*": 0.4})
+    everything = Target(Goal("channels", 0.0), ratio_of={"*": 0.4})
     assert all(len(kept) < 64 for kept in wide.plan(wide.score(everything), everything).kept.values())
 
 
@@ -251,13 +254,13 @@ def equal(one: Scores, other: Scores) -> bool:
 
 
 def test_scores_follow_images_labels_and_target_and_repeat(wide: Net) -> None:
-    target = Target("macs", 0.5)
+    target = Target(Goal("macs", 0.5))
     before = {name: tensor.clone() for name, tensor in wide.model.state_dict().items()}
     scores = wide.score(target)
     assert equal(wide.score(target), scores)
     assert not equal(wide.score(target, seed=1), scores)
     assert not equal(wide.score(target, labels=1), scores)
-    assert not equal(wide.score(Target("macs", 0.3)), scores)
+    assert not equal(wide.score(Target(Goal("macs", 0.3))), scores)
     assert not equal(wide.score(target, budget_weight=10.0), scores)
     after = wide.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -284,7 +287,7 @@ def test_a_group_that_matters_keeps_more() -> None:
     images = torch.randn(4, 3, *SIZE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         labels = net.model(images)[:, :3].argmax(1)
-    target = Target("macs", 0.5)
+    target = Target(Goal("macs", 0.5))
     calibration = Calibration([(images, labels)], VOID, 0, net.budget(target))
     scores = make_pruner("dmcp", {"steps": 40}).score(net.model, prunable(net.groups), calibration)
     widths = {name: score.max().item() / 2 for name, score in scores.items()}
@@ -295,7 +298,7 @@ def test_images_that_are_not_finite_are_refused(wide: Net) -> None:
     calibration = Calibration([(torch.full((2, 3, *SIZE), torch.nan), torch.zeros(2, *SIZE).long())], VOID, 0)
     with pytest.raises(BenchError, match="the loss of the width search is not finite in step 1"):
         make_pruner("dmcp").score(
-            wide.model, prunable(wide.groups), replace(calibration, budget=wide.budget(Target("macs", 0.5)))
+            wide.model, prunable(wide.groups), replace(calibration, budget=wide.budget(Target(Goal("macs", 0.5))))
         )
 
 
@@ -322,7 +325,7 @@ def test_options_without_a_meaning_are_refused(settings: dict[str, Any], message
 def make_bench(tiny_camvid: Path, tiny_baseline: Path, tmp_path: Path) -> Callable[..., Session]:
     def make(folder: str = "kept", **options: Any) -> Session:
         data = DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=0)
-        reference = Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=CPU)
+        reference = Baseline(tiny_baseline, data, ScoringOptions(), TimingOptions(latency=False), device=CPU)
         chosen = PruneOptions(calib_images=4, calib_batch_size=2, recalibration_images=4, evaluate=False)
         return Session(reference, replace(chosen, **options), tmp_path / folder)
 
@@ -333,14 +336,14 @@ FULL = {"recipe": "full", "sandwich_epochs": 2, "sandwich_batch_size": 4}
 
 
 def test_the_published_recipe_end_to_end(make_bench: Callable[..., Session]) -> None:
-    bench, pruner, target = make_bench(), make_pruner("dmcp", FULL), Target("macs", 0.5)
-    pruned = bench.prune(pruner, target, seed=0)
+    bench, pruner, target = make_bench(), make_pruner("dmcp", FULL), Target(Goal("macs", 0.5))
+    pruned = prune_network(bench, pruner, target, seed=0)
     record = pruned.info["preparation"]
     assert (record["epochs"], record["steps"], record["images"], record["networks_a_step"]) == (2, 4, 16, 4)
     assert pruned.info["plan"]["predicted"]["macs"] == pytest.approx(
         0.5 * pruned.info["plan"]["before"]["macs"], rel=0.02
     )
-    prepared = bench.prepared(pruner, 0, target)
+    prepared = bench.network_of(pruner, 0, target)
     baseline = bench.baseline.saved.model.state_dict()
     assert not torch.equal(prepared.model.state_dict()["final_conv.weight"], baseline["final_conv.weight"])
     # The widths were learned in the second half, and the order is the baseline's.
@@ -351,14 +354,14 @@ def test_the_published_recipe_end_to_end(make_bench: Callable[..., Session]) -> 
     for name, kept in pruned.info["plan"]["kept"].items():
         assert kept == sorted(order[name][: len(kept)].tolist())
     # A different target is a different search; the same one is not trained again.
-    assert "prepare" not in make_bench().prune(pruner, target, seed=0).info["seconds"]
-    again = make_bench("other").prune(pruner, target, seed=0)
+    assert "prepare" not in prune_network(make_bench(), pruner, target, seed=0).info["seconds"]
+    again = prune_network(make_bench("other"), pruner, target, seed=0)
     assert again.info["plan"] == pruned.info["plan"]
-    assert bench.training_identity(pruner, 0, target) != bench.training_identity(pruner, 0, Target("macs", 0.4))
+    assert bench.training_identity(pruner, 0, target) != bench.training_identity(pruner, 0, Target(Goal("macs", 0.4)))
 
 
 def test_a_step_of_the_published_training(make_bench: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
-    target, pruner = Target("macs", 0.5), make_pruner("dmcp", FULL)
+    target, pruner = Target(Goal("macs", 0.5)), make_pruner("dmcp", FULL)
     bench = make_bench()
     followed, searched = [], []
     step = search.GateOptimizer.step
@@ -373,7 +376,7 @@ def test_a_step_of_the_published_training(make_bench: Callable[..., Session], mo
 
     monkeypatch.setattr(search.GateOptimizer, "step", counted)
     monkeypatch.setattr(sandwich, "pixel_divergence", following)
-    trained = bench.prepared(pruner, 0, target).model
+    trained = bench.network_of(pruner, 0, target).model
     # Four steps of three narrower networks each; the widths are learned in the last two, after those networks.
     assert len(followed) == 12
     assert searched == [9, 12]
@@ -388,12 +391,12 @@ def test_a_step_of_the_published_training(make_bench: Callable[..., Session], mo
     assert all(torch.equal(a, b) for a, b in zip(again.buffers(), trained.buffers(), strict=True))
     # What the narrower networks say moves the weights.
     monkeypatch.setattr(sandwich, "pixel_divergence", lambda logits, teacher: 0 * logits.sum())
-    deaf = make_bench("deaf").prepared(pruner, 0, target).model
+    deaf = make_bench("deaf").network_of(pruner, 0, target).model
     assert not torch.allclose(deaf.final_conv.weight, trained.final_conv.weight)
 
 
 def test_what_the_training_learnt_decides_the_scores(wide: Net) -> None:
-    target = Target("macs", 0.5)
+    target = Target(Goal("macs", 0.5))
     groups = prunable(wide.groups)
     order = {group.name: torch.arange(group.channels).flip(0) for group in groups}
     logits = {g.name: torch.full((gate_layout(g.channels).steps,), float(-n)) for n, g in enumerate(groups)}
@@ -407,11 +410,13 @@ def test_what_the_training_learnt_decides_the_scores(wide: Net) -> None:
 
 
 def test_fresh_weights_follow_the_seed_and_not_the_baseline(make_bench: Callable[..., Session]) -> None:
-    target = Target("macs", 0.5)
+    target = Target(Goal("macs", 0.5))
     settings = {"steps": 2}
-    inherited = make_bench(recalibrate=False).prune(make_pruner("dmcp", settings), target, seed=1)
+    inherited = prune_network(make_bench(recalibrate=False), make_pruner("dmcp", settings), target, seed=1)
     fresh, again, other = (
-        make_bench(recalibrate=False).prune(make_pruner("dmcp", {**settings, "fresh": True}), target, seed=seed)
+        prune_network(
+            make_bench(recalibrate=False), make_pruner("dmcp", {**settings, "fresh": True}), target, seed=seed
+        )
         for seed in (1, 1, 2)
     )
     assert fresh.info["plan"] == inherited.info["plan"]
@@ -423,8 +428,8 @@ def test_fresh_weights_follow_the_seed_and_not_the_baseline(make_bench: Callable
     assert not torch.equal(states[1][name], states[0][name])
     assert all(torch.equal(tensor, states[2][key]) for key, tensor in states[1].items())
     assert not torch.equal(other.saved.model.final_conv.weight, states[1]["final_conv.weight"])
-    with pytest.raises(UsageError, match="draws all weights anew after the cut; leave --absorb-bias out"):
-        make_bench(absorb_bias=True).prune(make_pruner("dmcp", {**settings, "fresh": True}), target, seed=0)
+    with pytest.raises(UsageError, match="draws all weights anew after the cut; leave `absorb_bias` out"):
+        prune_network(make_bench(absorb_bias=True), make_pruner("dmcp", {**settings, "fresh": True}), target, seed=0)
 
 
 def test_a_method_that_needs_a_target_says_so(make_bench: Callable[..., Session]) -> None:
@@ -434,7 +439,7 @@ def test_a_method_that_needs_a_target_says_so(make_bench: Callable[..., Session]
 
 def test_kept_scores_belong_to_their_target(make_bench: Callable[..., Session]) -> None:
     bench, pruner = make_bench(), make_pruner("dmcp", {"steps": 2})
-    names = [bench.scores(pruner, 0, target)[1] for target in (Target("macs", 0.5), Target("macs", 0.4))]
-    names.append(bench.scores(pruner, 0, Target("macs", 0.5, min_keep=0.05))[1])
+    names = [bench.scores(pruner, 0, target)[1] for target in (Target(Goal("macs", 0.5)), Target(Goal("macs", 0.4)))]
+    names.append(bench.scores(pruner, 0, Target(Goal("macs", 0.5), min_keep=0.05))[1])
     assert len(set(names)) == 2
     assert names[0] == names[2]

@@ -15,10 +15,10 @@ from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError, UsageError
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
-from bench.pruners.fgp.pruner import class_support, mass_score, shares, signed_means
+from bench.pruners.fgp.pruner import ClassMeans, class_support, mass_score, shares, signed_means
 
 VOID = 3
 Batch = tuple[Tensor, Tensor]
@@ -64,8 +64,8 @@ def kept_prefix(support: Tensor, mass: float) -> list[int]:
 def slow_support(
     model: nn.Module, layer: str, data: Sequence[Batch], target: str = "pred", normalise: bool = True
 ) -> Tensor:
-    """Share of the support of one layer's channels, an image and a class at a time."""
-    rows = []
+    """Share of the support of one layer's channels, an image and a class at a time; every class weighs the same."""
+    rows: dict[int, list[Tensor]] = {}
     for images, labels in data:
         for image, label in zip(images.split(1), labels.split(1), strict=True):
             seen: list[Tensor] = []
@@ -84,8 +84,8 @@ def slow_support(
                 for output, gradient in zip(seen, torch.autograd.grad(total, seen, retain_graph=True), strict=True):
                     alpha = gradient.mean((2, 3), keepdim=True)
                     row = row + (alpha * output).relu().mean((0, 2, 3)).double().detach()
-                rows.append(row / row.sum() if normalise else row)
-    support = torch.stack(rows).mean(0)
+                rows.setdefault(number, []).append(row / row.sum() if normalise else row)
+    support = torch.stack([torch.stack(of_class).mean(0) for of_class in rows.values()]).mean(0)
     return support / support.sum()
 
 
@@ -132,6 +132,61 @@ def test_the_known_example() -> None:
     assert ((masses > 1 - 0.8).tolist(), (masses > 1 - 0.6).tolist()) == ([True, True], [True, False])
     # Every row made to sum to 1: (1, 0) and (5/13, 8/13).
     assert ratios_of(model, data)["first"].tolist() == pytest.approx([9 / 13, 4 / 13])
+
+
+# --- the mean: over the images that hold a class, and then over the classes
+
+
+def test_class_means_by_hand() -> None:
+    means = ClassMeans()
+    means.add(0, torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64))
+    means.add(2, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
+    means.add(0, torch.tensor([[0.75, 0.25]], dtype=torch.float64))
+    # Class 0 in three images: (0.75, 0.25); class 2 in one: (0, 1). Over the four pairs it would be (0.5625, 0.4375).
+    assert means.mean().tolist() == [0.375, 0.625]
+    # A class in images that give no row is left out.
+    means.add(1, torch.empty(0, 2, dtype=torch.float64))
+    assert means.mean().tolist() == [0.375, 0.625]
+    nothing = ClassMeans()
+    nothing.add(0, torch.empty(0, 2, dtype=torch.float64))
+    assert nothing.mean().tolist() == [0, 0]
+
+
+def constant(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)[None, :, None, None].expand(1, 3, 2, 2)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_rare_class_weighs_as_much_as_a_frequent_one(normalise: bool) -> None:
+    class OneEach(TwoChannels):
+        """Each class's logits read one channel alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head.weight.data = torch.eye(2)[:, :, None, None]
+
+    model = OneEach().eval()
+    frequent, rare = constant(2, 1, 0), constant(1, 2, 0)
+    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
+    equal = [(frequent, labels), (rare, labels)]
+    often = [(torch.cat([frequent] * 5), torch.cat([labels] * 5)), (frequent, labels), (rare, labels)]
+    for data in (equal, often):
+        assert ratios_of(model, data, row_normalise=normalise)["first"].tolist() == [0.5, 0.5]
+    # The mass follows: half of the support lies in either, so that T above a half keeps both.
+    assert sorted(scores_of(model, often, row_normalise=normalise)["first"].tolist()) == [0.5, 1]
+
+
+def test_an_image_that_gives_a_class_nothing_has_no_shares() -> None:
+    model = TwoChannels().eval()
+    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
+    # Labelled 0, and the features that class 0 reads are zero.
+    silent = [(constant(0, 0, 5), labels)]
+    data = [(KNOWN, torch.tensor([[[0, 1], [1, 0]]]))]
+    before = ratios_of(model, data, target="gt")["first"]
+    assert torch.equal(ratios_of(model, data + silent, target="gt")["first"], before)
+    plain = [ratios_of(model, some, target="gt", row_normalise=False)["first"] for some in (data, data + silent)]
+    assert not torch.allclose(*plain, rtol=0.01)
+    assert ratios_of(model, silent, target="gt")["first"].tolist() == [0, 0]
 
 
 # --- the formula, slowly
@@ -234,10 +289,12 @@ def test_one_global_threshold_is_the_same_mass_in_every_layer() -> None:
         assert by_threshold == prefixes
         removed = total - sum(map(len, prefixes.values()))
         lost.add(removed)
-        plan = make_plan(groups, scores, table, Target("channels", removed / total, min_keep=0.0))
+        plan = make_plan(groups, scores, table, Target(Goal("channels", removed / total), min_keep=0.0))
         assert plan.kept == prefixes
         # A target of another kind stops at some mass, too: every layer keeps a prefix, and one mass explains all.
-        plan = make_plan(groups, scores, table, Target("macs", plan.predicted.macs / plan.dense.macs, min_keep=0.0))
+        plan = make_plan(
+            groups, scores, table, Target(Goal("macs", plan.predicted.macs / plan.dense.macs), min_keep=0.0)
+        )
         assert plan.kept == prefixes
     assert len(lost) > 4
     assert make_pruner("fgp").scope == "global"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from functools import cache
+from itertools import pairwise
+
 import pytest
 import torch
 import toy_networks as toys
 from torch import Tensor, nn
 from torch.ao.pruning._experimental.pruner.FPGM_pruner import FPGMPruner
 
-from bench.channels.groups import find_groups, prunable
+from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.errors import UsageError
-from bench.plan.pruning_plan import Scores
+from bench.plan.cost_table import CostTable
+from bench.plan.pruning_plan import Scores, make_plan
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.fpgm import pruner
@@ -88,6 +94,50 @@ def test_filters_of_small_norm_go_first() -> None:
     assert (fpgm_importance(filters, norm_keep=0.9) < 1).sum() == 1
     assert_near(fpgm_importance(filters, norm_keep=0.95), distance_sums(filters))
     assert_near(fpgm_importance(torch.tensor([[1.0], [2.0]]), norm_keep=0.5), [0, 1])
+
+
+WIDTHS = (16, 32, 64)
+
+
+@cache
+def ready() -> tuple[list[ChannelGroup], Scores, CostTable]:
+    """All that plans for a network of these widths are made from."""
+    model = nn.Sequential(*(toys.conv(*pair) for pair in pairwise((3, *WIDTHS))), nn.Conv2d(64, 4, 1))
+    groups = find_groups(model)
+    return groups, scores_of(model), CostTable(model, groups, (8, 8))
+
+
+def removed_by_plan(ratio: float) -> tuple[int, ...]:
+    """How many channels the plan takes of each layer."""
+    target = Target(Goal("channels", ratio), scope=make_pruner("fpgm").scope)
+    kept = make_plan(*ready(), target).kept
+    return tuple(width - len(kept[f"{layer}.0"]) for layer, width in enumerate(WIDTHS))
+
+
+@pytest.mark.parametrize(
+    ("rate", "ours", "reference"),
+    [
+        (0.1, (2, 3, 6), (1, 3, 6)),
+        (0.3, (5, 10, 19), (4, 9, 19)),
+        (0.4, (6, 13, 26), (6, 12, 25)),
+        (0.5, (8, 16, 32), (8, 16, 32)),
+        (0.6, (10, 19, 38), (9, 19, 38)),
+        # Half-way one more goes: 16 * 0.03125 is 0.5.
+        (0.03125, (1, 1, 2), (0, 1, 2)),
+    ],
+)
+def test_the_reference_truncates_what_is_rounded_here(
+    rate: float, ours: tuple[int, ...], reference: tuple[int, ...]
+) -> None:
+    assert tuple(int(width * rate) for width in WIDTHS) == reference
+    assert removed_by_plan(rate) == ours
+
+
+def test_a_plan_is_never_more_than_one_channel_of_a_layer_ahead_of_the_reference() -> None:
+    for percent in range(1, 96):
+        for width, here in zip(WIDTHS, removed_by_plan(percent / 100), strict=True):
+            exact = Fraction(percent * width, 100)
+            assert here - int(width * percent / 100) == (exact % 1 >= Fraction(1, 2))
 
 
 @pytest.mark.parametrize("kind", [toys.Chain, toys.Transposed])

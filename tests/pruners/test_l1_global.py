@@ -10,7 +10,7 @@ from torch import nn
 from bench.channels.groups import find_groups, prunable
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.l1_global.pruner import global_importance
@@ -23,7 +23,7 @@ def scores_of(model: nn.Module, ignore: tuple[str, ...] = ()) -> Scores:
 
 def plan_of(model: nn.Module, ratio: float, ignore: tuple[str, ...] = ()) -> PruningPlan:
     groups = find_groups(model, ignore=ignore)
-    target = Target("channels", ratio, make_pruner("l1_global").scope)
+    target = Target(Goal("channels", ratio), make_pruner("l1_global").scope)
     return make_plan(groups, scores_of(model, ignore), CostTable(model, groups, (16, 24)), target)
 
 

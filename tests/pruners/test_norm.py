@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.channels.groups import find_groups, prunable
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.filters import filter_norm, merge_normalised
@@ -26,7 +26,7 @@ def scores_of(method: str, model: nn.Module, seed: int = 0) -> Scores:
 
 def plan_of(model: nn.Module, scores: Scores, ratio: float, scope: str) -> dict[str, list[int]]:
     groups = find_groups(model)
-    return make_plan(groups, scores, CostTable(model, groups, SIZE), Target("channels", ratio, scope)).kept
+    return make_plan(groups, scores, CostTable(model, groups, SIZE), Target(Goal("channels", ratio), scope)).kept
 
 
 def test_norms_by_hand() -> None:

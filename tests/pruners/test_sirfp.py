@@ -18,7 +18,7 @@ from bench.errors import BenchError, UsageError
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.sirfp.redundancy import (
@@ -347,7 +347,7 @@ def test_each_pool_loses_the_same_share() -> None:
     assert set(pools.values()) == {"backbone", "rest"}
     table = CostTable(model, groups, (32, 48))
     for kind, value in (("channels", 0.4), ("macs", 0.5), ("params", 0.5), ("size", 10**6)):
-        plan = make_plan(groups, scores, table, Target(kind, value, pools=pools))
+        plan = make_plan(groups, scores, table, Target(Goal(kind, value), pools=pools))
         lost = {}
         for pool in ("backbone", "rest"):
             members = [group for group in prunable(groups) if pools[group.name] == pool]
@@ -445,6 +445,6 @@ def test_features_that_are_not_finite_are_an_error(encoded: nn.Module) -> None:
 
 def test_a_single_pooled_image_is_an_error_that_says_what_to_do() -> None:
     model = toys.settled(toys.Between(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8))))
-    with pytest.raises(BenchError, match="raise --calib-batch-size to at least 2"):
+    with pytest.raises(BenchError, match="raise `calib_batch_size` to at least 2"):
         scores_of(model, [(torch.randn(1, 3, 8, 8), torch.zeros(1, 8, 8))])
     assert not model.training

@@ -8,14 +8,14 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import find_groups, prunable
-from bench.config.options import TrainOptions
 from bench.errors import UsageError
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import Scores, make_plan
-from bench.plan.target import Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.pruners.slimming.pruner import movement, scale_importance
+from bench.training.options import TrainOptions
 
 
 def scores_of(model: nn.Module) -> Scores:
@@ -51,7 +51,7 @@ def test_layers_are_compared_as_they_are() -> None:
     scales(model.first[1], [0.1, -0.9, 0.5, 1, 1, 1, 1, 1])
     scales(model.second[1], [0.2, 0.05, -1, 1, 1, 1])
     groups = find_groups(model)
-    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (8, 8)), Target("channels", 3 / 14))
+    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (8, 8)), Target(Goal("channels", 3 / 14)))
     assert plan.kept == {"first.0": [1, 2, 3, 4, 5, 6, 7], "second.0": [2, 3, 4, 5]}
 
 
@@ -71,17 +71,68 @@ def test_the_strict_global_threshold_keeps_one_channel_of_a_layer_that_would_van
     scales(model.second[1], [0.2, 0.05])
     groups = find_groups(model)
     table = CostTable(model, groups, (8, 8))
-    plan = make_plan(groups, scores_of(model), table, Target("channels", 0.4))
+    plan = make_plan(groups, scores_of(model), table, Target(Goal("channels", 0.4)))
     assert plan.kept == {"first.0": [1, 2], "second.0": [0]}
     # Asked for the third as well, which would be the .2, the next one goes in its place.
-    plan = make_plan(groups, scores_of(model), table, Target("channels", 0.6))
+    plan = make_plan(groups, scores_of(model), table, Target(Goal("channels", 0.6)))
     assert plan.kept == {"first.0": [1], "second.0": [0]}
+
+
+def reference_kept(scores: Scores, percent: float) -> dict[str, list[int]]:
+    """The reference's choice: what is strictly above the threshold that lies at a share of all sorted |gamma|."""
+    ascending = torch.cat(list(scores.values())).sort().values
+    threshold = ascending[int(len(ascending) * percent)]
+    return {name: (score > threshold).nonzero().flatten().tolist() for name, score in scores.items()}
+
+
+def of_thousand() -> tuple[nn.Module, Scores]:
+    """A network of 1000 prunable channels in two layers whose scales are 1/1000, 2/1000, ... in a random order."""
+    model = nn.Sequential(toys.conv(3, 400), toys.conv(400, 600), nn.Conv2d(600, 4, 1))
+    values = (torch.randperm(1000, generator=torch.Generator().manual_seed(0)) + 1) / 1000
+    for layer, scale in zip((model[0][1], model[1][1]), values.split([400, 600]), strict=True):
+        scales(layer, scale.tolist())
+    return model, scores_of(model)
+
+
+@pytest.mark.parametrize(
+    ("percent", "ours", "reference"),
+    [(0.1, 100, 101), (0.3, 300, 301), (0.5, 500, 501), (0.7, 700, 701), (0.123, 123, 124), (0.1234, 123, 124)],
+)
+def test_the_reference_takes_one_channel_more(percent: float, ours: int, reference: int) -> None:
+    model, scores = of_thousand()
+    groups = find_groups(model)
+    kept = make_plan(groups, scores, CostTable(model, groups, (8, 8)), Target(Goal("channels", percent))).kept
+    others = reference_kept(scores, percent)
+    assert (1000 - sum(map(len, kept.values())), 1000 - sum(map(len, others.values()))) == (ours, reference)
+    # The one is that at the threshold: the least of those that stay here.
+    left_over = [float(scores[name][channel]) for name in kept for channel in set(kept[name]) - set(others[name])]
+    assert left_over == [min(float(scores[name][kept[name]].min()) for name in kept)]
+    assert all(set(others[name]) <= set(kept[name]) for name in kept)
+
+
+def test_the_reference_takes_all_that_are_equal_at_the_threshold() -> None:
+    model = nn.Sequential(toys.conv(3, 10), nn.Conv2d(10, 4, 1))
+    scales(model[0][1], [1, 2, 3, 3, 3, 3, 4, 5, 6, 7])
+    groups, scores = find_groups(model), scores_of(model)
+    plan = make_plan(groups, scores, CostTable(model, groups, (8, 8)), Target(Goal("channels", 0.3)))
+    assert plan.kept == {"0.0": [3, 4, 5, 6, 7, 8, 9]}
+    assert reference_kept(scores, 0.3) == {"0.0": [6, 7, 8, 9]}
+
+
+def test_binary_fractions_may_hide_the_one() -> None:
+    # 100 * 0.29 is 28.999999999999996, which the reference truncates.
+    model = nn.Sequential(toys.conv(3, 100), nn.Conv2d(100, 4, 1))
+    scales(model[0][1], [float(value) for value in range(1, 101)])
+    groups, scores = find_groups(model), scores_of(model)
+    kept = make_plan(groups, scores, CostTable(model, groups, (8, 8)), Target(Goal("channels", 0.29))).kept
+    assert kept == reference_kept(scores, 0.29)
+    assert len(kept["0.0"]) == 71
 
 
 def test_masked_and_cut_agree() -> None:
     model = toys.settled(toys.Residual())
     groups = find_groups(model)
-    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (16, 24)), Target("channels", 0.4))
+    plan = make_plan(groups, scores_of(model), CostTable(model, groups, (16, 24)), Target(Goal("channels", 0.4)))
     assert plan.channels == (20, 32)
     smaller = toys.cut_copy(model, groups, plan)
     for group in groups:
@@ -149,6 +200,6 @@ def test_groups_without_norms_stay_whole() -> None:
     groups = find_groups(model)
     scores = scores_of(model)
     assert list(scores) == ["first.0"]
-    plan = make_plan(groups, scores, CostTable(model, groups, (8, 8)), Target("channels", 0.3))
+    plan = make_plan(groups, scores, CostTable(model, groups, (8, 8)), Target(Goal("channels", 0.3)))
     assert plan.skipped == ["second.0"]
     assert (len(plan.kept["first.0"]), len(plan.kept["second.0"])) == (4, 6)

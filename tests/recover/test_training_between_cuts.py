@@ -9,13 +9,13 @@ from toy_networks import plan_keeping
 from toy_training import TOY, ToyData, new_network, toy_distillation
 
 from bench.channels.groups import find_groups
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
 from bench.models.checkpoint import SavedModel
 from bench.recover.training_between_cuts import TrainingBetweenCuts
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 def test_without_a_cut_it_is_what_fit_does(tmp_path, options):
     fitted, stepped = new_network(aux=True), new_network(aux=True)
     recipe = TrainOptions(**{"batch_size": 4, "lr": 0.1, "epochs": 2, **options})
-    fit(fitted, ToyData(), recipe, RunOptions(), tmp_path, device=CPU)
+    fit(fitted, ToyData(), recipe, 0, tmp_path, device=CPU)
     # Three batches an epoch; with three accumulated, a step an epoch.
     steps = 6 // recipe.accumulate
     training = retraining(stepped, steps, **options)
@@ -63,7 +63,7 @@ def test_a_teacher_is_followed_as_in_fit_and_not_cut(tmp_path):
     fitted, stepped, recipe = new_network(aux=True), new_network(aux=True), TrainOptions(batch_size=4, lr=0.1, epochs=2)
     taught = toy_distillation(2.0, 3.0)
     before = weights(taught.teacher)
-    fit(fitted, ToyData(), recipe, RunOptions(), tmp_path, device=CPU, distillation=taught)
+    fit(fitted, ToyData(), recipe, 0, tmp_path, device=CPU, distillation=taught)
     training = TrainingBetweenCuts(stepped, ToyData(), recipe, 6, 0, CPU, taught)
     training.train(6)
     assert torch.equal(weights(fitted.model), weights(stepped.model))
@@ -140,10 +140,12 @@ def test_momentum_outlives_a_cut():
 
 
 def test_what_diverges_is_named():
-    with pytest.raises(BenchError, match="the training between cuts diverged within 4 steps; try a lower --finetune"):
+    with pytest.raises(
+        BenchError, match="the training between cuts diverged within 4 steps; try a lower `finetune_lr`"
+    ):
         retraining(new_network(norm=False), lr=1e20).train(4)
 
 
 def test_fp16_needs_a_gpu():
-    with pytest.raises(UsageError, match="--amp fp16 needs a CUDA device"):
+    with pytest.raises(UsageError, match="`amp=fp16` needs a CUDA device"):
         retraining(new_network(), amp="fp16")

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bench.config.options import DataOptions, MeasureOptions, RunOptions
 from bench.datasets.base import Classes
+from bench.datasets.options import DataOptions
 from bench.measure.baseline import Baseline
+from bench.measure.options import ScoringOptions, TimingOptions
 from bench.report.disagreement_panels import ALONE, PAIR, Panel, make_panel, panels_of, segment, verdicts
 
 TWO = Classes(names=("sky", "road"), palette=((10, 20, 200), (200, 100, 50)), outputs=3, ignore_index=2)
@@ -87,7 +88,7 @@ class Fixed(nn.Module):
 
 def opened(tiny_camvid, tiny_baseline) -> Baseline:
     data = DataOptions("camvid", str(tiny_camvid), num_workers=0)
-    return Baseline(tiny_baseline, data, RunOptions(), MeasureOptions(latency=False), device=torch.device("cpu"))
+    return Baseline(tiny_baseline, data, ScoringOptions(), TimingOptions(latency=False), device=torch.device("cpu"))
 
 
 def test_the_images_that_differ_most_are_found_in_one_pass(monkeypatch, tiny_camvid, tiny_baseline):

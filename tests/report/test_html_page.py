@@ -15,8 +15,17 @@ from browser import NAMES, Browser, browser, executable
 from records import SCHEMAS, faults, validator
 
 from bench.datasets.camvid import CamVid
+from bench.measure.evaluation_report import (
+    Change,
+    CostRecord,
+    EvaluationReport,
+    NetworkRecord,
+    latency_of,
+    layers_of,
+)
 from bench.report.disagreement_panels import PAIR, Panel
 from bench.report.html_page import html_page
+from bench.system.files import plain
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
@@ -78,6 +87,22 @@ class Reader(HTMLParser):
 def test_the_records_are_as_documented(folder):
     for name in ("pair.json", "alone.json", "report.json", "pruning_info.json"):
         assert faults(read(folder / name)) == []
+
+
+def test_the_types_name_every_field_in_its_order(folder):
+    report = read(folder / "pair.json")
+    for record, kind in (
+        (report, EvaluationReport),
+        (report["baseline"], NetworkRecord),
+        (report["candidate"], NetworkRecord),
+        (report["candidate"]["cost"], CostRecord),
+        (report["change"], Change),
+    ):
+        assert list(record) == list(kind.__annotations__)
+    assert plain(latency_of(report)) == report["latency"]
+    assert plain(layers_of(report)) == report["layers"]
+    alone = read(folder / "alone.json")
+    assert (latency_of(alone), layers_of(alone)) == (None, [])
 
 
 def test_the_schemas_refuse_what_they_do_not_name(folder):

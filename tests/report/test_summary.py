@@ -15,10 +15,10 @@ from rich.console import Console
 from bench.channels.groups import find_groups
 from bench.datasets.base import Classes
 from bench.errors import BenchError
-from bench.report.comparison_rows import cells
+from bench.report.comparison_rows import entries
+from bench.report.console_tables import comparison_table, groups_table, pair_table
 from bench.report.label_pictures import PANEL_WIDTH, prediction_picture, write_ids
-from bench.report.summary import COLUMNS, comparison_table, groups_table, write_summary
-from bench.report.text import pair_table
+from bench.report.summary import COLUMNS, write_summary
 
 BASELINE = {
     "model": "resnet18_seg",
@@ -79,11 +79,11 @@ def markdown_lines(path) -> list[list[str]]:
     return [[text.strip() for text in line.replace("\\|", "¦").strip("|").split("|")] for line in lines]
 
 
-def test_cells_keep_the_methods_order_and_sort_ratios():
+def test_entries_keep_the_methods_order_and_sort_ratios():
     rows = [row("taylor", 0.5), row("l1", 0.1), row("taylor", 0.1, 0), row("taylor", 0.1, 1), failed("l1", 0.1, 1)]
-    found = cells(rows)
-    assert [(cell.method, cell.goal.value) for cell in found] == [("taylor", 0.1), ("taylor", 0.5), ("l1", 0.1)]
-    assert [(len(cell.done), len(cell.failed)) for cell in found] == [(2, 0), (1, 0), (1, 1)]
+    found = entries(rows)
+    assert [(entry.method, entry.goal.value) for entry in found] == [("taylor", 0.1), ("taylor", 0.5), ("l1", 0.1)]
+    assert [(len(entry.done), len(entry.failed)) for entry in found] == [(2, 0), (1, 0), (1, 1)]
 
 
 def test_console_table_of_one_seed_fits_80_columns():

@@ -12,7 +12,17 @@ import pytest
 import torch
 
 from bench.errors import BenchError
-from bench.system.files import digest, file_digest, make_folder, plain, read_json, whole_file, write_json, write_text
+from bench.system.files import (
+    digest,
+    file_digest,
+    make_folder,
+    plain,
+    read_json,
+    whole_file,
+    write_csv,
+    write_json,
+    write_text,
+)
 from bench.system.provenance import provenance
 from bench.system.run_folder import begin, fail, finish, is_done, run_folder
 
@@ -54,6 +64,14 @@ def test_writing_where_no_folder_is_names_the_file(tmp_path, folder):
     path = tmp_path / folder / "a.json"
     with pytest.raises(BenchError, match=f"cannot write {path}: (No such file|Not a directory)"):
         write_json(path, {})
+
+
+def test_a_table_has_its_columns_and_blanks_where_nothing_is_known(tmp_path):
+    write_csv(tmp_path / "a.csv", ("name", "share"), [{"name": "x, y", "share": 0.5}, {"share": None}, {"name": "z"}])
+    assert (tmp_path / "a.csv").read_bytes() == b'name,share\n"x, y",0.5\n,\nz,\n'
+    with pytest.raises(ValueError, match="colour"):
+        write_csv(tmp_path / "b.csv", ("name",), [{"colour": "red"}])
+    assert names(tmp_path) == {"a.csv"}
 
 
 def test_writing_onto_a_folder_is_refused(tmp_path):

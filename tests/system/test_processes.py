@@ -11,7 +11,6 @@ import pytest
 import torch
 from toy_training import TOY, ToyData, new_network, toy_distillation
 
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import BenchError, UsageError
 from bench.measure.evaluation import evaluate, evaluate_images
 from bench.measure.inference import Scoring
@@ -19,6 +18,7 @@ from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.system import processes
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 # What each process of the toy program writes itself.
@@ -106,7 +106,7 @@ def test_two_processes_with_a_teacher_equal_one_with_twice_the_batch(tmp_path, p
     one = new_network(norm=False)
     options = TrainOptions(epochs=4, batch_size=4, lr=0.1)
     taught = {"distillation": toy_distillation()}
-    result = fit(one, ToyData(void=False), options, RunOptions(), tmp_path / "one", device=CPU, **taught)
+    result = fit(one, ToyData(void=False), options, 0, tmp_path / "one", device=CPU, **taught)
     two = load_model(tmp_path / "two" / "last.pt")
     for name, tensor in one.model.state_dict().items():
         torch.testing.assert_close(two.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
@@ -129,7 +129,7 @@ def test_another_number_of_processes_is_refused(two_processes):
     options = TrainOptions(epochs=4, batch_size=2, lr=0.1, ema=0.5, accumulate=2)
     saved = new_network(dropout=0.3, aux=True)
     with pytest.raises(BenchError, match="torchrun --nproc_per_node is 1, the run was started with 2"):
-        fit(saved, ToyData(), options, RunOptions(), two_processes[0], resume=True, device=CPU)
+        fit(saved, ToyData(), options, 0, two_processes[0], resume=True, device=CPU)
 
 
 def test_one_process_needs_no_group():
@@ -147,7 +147,7 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with (
-        pytest.raises(UsageError, match="use --device cuda under torchrun"),
+        pytest.raises(UsageError, match="use `device=cuda` under torchrun"),
         processes.joined(torch.device("cuda:0")),
     ):
         pass

@@ -8,7 +8,7 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.torch_utils.contexts import batch_statistics
-from bench.torch_utils.hooks import channels_first, outputs_seen
+from bench.torch_utils.hooks import calls_seen, channels_first, inputs_seen, outputs_seen
 
 
 def test_outputs_are_seen_before_they_are_changed_in_place() -> None:
@@ -30,6 +30,42 @@ def test_a_layer_that_runs_twice_is_seen_twice() -> None:
     assert seen == ["0", "0"]
 
 
+def test_inputs_are_seen_before_the_layer_runs() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)).eval()
+    seen: list[tuple[str, Tensor]] = []
+    with (
+        inputs_seen(model, ["1", "0"], lambda name, inputs: seen.append((name, inputs[0].clone()))),
+        outputs_seen(model, ["0"], lambda name, output: seen.append((f"{name} gives", output.clone()))),
+    ):
+        model(toys.IMAGES)
+    assert [name for name, _ in seen] == ["0", "0 gives", "1"]
+    assert torch.equal(seen[0][1], toys.IMAGES)
+    assert torch.equal(seen[2][1], seen[1][1])
+    assert seen[2][1].min() < 0
+
+
+def test_what_a_pre_hook_returns_replaces_nothing() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1)).eval()
+    expected = model(toys.IMAGES)
+    with inputs_seen(model, ["0"], lambda name, inputs: torch.zeros_like(inputs[0])):
+        assert torch.equal(model(toys.IMAGES), expected)
+
+
+def test_calls_are_seen_whole_and_their_outputs_can_be_replaced() -> None:
+    model = nn.Sequential(nn.MaxPool2d(2, return_indices=True)).eval()
+    shapes: dict[str, object] = {}
+
+    def halved(name: str, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> Tensor:
+        shapes[name] = (inputs[0].shape, len(output))
+        return output[0] / 2
+
+    with calls_seen(model, ["0"], halved):
+        found = model(toys.IMAGES)
+    assert shapes == {"0": (toys.IMAGES.shape, 2)}
+    assert torch.equal(found, nn.functional.max_pool2d(toys.IMAGES, 2) / 2)
+    assert isinstance(model(toys.IMAGES), tuple)
+
+
 def test_hooks_are_gone_even_after_an_error() -> None:
     model = toys.Chain()
     seen: list[str] = []
@@ -37,9 +73,11 @@ def test_hooks_are_gone_even_after_an_error() -> None:
         model(torch.zeros(1, 5, 8, 8))
     with pytest.raises(AttributeError), outputs_seen(model, ["first.0", "missing"], lambda name, _output: None):
         pass
+    with pytest.raises(RuntimeError), inputs_seen(model, ["second.0"], lambda name, _inputs: seen.append(name)):
+        model(torch.zeros(1, 5, 8, 8))
     model(toys.IMAGES)
     assert seen == []
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(

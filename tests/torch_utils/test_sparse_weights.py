@@ -13,11 +13,11 @@ from records import faults
 from toy_training import TOY, ToyData, new_network
 
 from bench.channels.groups import find_groups
-from bench.config.options import RunOptions, TrainOptions
 from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros, set_to_zero
 from bench.train_eval import fit
+from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 WEIGHT = "body.0.weight"
@@ -64,7 +64,7 @@ def test_zeros_survive_training(sparse_network: Any, tmp_path: Path, recipe: dic
     saved, zeros = sparse_network
     before = saved.model.get_parameter(WEIGHT).detach().clone()
     options = TrainOptions(epochs=2, batch_size=4, lr=0.1, **recipe)
-    fit(saved, ToyData(), options, RunOptions(), tmp_path, device=CPU)
+    fit(saved, ToyData(), options, 0, tmp_path, device=CPU)
     files = [load_model(tmp_path / name) for name in ("best.pt", "last.pt")]
     assert [file.meta[SPARSE] for file in files] == [[WEIGHT]] * 2
     for model in (saved.model, *(file.model for file in files)):
@@ -87,11 +87,11 @@ def test_a_resumed_run_keeps_them_too(sparse_network: Any, tmp_path: Path) -> No
             raise Killed
 
     with pytest.raises(Killed):
-        fit(saved, ToyData(watch=kill), options, RunOptions(), tmp_path, device=CPU)
+        fit(saved, ToyData(watch=kill), options, 0, tmp_path, device=CPU)
     again = new_network()
     set_to_zero(again.model, {WEIGHT: zeros})
     again.meta[SPARSE] = [WEIGHT]
-    fit(again, ToyData(), options, RunOptions(), tmp_path, resume=True, device=CPU)
+    fit(again, ToyData(), options, 0, tmp_path, resume=True, device=CPU)
     assert torch.equal(again.model.get_parameter(WEIGHT) == 0, zeros)
 
 

@@ -11,7 +11,6 @@ from toy_networks import plan_keeping
 from toy_training import CLASSES, TOY, ToyData, new_network, toy_distillation
 
 from bench.channels.groups import find_groups
-from bench.config.options import DistillOptions, RunOptions, TrainOptions
 from bench.cut.network import cut
 from bench.errors import BenchError
 from bench.models import MODELS
@@ -20,6 +19,7 @@ from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
 from bench.training.distillation import Distillation, distillation_of
 from bench.training.losses import distillation_loss, pixel_divergence, segmentation_loss
+from bench.training.options import DistillOptions, TrainOptions
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def toy(monkeypatch):
 def train(folder, saved, distillation=None, data=None, *, resume=False, **options):
     recipe = TrainOptions(**{"epochs": 2, "batch_size": 4, "lr": 0.1, **options})
     how = {"distillation": distillation, "resume": resume, "device": CPU}
-    return fit(saved, data or ToyData(), recipe, RunOptions(), folder, **how)
+    return fit(saved, data or ToyData(), recipe, 0, folder, **how)
 
 
 def state(model):
@@ -181,11 +181,11 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
 @pytest.mark.parametrize(
     ("started", "resumed", "named"),
     [
-        ((1.0, 2.0), (3.0, 2.0), r"--distill-weight is 3\.0, the run was started with 1\.0"),
-        ((1.0, 2.0), (1.0, 1.0), r"--distill-temperature is 1\.0, the run was started with 2\.0"),
-        ((1.0, 2.0), (1.0, 2.0, 7), "--baseline is toy 7, the run was started with toy 1"),
-        ((1.0, 2.0), None, r"--distill-weight is not given, the run was started with 1\.0"),
-        (None, (1.0, 2.0), r"--distill-weight is 1\.0, the run was started with not given"),
+        ((1.0, 2.0), (3.0, 2.0), r"`distill_weight` is 3\.0, the run was started with 1\.0"),
+        ((1.0, 2.0), (1.0, 1.0), r"`distill_temperature` is 1\.0, the run was started with 2\.0"),
+        ((1.0, 2.0), (1.0, 2.0, 7), "`baseline` is toy 7, the run was started with toy 1"),
+        ((1.0, 2.0), None, r"`distill_weight` is not given, the run was started with 1\.0"),
+        (None, (1.0, 2.0), r"`distill_weight` is 1\.0, the run was started with not given"),
     ],
 )
 def test_another_distillation_does_not_go_on(tmp_path, started, resumed, named):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.config.options import TrainOptions
 from bench.training.optimizer import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
+from bench.training.options import TrainOptions
 
 
 def test_poly_values():

@@ -1,4 +1,4 @@
-"""What scenes are drawn with: the camera and its picture, colours, and the lie of the street."""
+"""The canvas of drawn scenes: the camera and its picture, colours, and the lie of the street."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Average percentage of zeros, by itself and with the norm of the filter."""
+"""APoZ and PAPM: the share of a channel's activations that are zero, by itself and with the norm of its filter."""
 
 METHODS = {
     "apoz": ("bench.pruners.apoz.pruner", "APoZ", "share of activations that are not zero (Hu et al., 2016)"),

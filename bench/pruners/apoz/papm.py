@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.channels.groups import TRACE_SIZE, ChannelGroup
+from bench.channels.groups import ChannelGroup
+from bench.channels.tracing import TRACE_SIZE
 from bench.errors import BenchError, UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.apoz.pruner import active_shares
@@ -67,7 +68,7 @@ def pixels_of(batches: Sequence[Batch], classes: Sequence[int]) -> list[tuple[Te
     if not chosen:
         raise BenchError(
             f"none of the {sum(len(images) for images, _ in batches)} calibration images shows a class of "
-            f"{', '.join(map(str, classes))}; raise --calib-images or choose other classes"
+            f"{', '.join(map(str, classes))}; raise `calib_images` or choose other classes"
         )
     return chosen
 

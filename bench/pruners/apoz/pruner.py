@@ -1,4 +1,4 @@
-"""APoZ: a channel whose activations are mostly zero does little.
+"""APoZ: a channel's importance is the share of its activations that are not zero.
 
 Hu et al., Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep Architectures, 2016,
 https://arxiv.org/abs/1607.03250

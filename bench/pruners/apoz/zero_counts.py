@@ -19,11 +19,13 @@ from torch.nn.functional import adaptive_max_pool2d
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from bench.channels.groups import TRACE_SIZE, ChannelGroup, Member
+from bench.channels.groups import ChannelGroup, Member
+from bench.channels.tracing import TRACE_SIZE
 from bench.errors import BenchError
 from bench.system.console import progress
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.hooks import outputs_seen
 
 _aten = torch.ops.aten
 
@@ -189,36 +191,29 @@ def _watched(model: nn.Module, groups: Iterable[ChannelGroup], seen: _Seen) -> I
         for member in (*(producer.layer for producer in group.producers), *group.norms, *group.depthwise):
             members[member.layer].append((group, member))
     watch = _Watch(seen)
-    with _output_hooks(model, members, watch.marks.__setitem__), watch:
+    with _marked_outputs(model, members, watch.marks.__setitem__), watch:
         yield
 
 
-@contextlib.contextmanager
-def _watched_outputs(model: nn.Module, groups: Iterable[ChannelGroup], seen: _Seen) -> Iterator[None]:
+def _watched_outputs(
+    model: nn.Module, groups: Iterable[ChannelGroup], seen: _Seen
+) -> contextlib.AbstractContextManager[None]:
     """Calls `seen` for each output of a normalisation behind a producer of a group, or else of the producer."""
     members: dict[str, list[tuple[ChannelGroup, Member]]] = defaultdict(list)
     for group in groups:
         for producer in group.producers:
             member = producer.norm or producer.layer
             members[member.layer].append((group, member))
-    with _output_hooks(model, members, seen):
-        yield
+    return _marked_outputs(model, members, seen)
 
 
-@contextlib.contextmanager
-def _output_hooks(
+def _marked_outputs(
     model: nn.Module, members: dict[str, list[tuple[ChannelGroup, Member]]], seen: _Seen
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager[None]:
     """Calls `seen` with the outputs of the layers named, in the forward passes of the block."""
 
-    def hook_of(pairs: list[tuple[ChannelGroup, Member]]) -> Callable[..., None]:
-        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            axis = output.dim() - 1 if isinstance(layer, (nn.Linear, nn.LayerNorm)) else 1
-            seen(output, [_Mark(group, member, axis) for group, member in pairs])
+    def mark(name: str, output: Tensor) -> None:
+        axis = output.dim() - 1 if isinstance(model.get_submodule(name), (nn.Linear, nn.LayerNorm)) else 1
+        seen(output, [_Mark(group, member, axis) for group, member in members[name]])
 
-        return hook
-
-    with contextlib.ExitStack() as stack:
-        for name, pairs in members.items():
-            stack.callback(model.get_submodule(name).register_forward_hook(hook_of(pairs)).remove)
-        yield
+    return outputs_seen(model, members, mark)

@@ -1,4 +1,4 @@
-"""Differentiable Markov channel pruning."""
+"""DMCP: differentiable Markov channel pruning."""
 
 METHODS = {
     "dmcp": (

@@ -1,9 +1,10 @@
-"""A network whose groups of channels can be scaled from outside, and what it then costs on average."""
+"""DMCP's gates in a running network: hooks scale the channels of groups, and the mean cost follows from the gates."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from bench.pruners.dmcp.gates import (
     shift_to_budget,
     shifted,
 )
+from bench.torch_utils.hooks import outputs_seen
 
 
 class Gates:
@@ -29,45 +31,43 @@ class Gates:
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]):
-        """Puts gates into a network; all are open.
+        """Gates that are all open; they are in the network from the start of the block to its end.
 
         Args:
             model: the network.
             groups: the groups to gate; all members of a group share its gates.
         """
         self._values: Mapping[str, Tensor] = {}
-        layers = dict(model.named_modules())
-        places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
+        self._model = model
+        self._places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
         for group in groups:
             bare = [producer.layer for producer in group.producers if producer.norm is None]
             for member in (*group.norms, *bare):
-                places[member.layer].append((group.name, member))
-        self._hooks = [layers[name].register_forward_hook(self._scaling(parts)) for name, parts in places.items()]
+                self._places[member.layer].append((group.name, member))
+        self._hooks = contextlib.ExitStack()
 
     def set(self, values: Mapping[str, Tensor]) -> None:
         """Group name -> the factor of each of its channels, [channels], in all passes that follow."""
         self._values = values
 
     def __enter__(self) -> Gates:
+        self._hooks.enter_context(outputs_seen(self._model, self._places, self._scaled))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._hooks.close()
 
-    def _scaling(self, parts: Sequence[tuple[str, Member]]) -> Callable[..., Tensor | None]:
-        def scale(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not self._values:
-                return None
-            factors = output.new_ones(width(layer, OUT))
-            for name, member in parts:
-                values = self._values[name].to(factors)[member.channels.to(factors.device)]
-                factors = factors.index_copy(0, member.positions.to(factors.device), values)
-            if isinstance(layer, (*CONVOLUTIONS, nn.modules.batchnorm._BatchNorm)):
-                factors = factors.view(-1, *(1 for _ in range(output.dim() - 2)))
-            return output * factors
-
-        return scale
+    def _scaled(self, layer_name: str, output: Tensor) -> Tensor | None:
+        if not self._values:
+            return None
+        layer = self._model.get_submodule(layer_name)
+        factors = output.new_ones(width(layer, OUT))
+        for name, member in self._places[layer_name]:
+            values = self._values[name].to(factors)[member.channels.to(factors.device)]
+            factors = factors.index_copy(0, member.positions.to(factors.device), values)
+        if isinstance(layer, (*CONVOLUTIONS, nn.modules.batchnorm._BatchNorm)):
+            factors = factors.view(-1, *(1 for _ in range(output.dim() - 2)))
+        return output * factors
 
 
 class Widths:

@@ -1,4 +1,4 @@
-"""The published training: a network that works at many widths, and in its second half the search for the widths."""
+"""DMCP's published training: a network that works at many widths, and in its second half the search for the widths."""
 
 from __future__ import annotations
 

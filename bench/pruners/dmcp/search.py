@@ -1,4 +1,4 @@
-"""One step of the width search, and the light search that is made of such steps."""
+"""DMCP's width search: one step of it, and the light search that is made of such steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feature-gradient support of a channel for the classes."""
+"""FGP: how much a channel's features support the classes, by their gradients."""
 
 METHODS = {
     "fgp": (

@@ -1,4 +1,4 @@
-"""Feature-Gradient Pruning: how much a channel's features support the classes that are predicted.
+"""FGP: a channel's importance is how much its features support the classes that are predicted, by their gradients.
 
 Lv et al., FGP: Feature-Gradient-Prune for Efficient Convolutional Layer Pruning, 2024,
 https://arxiv.org/abs/2411.12781. The target of the gradients is Seg-Grad-CAM's (Vinogradova et al., AAAI 2020).
@@ -6,6 +6,7 @@ https://arxiv.org/abs/2411.12781. The target of the gradients is Seg-Grad-CAM's 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -52,6 +53,34 @@ def shares(values: Tensor) -> Tensor:
     return values / values.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 
 
+class ClassMeans:
+    """Mean of a layer's rows over the images that hold a class, and then over the classes.
+
+    A class that few images hold counts as much as one that all do: summed over the pairs of an image and a class,
+    the frequent ones would outvote it.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[int, Tensor] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, label: int, rows: Tensor) -> None:
+        """Adds some images that hold a class.
+
+        Args:
+            label: the class.
+            rows: float64 [images, C].
+        """
+        total = rows.sum(dim=0)
+        self._sums[label] = self._sums[label] + total if label in self._sums else total
+        self._counts[label] = self._counts.get(label, 0) + len(rows)
+
+    def mean(self) -> Tensor:
+        """float64 [C]; a class no row was added of is left out, not counted as zero."""
+        means = [total / max(1, self._counts[label]) for label, total in self._sums.items()]
+        return torch.stack(means).sum(dim=0) / max(1, sum(map(bool, self._counts.values())))
+
+
 def mass_score(support: Tensor) -> Tensor:
     """Share of the support that lies in a channel and those ranked behind it.
 
@@ -83,6 +112,8 @@ class Fgp(Pruner):
     name: ClassVar[str] = "fgp"
     paper: ClassVar[str] = "Lv et al., FGP: Feature-Gradient-Prune for Efficient Convolutional Layer Pruning, 2024"
     needs_data: ClassVar[bool] = True
+    # The first summed over pairs of an image and a class.
+    revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         for option, choices in CHOICES.items():
@@ -113,24 +144,24 @@ class Fgp(Pruner):
         return producer.norm if self.hook == "norm" and producer.norm is not None else producer.layer
 
     def _support(self, model: nn.Module, names: set[str], calibration: Calibration) -> dict[str, Tensor]:
-        """Layer -> float64 [width], summed over all pairs of an image and a class in it; layers that ran only."""
-        support: dict[str, Tensor] = {}
+        """Layer -> float64 [width], mean over each class's images and then over the classes; layers that ran only."""
+        support: dict[str, ClassMeans] = defaultdict(ClassMeans)
         for images, labels in calibration.batches:
-            for rows in self._rows(model, names, images, labels, calibration.ignore_index):
+            for label, rows in self._rows(model, names, images, labels, calibration.ignore_index):
                 for name, values in rows.items():
-                    total = (shares(values) if self.row_normalise else values).sum(dim=0)
-                    support[name] = support[name] + total if name in support else total
+                    # A layer that gives a class nothing in an image has no shares there.
+                    support[name].add(label, shares(values[values.any(dim=1)]) if self.row_normalise else values)
         if not support:
             raise BenchError(
                 f"no calibration image has a class of at least {self.min_pixels} pixels; "
                 "see more images or lower min_pixels"
             )
-        return support
+        return {name: means.mean() for name, means in support.items()}
 
     def _rows(
         self, model: nn.Module, names: set[str], images: Tensor, labels: Tensor, ignore_index: int
-    ) -> Iterator[dict[str, Tensor]]:
-        """For each class of a batch: layer -> float64 [images it is in, width], what each channel gives to it."""
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Each class of a batch, and layer -> float64 [images it is in, width], what each channel gives to it."""
         layers = dict(model.named_modules())
         device = next(model.parameters()).device
         runs: list[tuple[str, GradientEdge, tuple[Tensor, Tensor]]] = []
@@ -159,4 +190,4 @@ class Fgp(Pruner):
                 if gradient is not None:
                     row = class_support(channels_first(layers[name], gradient), *means)[is_in].double()
                     rows[name] = rows[name] + row if name in rows else row
-            yield rows
+            yield label, rows

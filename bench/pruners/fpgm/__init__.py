@@ -1,4 +1,4 @@
-"""Filter pruning via geometric median."""
+"""FPGM: filter pruning via geometric median."""
 
 METHODS = {
     "fpgm": ("bench.pruners.fpgm.pruner", "FPGM", "distance of the filter to all others (He et al., CVPR 2019)"),

@@ -1,4 +1,4 @@
-"""FPGM: the filters nearest to all others of their layer are the ones these can stand in for.
+"""FPGM: a filter's importance is the sum of its distances to the other filters of its layer.
 
 He et al., Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration, CVPR 2019,
 https://arxiv.org/abs/1811.00250
@@ -6,7 +6,6 @@ https://arxiv.org/abs/1811.00250
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +18,7 @@ from bench.errors import UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, merge_normalised, rated_filters, relative_to_mean
+from bench.rounding import share_down
 
 _ROWS = 256
 
@@ -44,8 +44,7 @@ def fpgm_importance(filters: Tensor, norm_keep: float = 1.0) -> Tensor:
         float64 [C]; sums of distances if all pass. Else those that pass score 1 and their sum, over the mean of the
         sums, of distances to each other; those that do not score below 1, by their norm's rank.
     """
-    # The small number undoes binary fractions: 10 * (1 - 0.9) is 0.9999999999999998.
-    cut = math.floor(len(filters) * (1 - norm_keep) + 1e-9)
+    cut = share_down(1 - norm_keep, len(filters))
     if cut == 0:
         return distance_sums(filters)
     ascending = filter_norm(filters, 2).argsort(stable=True)

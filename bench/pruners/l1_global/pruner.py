@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.channels.groups import ChannelGroup, first_layer
+from bench.channels.groups import ChannelGroup
+from bench.channels.layer_axes import first_layer
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
 from bench.pruners.filters import filter_norm, rated_filters, relative_to_mean

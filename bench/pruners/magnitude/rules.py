@@ -1,4 +1,4 @@
-"""The rule table: which category a layer is of, and the share of its weights that becomes zero."""
+"""The rules of magnitude pruning: which category a layer is of, and which share of its weights becomes zero."""
 
 from __future__ import annotations
 

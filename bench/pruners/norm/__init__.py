@@ -1,4 +1,4 @@
-"""Norm-based scores and the random control."""
+"""L1 and L2 norms of filters, and the random control."""
 
 METHODS = {
     "l1": ("bench.pruners.norm.pruner", "L1", "L1 norm of the filter (Li et al., ICLR 2017)"),

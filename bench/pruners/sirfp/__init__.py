@@ -1,4 +1,4 @@
-"""Spatially aware redundancy between channels."""
+"""SIRFP: spatially aware redundancy between channels."""
 
 METHODS = {
     "sirfp": (

@@ -1,4 +1,4 @@
-"""SIRFP: channels whose feature maps repeat those of others in the same places are redundant.
+"""SIRFP: a channel's importance is how little the feature maps of others repeat its own in the same places.
 
 Wu et al., Structural Pruning via Spatial-aware Information Redundancy for Semantic Segmentation, AAAI 2025,
 https://arxiv.org/abs/2412.12672
@@ -79,7 +79,7 @@ class Sirfp(Pruner):
         def measure(name: str, output: Tensor) -> None:
             averages[name].add(channels_first(layers[name], output).float())
 
-        with outputs_seen(model, names, measure), batch_statistics(model), batchnorm_explained("--calib-batch-size"):
+        with outputs_seen(model, names, measure), batch_statistics(model), batchnorm_explained("`calib_batch_size`"):
             for images, _ in calibration.batches:
                 model(images.to(device))
         scores = {}

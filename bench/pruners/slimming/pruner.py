@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
-from bench.config.options import RunOptions, TrainOptions
 from bench.errors import UsageError
 from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import Scores
@@ -23,6 +22,7 @@ from bench.system.console import say
 from bench.system.run_folder import LAST
 from bench.train_eval import fit
 from bench.training.optimizer import learning_rate
+from bench.training.options import TrainOptions
 
 
 def scale_importance(gammas: Sequence[Tensor]) -> Tensor:
@@ -85,7 +85,7 @@ class Slimming(Pruner):
             saved,
             training.data,
             recipe,
-            RunOptions(seed=training.seed),
+            training.seed,
             training.folder,
             resume=(training.folder / LAST).is_file(),
             device=training.device,

@@ -1,4 +1,4 @@
-"""First-order Taylor importance."""
+"""Taylor: the first-order change of the loss when a channel goes."""
 
 METHODS = {
     "taylor": (

@@ -1,43 +1,17 @@
-"""The flags of prune.py that say what a method is told and what a pruning is to reach."""
+"""The flags that say what a pruning, or several, are to reach."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import Any
 
-from bench.cli.parser import Parser, chosen_goals
-from bench.config.values import parse_bytes, parse_kept, parse_latency, parse_ratio, parse_reduction, whole
+from bench.cli.parser import Parser
+from bench.config.values import parse_bytes, parse_kept, parse_latency, parse_ratio, parse_reduction
 from bench.errors import UsageError
 from bench.plan.target import Goal
 
 SEARCH_TOLERANCE = 0.005
 """How far off --auto-search may end, as a share of the network's parameters."""
-
-_DIRECT_OPTIONS = ("alpha", "norm_scale", "classes")
-
-
-def add_method(parser: Parser) -> None:
-    """Adds the method, its options, and the flags that are short for some of them."""
-    group = parser.add_argument_group("method")
-    group.add_argument("--method", metavar="NAME", help="pruning method (required); --list-methods names them")
-    parser.add_setting(group, "--opt", metavar="KEY=VALUE,...", help="options of the method")
-    group.add_argument("--alpha", type=float, metavar="A", help="short for --opt alpha=A")
-    group.add_argument("--norm-scale", metavar="NAME", help="short for --opt norm_scale=NAME")
-    parser.add_value(group, "--classes", whole, nargs="+", metavar="ID", help="short for --opt 'classes=[ID,ID,...]'")
-
-
-def method_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Option name -> value, of all that was said about the method.
-
-    Raises:
-        UsageError: an option was given in both ways.
-    """
-    direct = {name: getattr(arguments, name) for name in _DIRECT_OPTIONS if getattr(arguments, name) is not None}
-    for name in direct:
-        if name in arguments.opt:
-            raise UsageError(f"--{name.replace('_', '-')} is short for --opt {name}=; pass one of them")
-    return {**arguments.opt, **direct}
 
 
 def add_target(parser: Parser) -> argparse._ArgumentGroup:
@@ -81,3 +55,27 @@ def goal_of(arguments: argparse.Namespace) -> Goal:
     if goal.kind != "params":
         raise UsageError("--auto-search looks for a number of parameters; pass --params-reduction or --target-params")
     return replace(goal, within=SEARCH_TOLERANCE)
+
+
+def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:
+    """What a pruning is to reach, or several prunings.
+
+    Args:
+        arguments: parsed arguments; each of the five is a value, a list of them, or nothing. That of the latency
+            has its kind with it.
+        channels: the one that holds shares of the channels.
+
+    Raises:
+        UsageError: not exactly one of the five was given.
+    """
+    names = {"channels": channels} | {kind: f"target_{kind}" for kind in ("macs", "params", "size", "latency")}
+    given = {
+        kind: getattr(arguments, name) for kind, name in names.items() if getattr(arguments, name) not in (None, [])
+    }
+    if len(given) != 1:
+        flags = {kind: "--" + name.replace("_", "-") for kind, name in names.items()}
+        found = ", ".join(flags[kind] for kind in given)
+        raise UsageError(f"pass exactly one of {', '.join(flags.values())}" + (f", not {found}" if found else ""))
+    ((kind, values),) = given.items()
+    values = values if isinstance(values, list) else [values]
+    return [Goal(*value) if kind == "latency" else Goal(kind, value) for value in values]

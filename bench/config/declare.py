@@ -1,0 +1,52 @@
+"""How an option is declared: a dataclass field that knows its flag, its help and how its text is read.
+
+A group of options is a dataclass in the module `options` beside what it configures. A field becomes a command-line flag
+and a config key of the same name (`bench.cli.parser`) and reaches the library as a typed value. Such a module imports
+nothing heavy: `--help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import MISSING, field
+from typing import Any
+
+from bench.errors import UsageError
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    parse: Callable[[str], Any] | None = None,
+    aliases: tuple[str, ...] = (),
+    choices: tuple[str, ...] | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Declares a dataclass field that is also a command-line flag.
+
+    Args:
+        default: value without the flag; a bool makes a `--flag/--no-flag` pair.
+        help: one line for `--help`.
+        parse: turns the flag's text into the value and raises ValueError with a reason where it cannot;
+            by default the type of `default`, text where that is None.
+        aliases: further spellings of the flag.
+        choices: the only accepted values.
+        metavar: how the value is shown in `--help`.
+    """
+    meta = {"help": help, "parse": parse, "aliases": aliases, "choices": choices, "metavar": metavar}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: copy.copy(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+def default_of(spec: Any) -> Any:
+    """The default value of a dataclass field."""
+    return spec.default if spec.default is not MISSING else spec.default_factory()
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises UsageError(message) unless the condition holds."""
+    if not condition:
+        raise UsageError(message)

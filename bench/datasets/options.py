@@ -1,0 +1,27 @@
+"""Which images a network is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.config.declare import option
+from bench.config.values import parse_size, whole
+
+
+@dataclass
+class DataOptions:
+    """Which images, and how large the network sees them."""
+
+    dataset: str = option("synthetic", "data set: camvid, cityscapes or synthetic")
+    data_root: str | None = option(
+        None, "folder of the data set (default: ./datasets/NAME)", parse=str, aliases=("data-path",), metavar="DIR"
+    )
+    input_size: tuple[int, int] | None = option(
+        None,
+        "size images are scaled to before the network; predictions are scored at the label's own size "
+        "(default: the checkpoint's, else the data set's)",
+        parse=parse_size,
+        metavar="H,W",
+    )
+    cache: bool = option(False, "keep decoded images in RAM")
+    num_workers: int = option(2, "processes that load images", parse=whole, aliases=("workers",))

@@ -1,0 +1,242 @@
+"""Pruning any `nn.Module` in one call, without files: score, plan, cut, recover, measure."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
+from bench.cut.network import cut
+from bench.errors import BenchError, UsageError, unknown_name
+from bench.measure.cost import Cost, measure_cost
+from bench.plan.cost_table import CostTable
+from bench.plan.macs_budget import budget_for
+from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
+from bench.plan.target import KINDS, Goal, Target
+from bench.pruners import make_pruner
+from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
+from bench.recover import bias_absorption, recalibration
+from bench.torch_utils.batches import Batch
+from bench.torch_utils.hooks import outputs_seen
+from bench.torch_utils.sparse_weights import set_to_zero
+
+if TYPE_CHECKING:
+    from bench.data import SegmentationData
+
+IGNORE_INDEX = 255
+"""Label of pixels that count nowhere, where the data do not name another."""
+
+
+@dataclass(frozen=True)
+class PrunedNetwork:
+    """A pruned copy of a network, and what was decided on the way.
+
+    Attributes:
+        model: the copy, in evaluation mode on the network's device.
+        before: what the network costs.
+        after: what the copy costs.
+        plan: which channels stay; None where single weights were zeroed instead.
+        scores: group name -> [channels], larger = keep; empty where single weights were zeroed.
+        groups: the coupled channels of the network.
+    """
+
+    model: nn.Module
+    before: Cost
+    after: Cost
+    plan: PruningPlan | None
+    scores: Scores = field(repr=False)
+    groups: list[ChannelGroup] = field(repr=False)
+
+    def __str__(self) -> str:
+        def change(name: str) -> str:
+            return f"{100 * (getattr(self.after, name) / getattr(self.before, name) - 1):+.1f} %"
+
+        gone = f"{self.plan.channel_ratio:.1%} of the prunable channels gone, " if self.plan else ""
+        return (
+            f"{gone}parameters {change('parameters')} (not zero: {change('nonzero_parameters')}), MACs {change('macs')}"
+        )
+
+
+def prune(
+    model: nn.Module,
+    data: SegmentationData | Iterable[Batch] | None = None,
+    *,
+    target: Goal | Mapping[str, float],
+    method: str | Method = "l1",
+    options: Mapping[str, Any] | None = None,
+    scope: str | None = None,
+    min_keep: float = 0.02,
+    max_ratio: float = 1.0,
+    round_to: int = 1,
+    ratio_of: Mapping[str, float] | None = None,
+    ignore: Sequence[str] = (),
+    protect_first: bool = False,
+    absorb_bias: bool = False,
+    recalibrate: bool = True,
+    input_size: tuple[int, int] | None = None,
+    calib_images: int = 64,
+    ignore_index: int | None = None,
+    seed: int = 0,
+) -> PrunedNetwork:
+    """Prunes a copy of any network; the network itself stays as it is.
+
+        batches = [(images, labels) for images, labels in loader]      # float32 [N, 3, H, W], int64 [N, H, W]
+        pruned = bench.prune(model, batches, method="taylor", target={"macs": 0.5})
+        print(pruned)
+        torch.save(pruned.model, "smaller.pt")
+
+    Args:
+        model: maps images [N, 3, H, W] to logits [N, C, h, w], or to a mapping with these under "out".
+        data: training images with labels: a data set of `bench.data`, or batches of any origin. None will do for
+            methods that look at weights alone, in a network without BatchNorm or with `recalibrate=False`.
+        target: what to reach: one of `{"channels": share to remove}`, `{"macs": share to keep}`, `{"params": share to
+            keep}`, `{"size": bytes}`, for methods that zero weights `{"sparsity": share}`; or a `Goal`.
+        method: a registered name (`bench.pruners.methods()`), or a method.
+        options: the method's own options, where it is given by name.
+        scope: which channels are ranked with which; see `Target`. By default the method's.
+        min_keep: smallest share of a group's channels that stays.
+        max_ratio: largest share of a group's channels that goes.
+        round_to: groups keep multiples of so many channels.
+        ratio_of: layer-name pattern -> the share that these groups lose whatever the target.
+        ignore: patterns of layers to leave whole.
+        protect_first: leave the first layer whole.
+        absorb_bias: add what a removed channel gives without its input to the layers that read it.
+        recalibrate: re-estimate BatchNorm statistics on the images after the cut.
+        input_size: (height, width) in pixels that costs are counted at; by default that of the images.
+        calib_images: how many images are looked at, the first there are; of a data set as many, chosen by seed.
+        ignore_index: label that does not count; by default the data set's, else 255.
+        seed: seed of everything random.
+
+    Raises:
+        UsageError: what is asked for does not exist or go together.
+        BenchError: the target is out of reach, the network cannot be traced, or the method cannot score it.
+    """
+    pruner = make_pruner(method, dict(options or {})) if isinstance(method, str) else method
+    goal = pruner.aim(_goal(target))
+    batches, size, void = _images(data, calib_images, input_size, ignore_index, seed)
+    device = next(model.parameters(), torch.empty(0)).device
+    _check(model, pruner, goal, batches, recalibrate)
+
+    groups = find_groups(model, ignore=ignore, protect_first=protect_first)
+    table = CostTable(model, groups, size)
+    smaller, plan, scores = copy.deepcopy(model).eval(), None, {}
+    if isinstance(pruner, Sparsifier):
+        set_to_zero(smaller, pruner.choose(model, layers_to_spare(groups), goal.value).zeroed)
+    else:
+        limits = (min_keep, max_ratio, round_to, dict(ratio_of or {}))
+        pools = {} if scope else pruner.pools(model, prunable(groups))
+        wanted = Target(goal, scope or pruner.scope, *limits, pools)
+        budget = budget_for(groups, table, wanted) if pruner.needs_target else None
+        # Score.
+        scores = score_channels(model, groups, pruner, Calibration(batches, void, seed, budget))
+        # Plan.
+        plan = make_plan(groups, scores, table, wanted)
+        # Cut.
+        if absorb_bias:
+            bias_absorption.absorb_bias(smaller, groups, plan)
+        cut(smaller, groups, plan)
+    # Recover.
+    if recalibrate and batches:
+        recalibration.recalibrate(smaller, batches, device)
+    # Measure.
+    return PrunedNetwork(smaller, measure_cost(model, size), measure_cost(smaller, size), plan, scores, groups)
+
+
+def score_channels(
+    model: nn.Module, groups: Sequence[ChannelGroup], pruner: Pruner, calibration: Calibration
+) -> Scores:
+    """Scores the channels of a network that may be removed.
+
+    Args:
+        model: any network, as for `prune`; left as it was.
+        groups: what `find_groups` found in it.
+        pruner: the method, such as `make_pruner("taylor")`.
+        calibration: images and labels for methods that look at them, and the seed.
+
+    Returns:
+        Group name -> float [channels] on the CPU, larger = keep.
+
+    Raises:
+        BenchError: no channel may be removed, or the method can score none.
+    """
+    free = prunable(groups)
+    if not free:
+        raise BenchError("no channel of the network may be removed: every group is protected; `ignore` fewer layers")
+    network = copy.deepcopy(model).eval().requires_grad_(True)
+    with _logits_alone(network):
+        scores = pruner.score(network, free, calibration)
+    if not scores:
+        raise BenchError(f"{pruner.name} can score no channel of the network; use another method")
+    return {name: score.detach().cpu() for name, score in scores.items()}
+
+
+def _goal(target: Goal | Mapping[str, float]) -> Goal:
+    if isinstance(target, Goal):
+        return target
+    if not isinstance(target, Mapping) or len(target) != 1:
+        raise UsageError(f'a target is one of its kinds with a value, such as {{"macs": 0.5}}, not {target!r}')
+    ((kind, value),) = target.items()
+    if kind not in KINDS:
+        raise unknown_name("target", str(kind), KINDS)
+    return Goal(kind, value)
+
+
+def _images(
+    data: SegmentationData | Iterable[Batch] | None,
+    count: int,
+    input_size: tuple[int, int] | None,
+    ignore_index: int | None,
+    seed: int,
+) -> tuple[list[Batch], tuple[int, int], int]:
+    """Batches of so many images, the size costs are counted at, and the label that does not count."""
+    void = IGNORE_INDEX if ignore_index is None else ignore_index
+    if data is None:
+        if input_size is None:
+            raise UsageError("without data, `input_size` (height, width) says at which size costs are counted")
+        return [], input_size, void
+    if hasattr(data, "calibration"):
+        void = data.classes.ignore_index if ignore_index is None else ignore_index
+        return data.calibration(count, 4, seed), input_size or data.input_size, void
+    batches: list[Batch] = []
+    for batch in data:
+        if isinstance(batch, Tensor) or len(batch) != 2:
+            raise UsageError("data must be batches of (images [N, 3, H, W], labels [N, H, W])")
+        batches.append((batch[0], batch[1].long()))
+        if sum(len(images) for images, _ in batches) >= count:
+            break
+    if not batches:
+        raise UsageError("data holds no batch; pass images, or None for methods that look at weights alone")
+    return batches, input_size or tuple(batches[0][0].shape[-2:]), void
+
+
+def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrate: bool) -> None:
+    """Finds what cannot be before anything is computed."""
+    if isinstance(pruner, Pruner) and (pruner.trains_first or pruner.starts_anew):
+        raise UsageError(
+            f"{pruner.name} trains with the options it has, which needs a run folder; prune with prune.py, or choose "
+            "options without training (slimming: sparse_epochs=0; dmcp: recipe='light')"
+        )
+    if goal.is_timed:
+        raise UsageError("a latency is measured, not predicted; prune with prune.py, or give a target in MACs")
+    if batches:
+        return
+    if isinstance(pruner, Pruner) and pruner.needs_data:
+        raise UsageError(f"{pruner.name} looks at images; pass data")
+    has_statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if recalibrate and has_statistics:
+        raise UsageError("BatchNorm statistics are re-estimated on images; pass data, or `recalibrate=False`")
+
+
+def _logits_alone(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Lets a network that gives a mapping give the logits in it, in evaluation mode."""
+
+    def only_logits(_name: str, output: Any) -> Tensor | None:
+        return output["out"] if isinstance(output, Mapping) and not model.training else None
+
+    return outputs_seen(model, [""], only_logits)

@@ -1,0 +1,17 @@
+"""Which network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.config.declare import option
+
+
+@dataclass
+class ModelOptions:
+    """Which network, and which weights it starts from."""
+
+    model: str = option("resnet50_seg", "network; --list-models names them", parse=str)
+    pretrained_backbone: str | None = option(
+        None, "torchvision-format backbone weights: a file, or 'imagenet' to download them", parse=str, metavar="FILE"
+    )

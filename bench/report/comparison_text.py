@@ -1,0 +1,99 @@
+"""What a comparison of methods says, as text: a line for the baseline and one for each (method, goal)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from bench.report.comparison_rows import Entry, baseline_miou, entries, known
+from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
+
+SPARSE_NOTE = (
+    "Sparsity is unstructured: single weights are zero and all are still there, so parameters and MACs stay, and a "
+    "difference in latency would not come from them."
+)
+
+_SHORT = {"miou_cut": "cut", "miou_recalibrated": "recal.", "miou_finetuned": "tuned"}
+
+
+def comparison_lines(
+    baseline: BaselineRecord, rows: Sequence[ComparisonRow], *, full: bool
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines, as text.
+
+    A console is narrow: without `full`, earlier stages come without their deviation, speed-ups without their
+    interval, and the share of non-zero parameters not at all.
+    """
+    found = entries(rows)
+    stages = [key for key in STAGES if any(entry.values(key) for entry in found)] or ["miou_cut"]
+    # Where all lines rest on as many seeds, the console table says so below itself.
+    repeated = any(len(entry.done) + len(entry.failed) > 1 for entry in found) and (full or is_uneven(found))
+    timed = any(entry.values("latency_ms") for entry in found)
+    sparse = full and any(entry.is_sparse for entry in found)
+
+    header = ["method", "ratio" if all(entry.goal.kind == "channels" for entry in found) else "target"]
+    header += ["seeds"] if repeated else []
+    header += ["params %", "MACs %"]
+    header += ["non-zero %"] if sparse else []
+    header += [f"mIoU {_SHORT[key]}" for key in stages]
+    header += ["latency ms", "speed-up"] if timed else []
+
+    line = ["baseline", "-"]
+    line += ["-"] if repeated else []
+    line += ["100.0"] * (3 if sparse else 2)
+    line += [_mean(known([baseline_miou(baseline, rows)]), 100, 1)] * len(stages)
+    # Timed anew beside each network; the speed-ups are ratios within those pairs.
+    line += [_mean(known([row.get("baseline_latency_ms") for row in rows]), 1, 2), "-"] if timed else []
+    lines = [line]
+    for entry in found:
+        line = [entry.method, str(entry.goal)]
+        total = len(entry.done) + len(entry.failed)
+        if repeated:
+            line += [f"{len(entry.done)} of {total}" if entry.failed else f"{total}"]
+        if entry.done:
+            shares = ("parameters_kept", "macs_kept", *(["nonzero_kept"] if sparse else []))
+            line += [_mean(entry.values(key), 100, 1) for key in shares]
+            line += [(_spread if full or key == stages[-1] else _mean)(entry.values(key), 100, 1) for key in stages]
+            line += [_mean(entry.values("latency_ms"), 1, 2), _speedup(entry, full)] if timed else []
+        else:
+            line += ["failed", *["-"] * (len(header) - len(line) - 1)]
+        lines.append(line)
+    return header, lines
+
+
+def is_uneven(found: Sequence[Entry]) -> bool:
+    """Whether the lines of a table rest on different numbers of seeds."""
+    return len({(len(entry.done), len(entry.failed)) for entry in found}) > 1
+
+
+def failure_lines(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Which jobs failed, and why."""
+    return [
+        f"{row['method']} at {entry.goal}, seed {row.get('seed')}: {row.get('error') or 'no reason given'}"
+        for entry in entries(rows)
+        for row in entry.failed
+    ]
+
+
+def _mean(values: Sequence[float], scale: float, digits: int) -> str:
+    return f"{scale * statistics.fmean(values):.{digits}f}" if values else "-"
+
+
+def _spread(values: Sequence[float], scale: float, digits: int) -> str:
+    """Mean, and the sample standard deviation where there is one."""
+    text = _mean(values, scale, digits)
+    return f"{text} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+def _speedup(entry: Entry, full: bool) -> str:
+    """A speed-up, but only where one was measured: an interval that contains 1 is called no difference."""
+    found = entry.speedups
+    if not found:
+        return "-"
+    alike, ratios = sum(not speedup.is_measurable for speedup in found), [speedup.ratio for speedup in found]
+    if not full:
+        return "no diff." if alike else _mean(ratios, 1, 2) + "x"
+    if len(found) == 1:
+        return str(found[0])
+    text = _spread(ratios, 1, 2) + "x"
+    return f"{text}, no measurable difference in {alike} of {len(found)}" if alike else text

@@ -1,0 +1,122 @@
+"""Builds the tables that commands print, all in the same frame."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.channels.groups import ChannelGroup
+from bench.measure.evaluation_report import EvaluationReport, latency_of
+from bench.measure.layer_costs import LayerCost
+from bench.report.comparison_rows import comparison_title, entries
+from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines, is_uneven
+from bench.report.summary_record import BaselineRecord, ComparisonRow
+from bench.report.text import LAYERS_NOTE, latency_conditions, layer_lines, layers_title, pair_lines, pair_title
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def framed(
+    title: str, header: Sequence[str], caption: str | None = None, *, wraps: Collection[str] = (), **frame: Any
+) -> Table:
+    """A table without rows: a line below the head, columns close together, the first to the left, others to the right.
+
+    Args:
+        title: above it.
+        header: the columns' names.
+        caption: below it.
+        wraps: the columns that may break a line where the console is narrow.
+        frame: what is to be drawn in another way, as `rich.table.Table` takes it.
+    """
+    from rich import box
+    from rich.table import Table
+
+    close = {"collapse_padding": True, "pad_edge": False, "show_edge": False, "caption_justify": "left"}
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, **{**close, **frame})
+    for position, name in enumerate(header):
+        side = "left" if position == 0 else "right"
+        table.add_column(name, justify=side, vertical="bottom", no_wrap=name not in wraps)
+    return table
+
+
+def comparison_table(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> Table:
+    """The table of a comparison: the baseline, then a line for each (method, goal).
+
+    Example:
+        summary = read_json("runs/camvid_benchmark/benchmark_summary.json")
+        console().print(comparison_table(summary["baseline"], summary["rows"]))
+
+    Args:
+        baseline: the unpruned network.
+        rows: one a job.
+    """
+    from rich.markup import escape
+
+    header, lines = comparison_lines(baseline, rows, full=False)
+    found = entries(rows)
+    notes = [f"[red]failed[/red] {escape(line)}" for line in failure_lines(rows)]
+    if not is_uneven(found) and found and len(found[0].done) > 1:
+        notes.insert(0, f"mean ± standard deviation over {len(found[0].done)} seeds")
+    notes += [SPARSE_NOTE] if any(entry.is_sparse for entry in found) else []
+    # It is to fit into a console 80 wide; where it does not, only "mean ± deviation" is worth a second line.
+    broken = [name.replace(" ", "\n") for name in header]
+    wraps = [name for name, *texts in zip(broken, *lines, strict=True) if any("±" in text for text in texts)]
+    table = framed(escape(comparison_title(baseline)), broken, "\n".join(notes) or None, wraps=wraps)
+    for position, line in enumerate(lines):
+        table.add_row(*map(escape, line), end_section=position == 0)
+    return table
+
+
+def pair_table(report: EvaluationReport) -> Table:
+    """The table of one `report.json`: baseline beside candidate, or the baseline alone.
+
+    Example:
+        console().print(pair_table(read_json("report.json")))
+
+    Args:
+        report: what the file holds.
+    """
+    header, sections = pair_lines(report)
+    sides = {name: report[name] for name in header if name in ("baseline", "candidate")}
+    notes = [f"MACs: {side['cost']['thop_note']} ({name})" for name, side in sides.items()]
+    latency = latency_of(report)
+    notes += [latency_conditions(latency)] if latency else []
+    wide = {"collapse_padding": False, "pad_edge": True, "show_edge": True}
+    table = framed(pair_title(report), header, "\n".join(notes), wraps=header, **wide)
+    for line in itertools.chain(*sections.values()):
+        table.add_row(*line)
+    return table
+
+
+def layers_table(layers: Sequence[LayerCost]) -> Table:
+    """The table of the layers of a report, and what all of them cost together.
+
+    Example:
+        console().print(layers_table(layers_of(read_json("report.json"))))
+
+    Args:
+        layers: at least one.
+    """
+    header, lines = layer_lines(layers)
+    table = framed(layers_title(layers), header, LAYERS_NOTE)
+    for number, line in enumerate(lines, start=1):
+        table.add_row(*line, end_section=number == len(layers))
+    return table
+
+
+def groups_table(groups: Sequence[ChannelGroup]) -> Table:
+    """The table of a network's coupled channels: each group and what else makes its channels."""
+    free = [group for group in groups if group.protected is None]
+    title = f"{len(groups)} groups; {sum(group.channels for group in free)} channels of {len(free)} may be pruned"
+    table = framed(title, [])
+    table.add_column("group + further producers", no_wrap=True)
+    for name in ("channels", "consumers", "unit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("protected")
+    for group in groups:
+        others = [f"+ {producer.layer.layer}" for producer in group.producers[1:]]
+        counts = (group.channels, len(group.consumers), group.unit)
+        table.add_row("\n".join([group.name, *others]), *map(str, counts), group.protected or "")
+    return table

@@ -1,0 +1,193 @@
+"""What `benchmark_summary.json` and `finetuned_summary.json` hold: their types, and the functions that fill them.
+
+Everything is plain data: shares as fractions, times in milliseconds, None what was not measured.
+`docs/schemas/benchmark-summary.json` says what each field means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from bench.measure.baseline import Baseline
+from bench.measure.evaluation_report import CostRecord, EvaluationReport, latency_of
+from bench.plan.target import Goal
+from bench.system.files import plain
+
+FORMAT = "benchmark-summary/1"
+
+STAGES = {
+    "miou_cut": "right after the cut",
+    "miou_recalibrated": "after recalibration",
+    "miou_finetuned": "after fine-tuning",
+}
+"""Row key -> how a network had been treated when that mIoU was measured, from first to last."""
+
+
+class Measured(TypedDict, total=False):
+    """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's."""
+
+    # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
+    target: str
+    split: str
+    baseline_miou: float
+    channel_ratio: float
+    parameters: int
+    parameters_kept: float
+    nonzero_parameters: int
+    nonzero_kept: float
+    bytes_on_disk: int
+    compressed_bytes: int
+    macs: int
+    macs_kept: float
+    miou_cut: float | None
+    miou_recalibrated: float | None
+    miou_finetuned: float | None
+    baseline_latency_ms: float | None
+    latency_ms: float | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+    logits_mse_cut: float
+    logits_relative_cut: float
+    logits_kl_cut: float
+    logits_mse_recalibrated: float
+    logits_relative_recalibrated: float
+    logits_kl_recalibrated: float
+
+
+class ComparisonRow(Measured):
+    """One job of a comparison; of one that failed nothing is measured.
+
+    `target` and `ratio` are the kind and the value of its goal, `seconds` what this run of the command spent on it.
+    """
+
+    method: str
+    ratio: float
+    seed: int
+    folder: str
+    status: Literal["done", "failed"]
+    error: str | None
+    seconds: float
+
+
+class BaselineRecord(CostRecord):
+    """The unpruned network, and what it costs."""
+
+    path: str
+    sha256: str
+    model: str
+    dataset: str
+    split: str
+    miou: float
+    quality: dict[str, Any]
+
+
+class SummaryRecord(TypedDict):
+    """A summary file."""
+
+    format: str
+    baseline: BaselineRecord
+    rows: list[ComparisonRow]
+    provenance: dict[str, Any]
+
+
+def comparison_row(
+    method: str, goal: Goal, seed: int, folder: str, *, measured: Measured, error: str | None, seconds: float
+) -> ComparisonRow:
+    """The row of a job.
+
+    Args:
+        method: its method.
+        goal: what it was to reach.
+        seed: its seed.
+        folder: name of the folder with its files.
+        measured: what `measured_of` says of its network; empty where it failed.
+        error: why it failed, or None.
+        seconds: spent on it.
+    """
+    return {
+        "method": method,
+        "target": goal.kind,
+        "ratio": goal.value,
+        "seed": seed,
+        "folder": folder,
+        "status": "done" if error is None else "failed",
+        "error": error,
+        **measured,
+        "seconds": round(seconds, 1),
+    }
+
+
+def measured_of(info: Mapping[str, Any], report: EvaluationReport, finetuned: EvaluationReport | None) -> Measured:
+    """What the files of a job say about its network.
+
+    Args:
+        info: what `pruning_info.json` holds.
+        report: what `report.json` holds.
+        finetuned: what `finetuned_report.json` holds, if it was fine-tuned.
+    """
+    before, after, quality = info["cost"]["before"], info["cost"]["after"], info["quality"]
+    return {
+        "target": info["target"]["kind"],
+        "split": report["split"],
+        "baseline_miou": report["baseline"]["quality"]["miou"],
+        "channel_ratio": info["plan"]["channel_ratio"] if info["plan"] else 0.0,
+        "parameters": after["parameters"],
+        "parameters_kept": after["parameters"] / before["parameters"],
+        "nonzero_parameters": after["nonzero_parameters"],
+        "nonzero_kept": after["nonzero_parameters"] / before["nonzero_parameters"],
+        "bytes_on_disk": report["candidate"]["bytes_on_disk"],
+        "compressed_bytes": report["candidate"]["compressed_bytes"],
+        "macs": after["macs"],
+        "macs_kept": after["macs"] / before["macs"],
+        "miou_cut": quality.get("cut", {}).get("miou"),
+        "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
+        "miou_finetuned": finetuned["candidate"]["quality"]["miou"] if finetuned else None,
+        **_timed(report),
+        **_reconstructed(info),
+    }
+
+
+def _timed(report: EvaluationReport) -> Measured:
+    latency = latency_of(report)
+    networks = latency.networks if latency else {}
+    baseline, candidate = networks.get("baseline"), networks.get("candidate")
+    return {
+        "baseline_latency_ms": baseline and baseline.median_ms,
+        "latency_ms": candidate and candidate.median_ms,
+        "speedup": candidate and candidate.speedup,
+        "speedup_low": candidate and candidate.speedup_low,
+        "speedup_high": candidate and candidate.speedup_high,
+    }
+
+
+def _reconstructed(info: Mapping[str, Any]) -> Measured:
+    # Records of the time before outputs were compared do not say how far theirs are apart.
+    return {
+        f"logits_{key}_{stage}": found[key]
+        for stage, found in info.get("reconstruction", {}).items()
+        for key in ("mse", "relative", "kl")
+    }
+
+
+def baseline_record(baseline: Baseline) -> BaselineRecord:
+    """What a summary says about the unpruned network."""
+    return {
+        "path": str(baseline.checkpoint),
+        "sha256": baseline.digest,
+        "model": baseline.saved.spec.name,
+        "dataset": baseline.data.name,
+        "split": baseline.split,
+        "input_size": list(baseline.data.input_size),
+        "miou": baseline.quality["miou"],
+        "quality": baseline.quality,
+        **baseline.cost,
+    }
+
+
+def summary_record(
+    baseline: BaselineRecord, rows: Sequence[ComparisonRow], provenance: Mapping[str, Any]
+) -> SummaryRecord:
+    """A summary file as plain data."""
+    return plain({"format": FORMAT, "baseline": baseline, "rows": list(rows), "provenance": provenance})

@@ -1,0 +1,76 @@
+"""How a script begins and ends, by whatever name it is called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from option_groups import SCRIPTS
+
+from bench.cli.entry import run
+from bench.errors import BenchError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (BenchError("disk full"), 1, "x.py: error: disk full\n"),
+        (UsageError("no such flag"), 2, "x.py: error: no such flag (see x.py --help)\n"),
+        (KeyboardInterrupt(), 130, "x.py: interrupted\n"),
+        (BrokenPipeError(), 1, ""),
+    ],
+)
+def test_errors_end_in_one_line_and_a_status(monkeypatch, capsys, error, code, text):
+    def main(argv: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["some/where/x.py"])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == code
+    assert capsys.readouterr() == ("", text)
+
+
+def test_a_defect_is_not_dressed_up(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with pytest.raises(ZeroDivisionError):
+        run(lambda argv: 1 // 0)
+
+
+def test_debug_lets_the_error_through(monkeypatch):
+    def main(argv: list[str]) -> None:
+        raise BenchError("disk full")
+
+    monkeypatch.setattr(sys, "argv", ["x.py", "--debug"])
+    with pytest.raises(BenchError, match="disk full"):
+        run(main)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_command_is_a_module_to_run_too(script: str, project_root: Path) -> None:
+    module = [sys.executable, "-m", f"bench.commands.{script.removesuffix('.py')}"]
+
+    def outcome(command: list[object]) -> tuple[int, str, str]:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=project_root)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = outcome([*module, "--list-models"])
+    assert (code, err) == (0, "")
+    assert "unet_small" in out
+    refused = outcome([*module, "--threads", "0"])
+    assert refused == outcome([sys.executable, script, "--threads", "0"])
+    message = "argument --threads: 0 is too small; at least 1"
+    assert refused == (2, "", f"{script}: error: {message} (see {script} --help)\n")
+
+
+def test_options_of_a_message_are_shown_as_flags(monkeypatch, capsys):
+    def fails(argv: list[str]) -> None:
+        raise BenchError("lower `min_keep` or pass `amp=none`, `target_latency=12ms`; `x.pt` stays")
+
+    monkeypatch.setattr(sys, "argv", ["some/where/x.py"])
+    with pytest.raises(SystemExit):
+        run(fails)
+    says = "lower --min-keep or pass --amp none, --target-latency 12ms; `x.pt` stays"
+    assert capsys.readouterr().err == f"x.py: error: {says}\n"
