@@ -33,7 +33,8 @@ SIZE = (32, 48)
 NETWORKS = [name for name in MODELS if "resnet101" not in name]
 # Options that make a method's own training short.
 SHORT = {"dmcp": {"steps": 2}}
-CASES = [(method, 0.3) for method in methods() if isinstance(make_pruner(method), Pruner)] + [("l1", 0.9)]
+# l1 is tried on whole networks, at two ratios.
+RANKING = [method for method in methods() if isinstance(make_pruner(method), Pruner) and method != "l1"]
 SPARSE = [method for method in methods() if isinstance(make_pruner(method), Sparsifier)]
 
 
@@ -98,11 +99,9 @@ def prune(baseline: Baseline, method: str, ratio: float) -> SavedModel:
     return SavedModel(model, baseline.spec, plan.kept)
 
 
-@pytest.mark.parametrize(("method", "ratio"), CASES, ids=[f"{method}-{ratio}" for method, ratio in CASES])
-def test_a_pruned_network_runs_trains_and_is_saved(
-    baseline: Baseline, method: str, ratio: float, tmp_path: Path
-) -> None:
-    check_pruning(baseline, method, ratio, tmp_path)
+@pytest.mark.parametrize("method", RANKING)
+def test_a_pruned_network_runs_trains_and_is_saved(baseline: Baseline, method: str, tmp_path: Path) -> None:
+    check_pruning(baseline, method, 0.3, tmp_path)
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.9])
