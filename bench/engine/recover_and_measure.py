@@ -10,8 +10,8 @@ from torch import nn
 from bench.engine.method_training import MethodNetwork
 from bench.engine.results import Changed, Pruned
 from bench.engine.session import Session
-from bench.measure.baseline import cost_changes
 from bench.measure.evaluation import Evaluation
+from bench.measure.evaluation_report import CostRecord, cost_changes
 from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import PruningPlan
 from bench.plan.target import Target
@@ -47,8 +47,9 @@ def recover_and_measure(
         session.recalibrate(changed.network, seed)
         stages.measure("recalibrated", changed.network, "recalibrated")
     how = _how(session, pruner, target, seed)
-    info = _pruning_info(session, pruner, how, changed, stages)
-    return Pruned(_saved(session, how, changed), plain(info), stages.evaluation)
+    cost = session.baseline.cost_of(changed.network)
+    info = _pruning_info(session, pruner, how, changed, cost, stages)
+    return Pruned(_saved(session, how, changed), plain(info), cost, stages.evaluation)
 
 
 class _Stages:
@@ -89,11 +90,10 @@ def _how(session: Session, pruner: Method, target: Target, seed: int) -> dict[st
 
 
 def _pruning_info(
-    session: Session, pruner: Method, how: dict[str, Any], changed: Changed, stages: _Stages
+    session: Session, pruner: Method, how: dict[str, Any], changed: Changed, cost: CostRecord, stages: _Stages
 ) -> dict[str, Any]:
     """What `pruning_info.json` holds but for the path of the network; docs/schemas describes it."""
     baseline = session.baseline
-    cost = baseline.cost_of(changed.network)
     return {
         "format": "pruning-info/1",
         **how,

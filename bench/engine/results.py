@@ -9,6 +9,7 @@ from torch import nn
 
 from bench.channels.groups import ChannelGroup
 from bench.measure.evaluation import Evaluation
+from bench.measure.evaluation_report import CostRecord
 from bench.models.checkpoint import Channels, SavedModel
 from bench.plan.pruning_plan import PruningPlan
 
@@ -58,9 +59,11 @@ class Pruned:
     Attributes:
         saved: the network.
         info: what `pruning_info.json` holds.
+        cost: what the network costs.
         evaluation: how it scores as it is; None where that was not wanted.
     """
 
     saved: SavedModel
     info: dict[str, Any]
+    cost: CostRecord
     evaluation: Evaluation | None

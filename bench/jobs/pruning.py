@@ -69,7 +69,8 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
         save_model(folder / PRUNED, pruned.saved)
         search = pruned.info["latency_search"]
         latency = LatencyReport.of_record(search["verified"]) if search else None
-        report = session.baseline.compare(folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, latency=latency)
+        known = {"evaluation": pruned.evaluation, "cost": pruned.cost, "latency": latency}
+        report = session.baseline.compare(folder / PRUNED, pruned.saved, **known)
         write_json(folder / REPORT, report)
         info = {**pruned.info, "saved_model": str(folder / PRUNED)}
         write_json(folder / INFO, info)

@@ -205,6 +205,7 @@ class Baseline:
         candidate: SavedModel,
         *,
         evaluation: Evaluation | None = None,
+        cost: CostRecord | None = None,
         latency: LatencyReport | None = None,
     ) -> EvaluationReport:
         """All that is measured on a candidate, beside the baseline.
@@ -217,10 +218,11 @@ class Baseline:
             path: the candidate's file.
             candidate: the network in it.
             evaluation: the candidate's on the split, where it is known already.
+            cost: the candidate's, likewise.
             latency: what `time` reported of a network of the same shape, likewise.
         """
         evaluation = evaluation or self.evaluate(candidate.model.to(self.device), "candidate")
-        quality, cost = evaluation.record(), self.cost_of(candidate.model)
+        quality, cost = evaluation.record(), cost or self.cost_of(candidate.model)
         change = self._change(evaluation, cost)
         if latency is None and self.is_timed:
             latency = self.time(candidate.model)
