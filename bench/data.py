@@ -121,7 +121,7 @@ class SegmentationData:
 
         def load(index: int) -> tuple[Tensor, Tensor]:
             image, label = source.load(index)
-            return transforms.prepare(image, self.input_size), transforms.prepare_label(label, self.input_size)
+            return transforms.network_input(image, self.input_size), transforms.network_label(label, self.input_size)
 
         samples = list(self._in_threads(load, chosen, "calibration images"))
         batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
@@ -302,7 +302,7 @@ class _EvalSamples(_Samples):
 
     def sample(self, key: int) -> tuple[Tensor, Tensor]:
         image, label = self._split.load(key)
-        return transforms.prepare(image, self._input_size), label.long()
+        return transforms.network_input(image, self._input_size), label.long()
 
 
 class _EpochBatches(data.Sampler):

@@ -393,7 +393,7 @@ class TestScoring:
         for index in range(2):
             image, label = data.load("val", index)
             assert torch.equal(labels[index], label.long())
-            assert torch.equal(images[index], transforms.prepare(image, (12, 16)))
+            assert torch.equal(images[index], transforms.network_input(image, (12, 16)))
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_ranks_cover_every_image_once(self, root, workers):
@@ -448,7 +448,7 @@ class TestCalibration:
         data = opened(root)
         images = torch.cat([images for images, _ in data.calibration(100, 3, seed=0)])
         assert images.shape[0] == 7
-        expected = torch.stack([transforms.prepare(data.load("train", index)[0], SIZE) for index in range(7)])
+        expected = torch.stack([transforms.network_input(data.load("train", index)[0], SIZE) for index in range(7)])
         order = [image.sum() for image in images], [image.sum() for image in expected]
         assert torch.allclose(torch.stack(order[0]).sort().values, torch.stack(order[1]).sort().values)
 

@@ -129,7 +129,7 @@ def jitter(image: Tensor, brightness: float, contrast: float, saturation: float)
     return pixels.clamp_(0, 255)
 
 
-def prepare(image: Tensor, input_size: Size) -> Tensor:
+def network_input(image: Tensor, input_size: Size) -> Tensor:
     """What the network sees when it is scored: the image at `input_size`, normalised.
 
     Args:
@@ -142,7 +142,7 @@ def prepare(image: Tensor, input_size: Size) -> Tensor:
     return normalize(_resize(image, input_size).float())
 
 
-def prepare_label(label: Tensor, input_size: Size) -> Tensor:
+def network_label(label: Tensor, input_size: Size) -> Tensor:
     """A label at the network's size, for a loss (scores use the label's own size): uint8 [H, W] -> int64 [h, w]."""
     return _resize_label(label, input_size).long()
 

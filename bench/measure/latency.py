@@ -83,7 +83,7 @@ def time_networks(
     """
     device = torch.device(device)
     with flags_kept(nn.ModuleList(networks.values())):
-        ready = {name: mode.prepared(model.eval()) for name, model in networks.items()}
+        ready = {name: mode.applied_to(model.eval()) for name, model in networks.items()}
         report = _time_batches(ready, input_size, 1, device, mode, effort)
         if mode.throughput_batch:
             throughput = _time_batches(ready, input_size, mode.throughput_batch, device, mode, effort)

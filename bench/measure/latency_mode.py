@@ -49,7 +49,7 @@ class LatencyMode:
         )
         return cls(options.latency_amp, options.latency_channels_last, options.latency_compile, options.latency_batch)
 
-    def prepared(self, model: nn.Module) -> nn.Module:
+    def applied_to(self, model: nn.Module) -> nn.Module:
         """The network in this mode but for the precision, a pass's own; the network given is left as it was."""
         if self.channels_last:
             model = copy.deepcopy(model).to(memory_format=torch.channels_last)

@@ -97,7 +97,7 @@ def _layer_times(
     """Name of a network -> layer -> milliseconds in each round."""
     times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in networks}
     with flags_kept(nn.ModuleList(networks.values())):
-        ready = {name: mode.prepared(model.eval()) for name, model in networks.items()}
+        ready = {name: mode.applied_to(model.eval()) for name, model in networks.items()}
         inputs = input_batches(ready, input_size, 1, device)
 
         def run_once(name: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.datasets import transforms
-from bench.datasets.transforms import MEAN, STD, augment, choose_window, jitter, normalize, prepare, prepare_label
+from bench.datasets.transforms import MEAN, STD, augment, choose_window, jitter, network_input, network_label, normalize
 
 IGNORED = 255
 
@@ -141,13 +141,13 @@ def test_normalize_by_hand():
 
 def test_prepare_resizes_only_when_sizes_differ():
     image = torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8)
-    assert torch.equal(prepare(image, (24, 32)), normalize(image.float()))
-    halved = undo_normalize(prepare(torch.full((3, 24, 32), 77, dtype=torch.uint8), (12, 16)))
+    assert torch.equal(network_input(image, (24, 32)), normalize(image.float()))
+    halved = undo_normalize(network_input(torch.full((3, 24, 32), 77, dtype=torch.uint8), (12, 16)))
     assert halved.shape == (3, 12, 16)
     assert torch.allclose(halved, torch.tensor(77.0), atol=1e-3)
 
 
 def test_prepared_label_takes_the_pixel_at_the_centre():
     label = torch.arange(9, dtype=torch.uint8).expand(9, 9)
-    assert prepare_label(label, (3, 3)).tolist() == [[1, 4, 7]] * 3
-    assert prepare_label(label, (9, 9)).dtype == torch.int64
+    assert network_label(label, (3, 3)).tolist() == [[1, 4, 7]] * 3
+    assert network_label(label, (9, 9)).dtype == torch.int64
