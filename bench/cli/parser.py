@@ -71,9 +71,8 @@ class Parser(argparse.ArgumentParser):
             if spec.name in skip:
                 continue
             default = defaults.get(spec.name, default_of(spec))
-            flags = ["--" + name for name in (spec.name.replace("_", "-"), *spec.metadata["aliases"])]
-            if spec.name == "num_workers":
-                flags.append("-j")
+            names = (spec.name.replace("_", "-"), *spec.metadata["aliases"])
+            flags = [("--" if len(name) > 1 else "-") + name for name in names]
             text = spec.metadata["help"]
             if isinstance(default, bool):
                 switch = group.add_argument(

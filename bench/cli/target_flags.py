@@ -43,7 +43,7 @@ def add_target(parser: Parser) -> argparse._ArgumentGroup:
     return group
 
 
-def goal_of(arguments: argparse.Namespace) -> Goal:
+def chosen_goal(arguments: argparse.Namespace) -> Goal:
     """What the pruning is to reach.
 
     Raises:

@@ -15,6 +15,7 @@ from bench.cli.entry import run
 from bench.cli.listings import add_listings, print_listing
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import chosen_goals
+from bench.commands.shared import baseline_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
@@ -71,15 +72,12 @@ def main(argv: list[str]) -> None:
         return
     require_flags(arguments, "baseline", "out_dir")
     goals = chosen_goals(arguments, "ratios")
-    data, options = collect(DataOptions, arguments), collect(RunOptions, arguments)
-    network, training = collect(ModelOptions, arguments), collect(TrainOptions, arguments)
-    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
-    choice, distill = collect(GridOptions, arguments), collect(DistillOptions, arguments)
-    oracle, seeds = collect(OracleOptions, arguments), choice.seeds or [options.seed]
+    training, distill = collect(TrainOptions, arguments), collect(DistillOptions, arguments)
+    choice, oracle = collect(GridOptions, arguments), collect(OracleOptions, arguments)
+    seeds = choice.seeds or [arguments.seed]
 
     from bench.engine.cut_schedule import check_schedule, schedule_of
     from bench.engine.session import Session
-    from bench.jobs.pruning import open_baseline
     from bench.jobs.sweep import check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
     from bench.oracle.agreement_table import agreement_table
@@ -97,10 +95,11 @@ def main(argv: list[str]) -> None:
     for goal in goals:
         for pruner in pruners.values():
             check_schedule(schedule, pruner, pruner.aim(goal))
-    out, baseline = make_folder(arguments.out_dir), Path(arguments.baseline)
+    out, checkpoint = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
-        ensure_baseline(baseline, data, network, training, options, scoring, timing)
-    baseline = open_baseline(baseline, data, options, scoring, timing, model=network.model)
+        groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
+        ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups))
+    baseline = baseline_of(arguments, checkpoint)
     session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)

@@ -13,6 +13,7 @@ from bench.cli.checks import refuse_changes, require_flags
 from bench.cli.entry import run
 from bench.cli.listings import add_listings, print_listing
 from bench.cli.parser import Parser, collect
+from bench.commands.shared import baseline_of
 from bench.datasets.options import DataOptions
 from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
@@ -74,17 +75,13 @@ def main(argv: list[str]) -> None:
         require_flags(arguments, "predict")
 
     from bench.jobs.evaluation import draw_pair, evaluate_pair, write_predictions
-    from bench.jobs.pruning import open_baseline
     from bench.measure.evaluation_report import layers_of
     from bench.measure.int8 import measure_int8
     from bench.report.console_tables import layers_table, pair_table
     from bench.report.text import int8_line
     from bench.system.console import console, say
 
-    options = collect(RunOptions, arguments)
-    data = collect(DataOptions, arguments)
-    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
-    baseline = open_baseline(arguments.baseline, data, options, scoring, timing, model=arguments.model)
+    baseline = baseline_of(arguments, arguments.baseline)
     candidate = Path(arguments.candidate) if arguments.candidate else None
     # First, because it takes a moment and finds a wrong index before the whole split is scored.
     if arguments.picture:
@@ -104,7 +101,7 @@ def main(argv: list[str]) -> None:
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)
-        say(int8_line(measure_int8(baseline, report, folder, choice, options.seed)))
+        say(int8_line(measure_int8(baseline, report, folder, choice, arguments.seed)))
         say(f"-> {folder / 'int8_model.pt'}")
 
 

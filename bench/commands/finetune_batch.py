@@ -13,6 +13,7 @@ from bench.cli.checks import require_flags
 from bench.cli.entry import run
 from bench.cli.listings import add_listings, print_listing
 from bench.cli.parser import Parser, collect
+from bench.commands.shared import baseline_of
 from bench.datasets.options import DataOptions
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
@@ -57,7 +58,6 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "benchmark_dir", "baseline")
 
     from bench.errors import UsageError
-    from bench.jobs.pruning import open_baseline
     from bench.jobs.sweep import check_outcome, finetune_benchmark, finetune_recipe
     from bench.report.console_tables import comparison_table
     from bench.report.summary_record import baseline_record
@@ -67,10 +67,7 @@ def main(argv: list[str]) -> None:
     recipe = finetune_recipe(collect(TrainOptions, arguments), collect(FinetuneOptions, arguments))
     if recipe is None:
         raise UsageError("--finetune-epochs 0 fine-tunes nothing; ask for at least 1")
-    out, options = Path(arguments.benchmark_dir), collect(RunOptions, arguments)
-    data = collect(DataOptions, arguments)
-    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
-    baseline = open_baseline(arguments.baseline, data, options, scoring, timing, model=arguments.model)
+    out, baseline = Path(arguments.benchmark_dir), baseline_of(arguments, arguments.baseline)
     taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
     rows = finetune_benchmark(baseline, recipe, out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))

@@ -12,7 +12,8 @@ from bench.cli.entry import run
 from bench.cli.listings import add_listings, print_listing
 from bench.cli.method_flags import add_method, method_settings
 from bench.cli.parser import Parser, collect
-from bench.cli.target_flags import add_target, goal_of
+from bench.cli.target_flags import add_target, chosen_goal
+from bench.commands.shared import baseline_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
 from bench.jobs.options import SensitivityOptions
@@ -81,11 +82,11 @@ def main(argv: list[str]) -> None:
         refuse_flags(arguments, "--sensitivity has ratios of its own", *targets, "ratio_of", "auto_search")
         refuse_changes(arguments, "--sensitivity cuts each network once", IterativeOptions, ("iterations",))
     else:
-        goal = goal_of(arguments)
+        goal = chosen_goal(arguments)
 
     from bench.engine.cut_schedule import check_schedule, schedule_of
     from bench.engine.session import Session
-    from bench.jobs.pruning import open_baseline, prune_model
+    from bench.jobs.pruning import prune_model
     from bench.jobs.sensitivity import measure_sensitivity
     from bench.pruners import make_pruner
     from bench.pruners.base import Sparsifier
@@ -102,15 +103,12 @@ def main(argv: list[str]) -> None:
         goal = pruner.aim(goal)
         check_schedule(schedule, pruner, goal)
     folder = make_folder(arguments.save)
-    options, data = collect(RunOptions, arguments), collect(DataOptions, arguments)
-    scoring, timing = collect(ScoringOptions, arguments), collect(TimingOptions, arguments)
-    baseline = open_baseline(arguments.ckpt, data, options, scoring, timing, model=arguments.model)
-    session = Session(baseline, collect(PruneOptions, arguments), folder, schedule)
+    session = Session(baseline_of(arguments, arguments.ckpt), collect(PruneOptions, arguments), folder, schedule)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
-        measure_sensitivity(session, pruner, choice, options.seed, folder, split=arguments.split or "train")
+        measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")
         return
-    for line in pruning_lines(prune_model(session, pruner, goal, options.seed, folder)):
+    for line in pruning_lines(prune_model(session, pruner, goal, arguments.seed, folder)):
         say(line)
 
 

@@ -31,7 +31,7 @@ def option(
         help: one line for `--help`.
         parse: turns the flag's text into the value and raises ValueError with a reason where it cannot;
             by default the type of `default`, text where that is None.
-        aliases: further spellings of the flag.
+        aliases: further spellings of the flag; one of a single letter has a single dash.
         choices: the only accepted values.
         metavar: how the value is shown in `--help`.
     """

@@ -24,4 +24,4 @@ class DataOptions:
         metavar="H,W",
     )
     cache: bool = option(False, "keep decoded images in RAM")
-    num_workers: int = option(2, "processes that load images", parse=whole, aliases=("workers",))
+    num_workers: int = option(2, "processes that load images", parse=whole, aliases=("workers", "j"))

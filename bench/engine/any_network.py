@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.cut.network import cut
-from bench.errors import BenchError, UsageError, unknown_name
+from bench.errors import BenchError, UsageError
 from bench.measure.cost import Cost, measure_cost
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
-from bench.plan.target import KINDS, Goal, Target
+from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
 from bench.recover import bias_absorption, recalibration
@@ -81,6 +81,7 @@ def prune(
     recalibrate: bool = True,
     input_size: tuple[int, int] | None = None,
     calib_images: int = 64,
+    calib_batch_size: int = 4,
     ignore_index: int | None = None,
     seed: int = 0,
 ) -> PrunedNetwork:
@@ -110,6 +111,7 @@ def prune(
         recalibrate: re-estimate BatchNorm statistics on the images after the cut.
         input_size: (height, width) in pixels that costs are counted at; by default that of the images.
         calib_images: how many images are looked at, the first there are; of a data set as many, chosen by seed.
+        calib_batch_size: images a batch of a data set's; part of a method's definition. Batches stay as they are.
         ignore_index: label that does not count; by default the data set's, else 255.
         seed: seed of everything random.
 
@@ -119,7 +121,7 @@ def prune(
     """
     pruner = make_pruner(method, dict(options or {})) if isinstance(method, str) else method
     goal = pruner.aim(_goal(target))
-    batches, size, void = _images(data, calib_images, input_size, ignore_index, seed)
+    batches, size, void = _images(data, calib_images, calib_batch_size, input_size, ignore_index, seed)
     device = next(model.parameters(), torch.empty(0)).device
     _check(model, pruner, goal, batches, recalibrate)
 
@@ -181,15 +183,13 @@ def _goal(target: Goal | Mapping[str, float]) -> Goal:
         return target
     if not isinstance(target, Mapping) or len(target) != 1:
         raise UsageError(f'a target is one of its kinds with a value, such as {{"macs": 0.5}}, not {target!r}')
-    ((kind, value),) = target.items()
-    if kind not in KINDS:
-        raise unknown_name("target", str(kind), KINDS)
-    return Goal(kind, value)
+    return Goal(*next(iter(target.items())))
 
 
 def _images(
     data: SegmentationData | Iterable[Batch] | None,
     count: int,
+    batch_size: int,
     input_size: tuple[int, int] | None,
     ignore_index: int | None,
     seed: int,
@@ -202,13 +202,15 @@ def _images(
         return [], input_size, void
     if hasattr(data, "calibration"):
         void = data.classes.ignore_index if ignore_index is None else ignore_index
-        return data.calibration(count, 4, seed), input_size or data.input_size, void
-    batches: list[Batch] = []
+        return data.calibration(count, batch_size, seed), input_size or data.input_size, void
+    batches, missing = [], count
     for batch in data:
         if isinstance(batch, Tensor) or len(batch) != 2:
             raise UsageError("data must be batches of (images [N, 3, H, W], labels [N, H, W])")
-        batches.append((batch[0], batch[1].long()))
-        if sum(len(images) for images, _ in batches) >= count:
+        images, labels = (part[:missing] for part in batch)
+        batches.append((images, labels.long()))
+        missing -= len(images)
+        if not missing:
             break
     if not batches:
         raise UsageError("data holds no batch; pass images, or None for methods that look at weights alone")
@@ -237,6 +239,10 @@ def _logits_alone(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Lets a network that gives a mapping give the logits in it, in evaluation mode."""
 
     def only_logits(_name: str, output: Any) -> Tensor | None:
-        return output["out"] if isinstance(output, Mapping) and not model.training else None
+        if not isinstance(output, Mapping) or model.training:
+            return None
+        if "out" not in output:
+            raise BenchError(f"the network gives a mapping without 'out' (only {', '.join(map(str, output))}); wrap it")
+        return output["out"]
 
     return outputs_seen(model, [""], only_logits)

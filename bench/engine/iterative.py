@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from bench.channels.groups import find_groups, prunable
-from bench.engine.cut_schedule import CutSchedule, check_schedule
+from bench.engine.cut_schedule import CutSchedule
 from bench.engine.one_cut import absorb_if_wanted
 from bench.engine.recover_and_measure import recover_and_measure
 from bench.engine.results import Changed, Pruned, Subject
@@ -33,17 +33,14 @@ def prune_in_steps(session: Session, schedule: CutSchedule, pruner: Method, targ
     Args:
         session: the baseline, and what all prunings of it share.
         schedule: the cuts, and what is trained between them.
-        pruner: the method.
+        pruner: the method; `check_schedule` says which fit.
         target: what to reach, counted from the baseline.
         seed: seed of the method, of the choice of calibration images and of the training.
 
     Raises:
-        UsageError: the method or the target does not fit several cuts, or the recipe the device.
+        UsageError: a pattern of the target's fits no group, or the recipe does not fit the device.
         BenchError: the target is out of reach, the method cannot score this network, or the training diverged.
     """
-    check_schedule(schedule, pruner, target.goal)
-    # At once: patterns of layers that fit nothing are found before the scoring, which may take long.
-    _ = session.output_error
     groups, table = session.groups, session.cost_table
     fixed_ratios(groups, target.ratio_of)
     training = _training(session, schedule, seed)
@@ -83,7 +80,7 @@ def prune_in_steps(session: Session, schedule: CutSchedule, pruner: Method, targ
     }
     channels = original_channels(session.baseline.saved.channels, groups, plan)
     changed = Changed(training.result, plan.removes_channels, channels, record, plan, schedule=how)
-    return recover_and_measure(session, pruner, target, seed, changed)
+    return recover_and_measure(session, pruner, target.as_record(), seed, changed)
 
 
 def _training(session: Session, schedule: CutSchedule, seed: int) -> TrainingBetweenCuts:

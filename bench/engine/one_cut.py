@@ -66,17 +66,17 @@ def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> P
         network = fresh_network(baseline.saved.spec, replace(plan, kept=channels), seed).to(baseline.device)
 
     # Recover and measure: as after any other way of pruning.
-    search = None if measured is None else search_record(target.goal, measured, baseline.time(network))
+    latency = baseline.time(network) if target.goal.is_timed else None
     record = {
         "scores": scores_file,
         "plan": plan.as_record(),
         "sparsity": None,
         "bias_absorption": absorbed,
         "preparation": whole.record,
-        "latency_search": search,
+        "latency_search": search_record(target.goal, measured, latency) if latency else None,
     }
-    changed = Changed(network, plan.removes_channels, channels, record, plan)
-    return recover_and_measure(session, pruner, target, seed, changed, whole)
+    changed = Changed(network, plan.removes_channels, channels, record, plan, latency=latency)
+    return recover_and_measure(session, pruner, target.as_record(), seed, changed, whole)
 
 
 def smaller(session: Session, whole: nn.Module, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
@@ -120,11 +120,11 @@ def _check(session: Session, pruner: Pruner, target: Target) -> None:
 
 def _choose(
     session: Session, scores: Scores, whole: nn.Module, target: Target
-) -> tuple[PruningPlan, list[Measurement] | None]:
-    """The plan for a target and, where the target is a latency, what was measured to find it."""
+) -> tuple[PruningPlan, list[Measurement]]:
+    """The plan for a target, and what was measured to find it: something where the target is a latency."""
     groups, table = session.groups, session.cost_table
     if not target.goal.is_timed:
-        return make_plan(groups, scores, table, target), None
+        return make_plan(groups, scores, table, target), []
     order = removal_order_of(groups, scores, table, target)
 
     def measure(number: int, effort: float) -> LatencyReport:

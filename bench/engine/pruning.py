@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.engine.cut_schedule import check_schedule
 from bench.engine.iterative import prune_in_steps
 from bench.engine.one_cut import prune_once
 from bench.engine.results import Pruned
@@ -25,10 +26,11 @@ def prune_network(session: Session, pruner: Method, target: Target, seed: int) -
         BenchError: the target is out of reach, the method cannot score this network, or a training diverged.
     """
     session.stopwatch.restart()
-    if session.schedule is not None:
-        return prune_in_steps(session, session.schedule, pruner, target, seed)
+    check_schedule(session.schedule, pruner, target.goal)
     # At once: patterns of layers that fit nothing are found before the scoring, which may take long.
     _ = session.output_error
+    if session.schedule is not None:
+        return prune_in_steps(session, session.schedule, pruner, target, seed)
     if isinstance(pruner, Sparsifier):
         return zero_weights(session, pruner, target, seed)
     return prune_once(session, pruner, target, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,8 +15,7 @@ from bench.measure.evaluation import Evaluation
 from bench.measure.evaluation_report import CostRecord, cost_changes
 from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import PruningPlan
-from bench.plan.target import Target
-from bench.pruners.base import Method, Sparsifier
+from bench.pruners.base import Method
 from bench.system.files import plain
 from bench.system.provenance import provenance
 from bench.torch_utils.sparse_weights import SPARSE
@@ -24,7 +24,7 @@ from bench.torch_utils.sparse_weights import SPARSE
 def recover_and_measure(
     session: Session,
     pruner: Method,
-    target: Target,
+    target: Mapping[str, Any],
     seed: int,
     changed: Changed,
     trained: MethodNetwork | None = None,
@@ -34,7 +34,7 @@ def recover_and_measure(
     Args:
         session: the baseline, and what is wanted.
         pruner: the method that changed the network.
-        target: what it was to reach.
+        target: what it was to reach, as the record says it.
         seed: seed of the choice of recalibration images.
         changed: the network.
         trained: what the method's own training made of the baseline, if it trained.
@@ -49,7 +49,7 @@ def recover_and_measure(
     how = _how(session, pruner, target, seed)
     cost = session.baseline.cost_of(changed.network)
     info = _pruning_info(session, pruner, how, changed, cost, stages)
-    return Pruned(_saved(session, how, changed), plain(info), cost, stages.evaluation)
+    return Pruned(_saved(session, how, changed), plain(info), cost, stages.evaluation, changed.latency)
 
 
 class _Stages:
@@ -78,12 +78,12 @@ class _Stages:
             self.quality[stage] = self.evaluation.record()
 
 
-def _how(session: Session, pruner: Method, target: Target, seed: int) -> dict[str, Any]:
+def _how(session: Session, pruner: Method, target: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """What the network's file and the record both say."""
     return {
         "method": pruner.name,
         "method_options": asdict(pruner),
-        "target": asdict(target.goal) if isinstance(pruner, Sparsifier) else target.as_record(),
+        "target": dict(target),
         "seed": seed,
         "baseline": {"path": session.baseline.checkpoint, "sha256": session.baseline.digest},
     }

@@ -10,6 +10,7 @@ from torch import nn
 from bench.channels.groups import ChannelGroup
 from bench.measure.evaluation import Evaluation
 from bench.measure.evaluation_report import CostRecord
+from bench.measure.latency_report import LatencyReport
 from bench.models.checkpoint import Channels, SavedModel
 from bench.plan.pruning_plan import PruningPlan
 
@@ -41,6 +42,7 @@ class Changed:
         plan: which channels were kept; None where none may go.
         sparse: parameters whose zeros are to stay.
         schedule: the record of several cuts, if there were several.
+        latency: what was measured on it beside the baseline, if a latency was the target.
     """
 
     network: nn.Module
@@ -50,6 +52,7 @@ class Changed:
     plan: PruningPlan | None = None
     sparse: list[str] = field(default_factory=list)
     schedule: dict[str, Any] = field(default_factory=dict)
+    latency: LatencyReport | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,11 @@ class Pruned:
         info: what `pruning_info.json` holds.
         cost: what the network costs.
         evaluation: how it scores as it is; None where that was not wanted.
+        latency: of it and the baseline, where that is known already.
     """
 
     saved: SavedModel
     info: dict[str, Any]
     cost: CostRecord
     evaluation: Evaluation | None
+    latency: LatencyReport | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 
 from bench.channels.groups import layers_to_spare
 from bench.engine.recover_and_measure import recover_and_measure
@@ -39,4 +40,4 @@ def zero_weights(session: Session, pruner: Sparsifier, target: Target, seed: int
         {**unused, "sparsity": sparsity.record},
         sparse=list(dict.fromkeys([*before.meta.get(SPARSE, []), *zeroed])),
     )
-    return recover_and_measure(session, pruner, target, seed, changed)
+    return recover_and_measure(session, pruner, asdict(target.goal), seed, changed)

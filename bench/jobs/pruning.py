@@ -1,4 +1,4 @@
-"""The stages put together, from a baseline to pruned and fine-tuned networks on disk."""
+"""A pruning from a session to files: `pruned_model.pt`, how it was made, and what was measured on it."""
 
 from __future__ import annotations
 
@@ -7,50 +7,22 @@ from typing import Any
 
 from bench.channels.groups import ChannelGroup, find_groups
 from bench.datasets import dataset_class
-from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import latency_of
-from bench.measure.latency_report import LatencyReport
-from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal
 from bench.pruners.base import Method
-from bench.system.devices import set_up
 from bench.system.files import read_json, write_json
-from bench.system.options import RunOptions
 from bench.system.run_folder import INFO, PRUNED, REPORT, run_folder
 
 
-def open_baseline(
-    checkpoint: Path | str,
-    data_options: DataOptions,
-    run: RunOptions,
-    scoring: ScoringOptions,
-    timing: TimingOptions,
-    *,
-    model: str | None = None,
-) -> Baseline:
-    """Sets up the device, and opens a baseline and its data there.
-
-    Args:
-        checkpoint: the baseline's file.
-        data_options: the images.
-        run: device, threads and seed.
-        scoring: the split and how networks are scored on it.
-        timing: whether and how they are timed.
-        model: the network the file must hold, if that is known.
-    """
-    device = set_up(run)
-    return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, model=model)
-
-
 def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
-    """Prunes the baseline on the bench and measures the result.
+    """Prunes the baseline of a session and measures the result.
 
     The folder receives `pruned_model.pt`, `pruning_info.json` and `report.json`.
 
@@ -67,10 +39,9 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
     with run_folder(folder):
         pruned = prune_network(session, pruner, session.target(pruner, goal), seed)
         save_model(folder / PRUNED, pruned.saved)
-        search = pruned.info["latency_search"]
-        latency = LatencyReport.of_record(search["verified"]) if search else None
-        known = {"evaluation": pruned.evaluation, "cost": pruned.cost, "latency": latency}
-        report = session.baseline.compare(folder / PRUNED, pruned.saved, **known)
+        report = session.baseline.compare(
+            folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, cost=pruned.cost, latency=pruned.latency
+        )
         write_json(folder / REPORT, report)
         info = {**pruned.info, "saved_model": str(folder / PRUNED)}
         write_json(folder / INFO, info)

@@ -107,7 +107,7 @@ def measure_sensitivity(
         jobs = [(group, ratio) for group in groups for ratio in ratios]
         for group, ratio in progress(jobs, "sensitivity"):
             if (group.name, ratio) not in measured:
-                plan = plan_of(group, ratio, scores, session)
+                plan = plan_for_group(group, ratio, scores, session)
                 miou = ruler.miou_of(plan) if plan.removes_channels else dense
                 measured[group.name, ratio] = _row(group, ratio, plan, dense, miou)
                 write_json(folder / RECORD, {**record, "rows": list(measured.values())})
@@ -128,7 +128,7 @@ def measure_sensitivity(
     return plain(record)
 
 
-def plan_of(group: ChannelGroup, ratio: float, scores: Scores, session: Session) -> PruningPlan:
+def plan_for_group(group: ChannelGroup, ratio: float, scores: Scores, session: Session) -> PruningPlan:
     """The plan by which one group loses a share of its channels and all others stay whole."""
     options = session.options
     target = Target(

@@ -36,7 +36,9 @@ from bench.measure.layer_costs import LayerCost, measure_layers
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, load_model
+from bench.system.devices import set_up
 from bench.system.files import file_digest, plain
+from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 
 
@@ -264,3 +266,26 @@ class Baseline:
             "provenance": provenance(),
         }
         return plain(report)
+
+
+def open_baseline(
+    checkpoint: Path | str,
+    data_options: DataOptions,
+    run: RunOptions,
+    scoring: ScoringOptions,
+    timing: TimingOptions,
+    *,
+    model: str | None = None,
+) -> Baseline:
+    """Sets up the device, and opens a baseline and its data there.
+
+    Args:
+        checkpoint: the baseline's file.
+        data_options: the images.
+        run: device, threads and seed.
+        scoring: the split and how networks are scored on it.
+        timing: whether and how they are timed.
+        model: the network the file must hold, if that is known.
+    """
+    device = set_up(run)
+    return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, model=model)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError, UsageError
-from bench.models.state_dict_file import as_state_dict, fit, read_file
+from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file
 
 DOWNLOAD = "imagenet"
 
@@ -68,7 +68,7 @@ def load_backbone(model: nn.Module, source: str) -> None:
         for prefix, layer in model.backbone_layers().items()
         for name, tensor in layer.state_dict().items()
     }
-    fitted = fit(weights, expected, where=f"{source} does not fit the backbone {model.architecture}")
+    fitted = fitting_tensors(weights, expected, where=f"{source} does not fit the backbone {model.architecture}")
     for name, tensor in expected.items():
         tensor.copy_(fitted[name])
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.channels.layer_axes import adopt_shapes
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model, check_model
-from bench.models.state_dict_file import as_state_dict, fit, read_file
+from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file
 from bench.system.files import plain, whole_file
 
 FORMAT = "segmentation-pruning-bench/1"
@@ -125,7 +125,7 @@ def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *
         model = build_model(spec)
     if narrowed:
         adopt_shapes(model, {key: tuple(tensor.shape) for key, tensor in weights.items()})
-    weights = fit(weights, model.state_dict(), where=f"{path} does not fit {spec.name}")
+    weights = fitting_tensors(weights, model.state_dict(), where=f"{path} does not fit {spec.name}")
     model.load_state_dict(weights, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)

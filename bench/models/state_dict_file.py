@@ -73,7 +73,7 @@ def as_state_dict(path: Path | str, content: Mapping[Any, Any]) -> dict[str, Ten
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def fitting_tensors(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Copies tensors into the dtypes of a network after checking that they are exactly its tensors.
 
     Args:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from bench.errors import UsageError, unknown_name
 
 KINDS = ("channels", "macs", "params", "size", "latency", "milliseconds", "sparsity")
 """What can be asked for: `size` is that of the saved tensors, `latency` and `milliseconds` are a latency, relative and
 absolute, and `sparsity` has methods that remove no channels."""
 
+_REMOVED = (lambda value: 0 <= value < 1, "a share to remove, in [0, 1)")
+_KEPT = (lambda value: 0 < value <= 1, "a share to keep, in (0, 1]")
+_AMOUNT = (lambda value: 0 < value < math.inf, "above 0")
+_RANGES = {
+    **dict.fromkeys(("channels", "sparsity"), _REMOVED),
+    **dict.fromkeys(("macs", "params", "latency"), _KEPT),
+    **dict.fromkeys(("size", "milliseconds"), _AMOUNT),
+}
+
 
 @dataclass(frozen=True)
 class Goal:
     """How much of what.
+
+    Raises:
+        UsageError: a kind there is not, or a value that it cannot have.
 
     Attributes:
         kind: one of `KINDS`.
@@ -28,6 +43,13 @@ class Goal:
     kind: str
     value: float
     within: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown_name("target", self.kind, KINDS)
+        in_range, wanted = _RANGES[self.kind]
+        if not in_range(self.value):
+            raise UsageError(f"a target of {self.value:g} in {self.kind} cannot be; it is {wanted}")
 
     def __str__(self) -> str:
         if self.kind == "channels":

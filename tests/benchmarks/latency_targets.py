@@ -24,7 +24,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.session import Session
 from bench.errors import BenchError
-from bench.jobs.pruning import open_baseline
+from bench.measure.baseline import open_baseline
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model

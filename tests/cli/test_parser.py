@@ -80,7 +80,7 @@ def test_every_field_is_a_flag_and_reaches_the_options(group, spec):
             cases = [([f"--{name}"], True), ([f"--no-{name}"], False)]
         else:
             texts, value = other_value(spec)
-            cases = [([f"--{name}", *texts], value)]
+            cases = [([f"{'--' if len(name) > 1 else '-'}{name}", *texts], value)]
             assert value != default_of(spec)
         for words, value in cases:
             found = asdict(collect(group, parser_of(group).parse(words)))

@@ -29,7 +29,7 @@ def values(kind: str, value: float, shape: str, iterations: int = 3, dense: floa
         ("macs", 0.4, [0.8, 0.6, 0.4], [0.736806, 0.542884, 0.4]),
         ("params", 0.125, [0.708333, 0.416667, 0.125], [0.5, 0.25, 0.125]),
         # A share to keep of whatever else can be measured.
-        ("energy", 0.4, [0.8, 0.6, 0.4], [0.736806, 0.542884, 0.4]),
+        ("latency", 0.4, [0.8, 0.6, 0.4], [0.736806, 0.542884, 0.4]),
     ],
 )
 def test_goals_by_hand(kind, value, linear, exponential):

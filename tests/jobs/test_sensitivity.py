@@ -24,7 +24,7 @@ from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.jobs import sensitivity
 from bench.jobs.options import SensitivityOptions
-from bench.jobs.sensitivity import COLUMNS, measure_sensitivity, plan_of, tolerated
+from bench.jobs.sensitivity import COLUMNS, measure_sensitivity, plan_for_group, tolerated
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import evaluate
@@ -110,7 +110,7 @@ def test_rows_are_what_a_cut_network_costs_and_scores(measured: dict[str, Any], 
     groups = {group.name: group for group in bench.groups}
     different = set()
     for row in measured["rows"]:
-        plan = plan_of(groups[row["group"]], row["ratio"], scores, bench)
+        plan = plan_for_group(groups[row["group"]], row["ratio"], scores, bench)
         others = [name for name, kept in plan.kept.items() if len(kept) < groups[name].channels]
         assert others == ([row["group"]] if row["ratio"] else [])
         network, _ = smaller(bench, bench.baseline.saved.model, plan)
