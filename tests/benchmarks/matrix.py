@@ -60,7 +60,7 @@ def check_cell(model, groups, table, scores, target: Target, folder: Path, spec:
     cut(network, groups, plan)
     cost = measure_cost(network, SIZE)
     assert tuple(plan.predicted) == (cost.parameters, cost.macs, cost.state_bytes), (plan.predicted, cost)
-    cell = folder / f"{target.scope}_{target.value}.pt"
+    cell = folder / f"{target.scope}_{target.goal.value}.pt"
     save_model(cell, SavedModel(network, spec, plan.kept))
     torch.save(logits(network), cell.with_suffix(".logits"))
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
