@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from option_groups import parser_of, script_parser
 
-from bench.cli import config_file
 from bench.cli.parser import collect
+from bench.config import shipped
 from bench.data import SegmentationData
 from bench.datasets.options import DataOptions
 from bench.datasets.synthetic import draw_dataset
@@ -171,7 +171,7 @@ def test_the_working_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     for place, seed in ((project, 1), (folder, 2)):
         place.mkdir()
         (place / "c.yaml").write_text(f"seed: {seed}\n")
-    monkeypatch.setattr(config_file, "PROJECT", project)
+    monkeypatch.setattr(shipped, "PACKAGE", project / "bench")
     monkeypatch.chdir(folder)
     assert parser_of().parse(["--config", "c.yaml"]).seed == 2
     (folder / "c.yaml").unlink()
