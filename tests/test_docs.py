@@ -1,4 +1,4 @@
-"""What README.md and docs/ say: links lead somewhere, commands and flags exist, name patterns fit, nothing is left out."""
+"""What README.md and docs/ say: links lead somewhere, commands and flags exist, name patterns fit their network."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class PruneOptions:
     round_to: int = option(1, "keep multiples of N channels in groups that have as many", parse=positive)
     ratio_of: dict[str, float] = option(
         {},
-        "shares that single groups lose, by name pattern, whatever the target, such as 'classifier*=0.2' of resnet50_seg",
+        "shares that single groups lose, by name pattern such as 'classifier*' of resnet50_seg, whatever the target",
         parse=parse_ratios,
         metavar="PATTERN=R,...",
     )
