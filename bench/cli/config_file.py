@@ -28,7 +28,15 @@ def config_flags(argv: Sequence[str], actions: Iterable[argparse.Action]) -> lis
     """
     known = [action for action in actions if action.dest not in _COMMAND_LINE_ONLY]
     spellings = {flag.lstrip("-"): (flag, action) for action in known for flag in action.option_strings}
-    return [flag for path in _config_paths(argv) for flag in _flags_of(located(path), spellings)]
+    flags: list[str] = []
+    for path in map(located, _config_paths(argv)):
+        try:
+            flags += _flags_of(path, spellings)
+        except RecursionError as error:
+            raise UsageError(
+                f"config {path} is nested too deeply; a key is a flag, and its value what it takes"
+            ) from error
+    return flags
 
 
 def _config_paths(argv: Sequence[str]) -> Iterator[Path]:

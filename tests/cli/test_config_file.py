@@ -120,6 +120,8 @@ def test_an_empty_config_changes_nothing(tmp_path, text):
         ("just words", "must be a mapping of flag names to values"),
         ("a: b\nmethods: [l1, l2\n", "is not YAML in line 3"),
         ("a: \0", "is not YAML"),
+        ("opt: &a {b: *a}", "is nested too deeply"),
+        (f"seed: {'[' * 3000}{']' * 3000}", "is nested too deeply"),
         ("epochs: 0", "argument --epochs: 0 is too small"),
         ("epochs: true", "argument --epochs: 'True' is not a whole number"),
         ("ratios: [0.1, 1.5]", "1.5 is not in [0, 1)"),
