@@ -441,7 +441,8 @@ def folder() -> Iterator[Case]:
     yield Case("folder", "nothing but a state to resume", "train.py",
                lambda place: [*done(place.file("out/last.pt", b"x")), "--resume"])  # fmt: skip
     yield Case("folder", "a finished run", "train.py", lambda place: done(
-        place.file("out/done", ""), place.file("out/best.pt", place.store.baseline.read_bytes())))  # fmt: skip
+        place.file("out/done", ""), place.file("out/report.json", "{}"),
+        place.file("out/best.pt", place.store.baseline.read_bytes())))  # fmt: skip
 
 
 def made(path: Path) -> Path:
