@@ -146,9 +146,7 @@ class _Trainer:
         identity = run_identity(saved, data, options, seed, self.world.size, taught)
         self.state = new_state(saved, options, device, identity)
         self.meta = {
-            "dataset": data.name,
-            "classes": list(data.classes.names),
-            "input_size": data.input_size,
+            **data.record,
             "crop_size": options.crop_size or data.crop_size,
             "options": {**asdict(options), **taught, "seed": seed},
             "provenance": provenance(),

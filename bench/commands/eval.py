@@ -52,7 +52,7 @@ def build_parser() -> Parser:
     )
     add_listings(parser)
     parser.add_options("data", DataOptions)
-    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("scoring", ScoringOptions)
     parser.add_options("timing", TimingOptions)
     parser.add_options("page", PageOptions)

@@ -40,7 +40,7 @@ def build_parser() -> Parser:
     files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
     add_listings(parser)
     parser.add_options("data", DataOptions)
-    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("fine-tuning", FinetuneOptions, finetune_epochs=20)
     parser.add_options("training", TrainOptions, skip=("epochs", "lr"))
     parser.add_options("distillation", DistillOptions)

@@ -50,7 +50,7 @@ def build_parser() -> Parser:
         help="show the coupled channels of --ckpt, or of a fresh --model, and exit",
     )
     parser.add_options("data", DataOptions)
-    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("pruning", PruneOptions)
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))

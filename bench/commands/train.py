@@ -38,6 +38,11 @@ def build_parser() -> Parser:
     files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the run (required)")
     files.add_argument("--ckpt", metavar="FILE", help="weights to start from, dense or pruned")
     files.add_argument(
+        "--reset-head",
+        action="store_true",
+        help="begin with new output layers in place of those of --ckpt, as for other classes",
+    )
+    files.add_argument(
         "--resume", action="store_true", help="go on with the run in --save after its last finished epoch"
     )
     files.add_argument("--overwrite", action="store_true", help="replace the run in --save")
@@ -68,6 +73,7 @@ def main(argv: list[str]) -> None:
         collect(ScoringOptions, arguments),
         Path(arguments.save),
         checkpoint=Path(arguments.ckpt) if arguments.ckpt else None,
+        reset_head=arguments.reset_head,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
     )

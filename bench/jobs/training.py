@@ -11,12 +11,13 @@ from typing import Any
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.datasets.options import DataOptions
+from bench.datasets.recorded import settled
 from bench.errors import BenchError, UsageError
 from bench.measure.inference import Scoring
 from bench.measure.options import ScoringOptions, TimingOptions
-from bench.models import ModelSpec, build_model
+from bench.models import DEFAULT_MODEL, ModelSpec, build_model
 from bench.models.backbone import load_backbone
-from bench.models.checkpoint import SavedModel, load_model
+from bench.models.checkpoint import SavedModel, load_model, read_meta
 from bench.models.options import ModelOptions
 from bench.system import processes
 from bench.system.console import say
@@ -40,6 +41,7 @@ def train_model(
     *,
     timing: TimingOptions | None = None,
     checkpoint: Path | None = None,
+    reset_head: bool = False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -55,7 +57,10 @@ def train_model(
         scoring: the split to report and how to score it.
         folder: the run's own folder.
         timing: options of what comes after the training; `config.json` holds them too (default: theirs).
-        checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is.
+        checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is. What the options
+            leave open about the data and the network is as the file says.
+        reset_head: begin with new output layers in place of the checkpoint's. A plain state dict whose outputs alone
+            are of another number than the data set's begins with new ones in any case.
         resume: go on with the run in the folder; starts it where there is none.
         overwrite: replace the run in the folder.
 
@@ -70,6 +75,8 @@ def train_model(
         raise UsageError("--resume and --overwrite contradict each other; pass one")
     if checkpoint and model_options.pretrained_backbone:
         raise UsageError("--ckpt and --pretrained-backbone both name the first weights; pass one")
+    if reset_head and not checkpoint:
+        raise UsageError("--reset-head begins with new output layers in place of a checkpoint's; pass --ckpt FILE")
     how = Scoring.of(scoring)
     with processes.joined(set_up(run)) as device:
         world = processes.world()
@@ -80,7 +87,7 @@ def train_model(
         if begun and not (resume or overwrite):
             raise BenchError(f"{folder} holds an unfinished run; pass --resume to go on or --overwrite to start anew")
 
-        data, saved = _open(data_options, model_options, run.seed, checkpoint)
+        data, saved = _open(data_options, model_options, run.seed, checkpoint, reset_head)
         if finished and resume:
             identity = run_identity(saved, data, options, run.seed, world.size)
             check_same_run(folder, load_model(folder / LAST), saved, identity)
@@ -100,7 +107,9 @@ def train_model(
             if world.is_first:
                 groups = (data_options, model_options, options, run, scoring, timing or TimingOptions())
                 config = {name: value for group in groups for name, value in asdict(group).items()}
-                write_json(folder / CONFIG, {**config, "ckpt": checkpoint, "provenance": provenance()})
+                config |= {"dataset": data.name, "model": saved.spec.name}
+                start = {"ckpt": checkpoint, "reset_head": reset_head}
+                write_json(folder / CONFIG, {**config, **start, "provenance": provenance()})
             result = fit(
                 saved,
                 data,
@@ -141,20 +150,23 @@ def train_model(
 
 
 def _open(
-    data_options: DataOptions, model_options: ModelOptions, seed: int, checkpoint: Path | None
+    data_options: DataOptions, model_options: ModelOptions, seed: int, checkpoint: Path | None, reset_head: bool
 ) -> tuple[SegmentationData, SavedModel]:
     """The data set, and the network with its first weights."""
     if checkpoint is None:
         data = SegmentationData(data_options, seed=seed)
-        spec = ModelSpec(model_options.model, data.classes.outputs)
+        spec = ModelSpec(model_options.model or DEFAULT_MODEL, data.classes.outputs)
         saved = SavedModel(build_model(spec), spec)
         if model_options.pretrained_backbone:
             load_backbone(saved.model, model_options.pretrained_backbone)
         return data, saved
-    saved = load_model(
-        checkpoint, name=model_options.model, outputs=dataset_class(data_options.dataset).classes.outputs
-    )
-    return SegmentationData(data_options, seed=seed, input_size=saved.meta.get("input_size")), saved
+    if data_options.dataset is not None:
+        dataset_class(data_options.dataset)  # a name that does not exist comes before whatever is wrong with the file
+    data_options = settled(data_options, read_meta(checkpoint), checkpoint, may_differ=True)
+    outputs = dataset_class(data_options.dataset).classes.outputs
+    head = "fresh" if reset_head else "fitting"
+    saved = load_model(checkpoint, name=model_options.model, outputs=outputs, head=head)
+    return SegmentationData(data_options, seed=seed), saved
 
 
 @contextlib.contextmanager
