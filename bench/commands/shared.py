@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,14 @@ from bench.system.options import RunOptions
 
 if TYPE_CHECKING:
     from bench.measure.baseline import Baseline
+
+COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch")
+
+
+def keys_of_commands() -> set[str]:
+    """The keys that a config file may hold for one command or another."""
+    modules = (importlib.import_module(f"bench.commands.{name}") for name in COMMANDS)
+    return {key for module in modules for key in module.build_parser().config_keys}
 
 
 def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str) -> Baseline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ from bench.models.options import ModelOptions
 from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
-from bench.system.files import make_folder, read_json, write_json
+from bench.system.files import make_folder, plain, read_json, write_json
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
 from bench.training.options import TrainOptions
-from bench.training.state import check_same_run, run_identity
+from bench.training.state import check_same_run, run_identity, shown
 
 
 def train_model(
@@ -169,6 +169,31 @@ def _open(
     return SegmentationData(data_options, seed=seed), saved
 
 
+def _check_trained_so(
+    checkpoint: Path,
+    asked: Collection[str],
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    options: TrainOptions,
+) -> None:
+    saved = load_model(checkpoint)
+    trained = {**saved.meta.get("options", {}), "model": saved.spec.name}
+    trained |= {name: saved.meta[name] for name in ("dataset", "input_size") if name in saved.meta}
+    wanted = plain({**asdict(options), "model": model_options.model, **asdict(data_options)})
+    for name, then in trained.items():
+        if name in asked and name != "tensorboard" and name in wanted and wanted[name] != then:
+            raise BenchError(
+                f"{checkpoint} was trained with {_flag(name, then)}, not {_flag(name, wanted[name])}; name another "
+                "`baseline` to have one trained so, or pass `no_train_baseline` to take this one as it is"
+            )
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"`{name}`" if value else f"`no_{name}`"
+    return f"no `{name}`" if value is None else f"`{name}={shown(value)}`"
+
+
 @contextlib.contextmanager
 def _resume_hint(folder: Path) -> Iterator[None]:
     try:
@@ -187,15 +212,30 @@ def ensure_baseline(
     run: RunOptions,
     scoring: ScoringOptions,
     timing: TimingOptions,
+    *,
+    asked: Collection[str] = (),
 ) -> None:
     """Trains the network a `best.pt` is to hold, unless that was done; goes on with an interrupted run.
 
+    Args:
+        checkpoint: the file.
+        data_options: the images.
+        model_options: the network.
+        options: the recipe.
+        run: device, threads and seed.
+        scoring: as in `train_model`.
+        timing: likewise.
+        asked: the fields of these groups that were asked for and are no mere defaults: a network that is there already
+            must have been trained so. The seed may differ: it is that of the comparison too.
+
     Raises:
         UsageError: a file of another name; a training run writes `best.pt`.
+        BenchError: the file is there, but was trained otherwise; names the first option, and both values.
     """
     if checkpoint.name != BEST:
         raise UsageError(f"--train-baseline writes a {BEST}; name --baseline {checkpoint.with_name(BEST)}")
     if is_done(checkpoint.parent, BEST, REPORT):
+        _check_trained_so(checkpoint, asked, data_options, model_options, options)
         say(f"baseline {checkpoint} is there already")
         return
     folder = checkpoint.parent

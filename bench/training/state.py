@@ -90,14 +90,15 @@ def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity:
         if now != then:
             flag = _FLAGS.get(name, f"`{name}`")
             raise BenchError(
-                f"cannot resume {folder}: {flag} is {_shown(now)}, the run was started with {_shown(then)}; "
+                f"cannot resume {folder}: {flag} is {shown(now)}, the run was started with {shown(then)}; "
                 "repeat that value or start a new run in another `save`"
             )
     if plain(found.channels) != plain(saved.channels):
         raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the `ckpt` it began with")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is written behind its flag."""
     if value is None:  # no part of the other run
         return "not given"
     if isinstance(value, dict):  # a ModelSpec
