@@ -28,7 +28,7 @@ from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
 from bench.training.options import TrainOptions
-from bench.training.state import check_same_run, run_identity, shown
+from bench.training.state import check_same_run, finished_epochs, run_identity, shown
 
 
 def train_model(
@@ -81,7 +81,9 @@ def train_model(
     with processes.joined(set_up(run)) as device:
         world = processes.world()
         make_folder(folder)
-        finished, begun = is_done(folder, BEST, REPORT), (folder / LAST).is_file()
+        # A run that died in its first epoch holds nothing to go on from and nothing to lose.
+        done = None if overwrite else finished_epochs(folder)
+        finished, begun = is_done(folder, BEST, REPORT), bool(done)
         if finished and not (resume or overwrite):
             raise BenchError(f"{folder} already holds a finished run; choose another --save or pass --overwrite")
         if begun and not (resume or overwrite):
@@ -91,10 +93,15 @@ def train_model(
         if finished and resume:
             identity = run_identity(saved, data, options, run.seed, world.size)
             check_same_run(folder, load_model(folder / LAST), saved, identity)
-            say(f"{folder} is finished already; nothing to do")
-            return read_json(folder / REPORT)
+            if options.epochs == done:
+                say(f"{folder} is finished already; nothing to do")
+                return read_json(folder / REPORT)
+            say(
+                f"{folder} is extended from {done} to {options.epochs} epochs: from epoch {done + 1} on the learning "
+                f"rate is that of a run of {options.epochs}; such a run from the start would end with other weights"
+            )
         if resume and not begun:
-            say(f"{folder} holds no run to resume; starting one")
+            say(f"{folder} holds {'no run' if done is None else 'no finished epoch'} to resume; starting one")
 
         # Opened before training, so that a missing split is not found out after it.
         splits = dict.fromkeys(("val", scoring.split or data.headline_split))
@@ -140,6 +147,7 @@ def train_model(
                 "epochs": result.epochs,
                 "input_size": data.input_size,
                 "scoring": asdict(how),
+                **({"extended": result.extended} if result.extended else {}),
                 **{split: asdict(quality) for split, quality in scores.items()},
             }
             if world.is_first:
