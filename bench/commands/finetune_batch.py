@@ -69,7 +69,8 @@ def main(argv: list[str]) -> None:
     recipe = finetune_recipe(collect(TrainOptions, arguments), collect(FinetuneOptions, arguments))
     if recipe is None:
         raise UsageError("--finetune-epochs 0 fine-tunes nothing; ask for at least 1")
-    out, baseline = Path(arguments.benchmark_dir), baseline_of(arguments, arguments.baseline)
+    out = Path(arguments.benchmark_dir)
+    baseline = baseline_of(arguments, arguments.baseline, benchmark=out)
     taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
     rows = finetune_benchmark(baseline, recipe, out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,79 @@ def test_a_candidate_of_other_data_is_refused(trained, tiny_camvid, type_in, tmp
     result = type_in("eval.py", *files)
     assert result.code == 1
     assert "other/best.pt was trained on synthetic, not on camvid" in result.err
+
+
+# --- the jobs of a benchmark
+
+
+@pytest.fixture(scope="module")
+def compared(trained, tiny_camvid, tmp_path_factory) -> Path:
+    """A benchmark of two jobs at another size, on another split and with other scoring than would be by default."""
+    from scripts import run_script
+
+    folder = tmp_path_factory.mktemp("compared")
+    flags = ["--methods", "l1,random", "--ratios", 0.3, "--no-latency", "--out-dir", folder / "out"]
+    how = ["--input-size", "32,48", "--split", "val", "--flip", "--scales", "0.5,1", *IN_ONE_PROCESS]
+    result = run_script("benchmark.py", "--baseline", trained, *flags, *how, folder=folder)
+    assert (result.code, result.err) == (0, "")
+    return folder / "out"
+
+
+@pytest.fixture
+def finetune(type_in, compared, trained, tmp_path):
+    """Types finetune_batch.py for a copy of the benchmark."""
+    out = shutil.copytree(compared, tmp_path / "benchmark")
+
+    def type_command(*flags):
+        how = ["--finetune-epochs", 1, "--batch-size", 4, "--no-latency", "--benchmark-dir", out]
+        return type_in("finetune_batch.py", "--baseline", trained, *how, *flags)
+
+    return type_command
+
+
+def test_finetuning_repeats_how_the_jobs_were_measured(finetune, tiny_camvid, tmp_path):
+    result = finetune()
+    assert (result.code, result.err) == (0, "")
+    says = (
+        f"as {tmp_path / 'benchmark'} says: --dataset camvid --input-size 32,48 --data-root {tiny_camvid} --split val "
+        "--scales 0.5,1.0 --flip\n"
+    )
+    assert result.out.startswith(says)
+    reports = [read_json(path) for path in (tmp_path / "benchmark").glob("*/finetuned_report.json")]
+    assert [report["input_size"] for report in reports] == [[32, 48]] * 2
+    assert {report["split"] for report in reports} == {"val"}
+    assert all(report["scoring"]["flip"] and report["scoring"]["scales"] == [0.5, 1.0] for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--dataset", "synthetic"], "with --dataset camvid; pass that too"),
+        (["--input-size", "48,64"], "with --input-size 32,48; pass that too"),
+        (["--split", "test"], "with --split val; pass that too"),
+        (["--no-flip"], "with --flip; pass that too"),
+        (["--boundary-width", 2], "without --boundary-width; leave that out too"),
+    ],
+)
+def test_a_flag_that_contradicts_the_jobs_fails_once(flags, says, finetune, tmp_path):
+    before = sorted((tmp_path / "benchmark").rglob("*"))
+    result = finetune(*flags)
+    assert result.code == 1 and len(result.err.splitlines()) == 1
+    assert f"was measured {says}, or its numbers do not compare" in result.err
+    assert sorted((tmp_path / "benchmark").rglob("*")) == before
+
+
+def test_jobs_of_two_kinds_are_told_apart(finetune, type_in, trained, tmp_path):
+    out = tmp_path / "benchmark"
+    flags = ["--baseline", trained, "--methods", "l2", "--ratios", 0.3, "--no-latency", "--out-dir", out]
+    assert type_in("benchmark.py", *flags).code == 0
+    result = finetune()
+    assert result.code == 1 and "were measured in several ways: l1_r0.3_s0_" in result.err
+    assert "with --input-size 32,48, l2_r0.3_s0_" in result.err and "with --input-size 48,64; say which" in result.err
+    result = finetune("--input-size", "48,64")
+    assert (result.code, result.err) == (0, "")
+    assert "2 of 3 jobs are left as they are; the first: " in result.out
+    assert [path.parent.name[:2] for path in out.glob("*/finetuned_report.json")] == ["l2"]
 
 
 # --- public files, whose outputs are others
