@@ -76,7 +76,10 @@ def print_listing(arguments: argparse.Namespace, argv: Sequence[str]) -> bool:
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in settings.items())
+    """What a recipe says that its name does not."""
+    said = {key: value for key, value in settings.items() if key not in ("dataset", "model")}
+    words = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in said.items()}
+    return " ".join(f"{key}={value}" for key, value in words.items())
 
 
 def method_lines() -> Iterator[str]:
