@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from bench.datasets import dataset_class, transforms
+from bench.datasets import DEFAULT, dataset_class, transforms
 from bench.datasets.base import Dataset, image_size, read_image
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError
@@ -56,8 +56,8 @@ class SegmentationData:
         Raises:
             UsageError: no data set of that name.
         """
-        kind = dataset_class(options.dataset)
-        self.dataset: Dataset = kind(Path(options.data_root or Path("datasets") / options.dataset))
+        name = options.dataset or DEFAULT
+        self.dataset: Dataset = dataset_class(name)(Path(options.data_root or Path("datasets") / name))
         self.name = self.dataset.name
         self.classes = self.dataset.classes
         self.headline_split = self.dataset.headline_split
@@ -68,6 +68,16 @@ class SegmentationData:
         self._cache = options.cache
         self._workers = options.num_workers
         self._splits: dict[str, _Split] = {}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a network that is trained on these data says of them; `bench.datasets.recorded` reads it."""
+        return {
+            "dataset": self.name,
+            "classes": list(self.classes.names),
+            "data_root": str(self.dataset.root.absolute()),
+            "input_size": self.input_size,
+        }
 
     def seeded(self, seed: int) -> SegmentationData:
         """The same data with the order and the augmentation of training images that another seed gives."""

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ class FitResult:
         epochs: epochs trained.
         best: file of the network that reached it.
         history: one row an epoch, as in `metrics.csv`.
+        extended: the numbers of epochs that the run had been for before it was extended.
     """
 
     best_miou: float
@@ -63,6 +64,7 @@ class FitResult:
     epochs: int
     best: Path
     history: list[EpochRow]
+    extended: list[int] = field(default_factory=list)
 
 
 def fit(
@@ -95,7 +97,9 @@ def fit(
         seed: seed of what is drawn in training, as by dropout; the order of the images has that of the data.
         folder: where the files go; those of an earlier run there are replaced.
         distillation: the teacher to follow beside the labels, if there is one.
-        resume: go on after the last finished epoch of the run in the folder.
+        resume: go on after the last finished epoch of the run in the folder. A finished run may be given more epochs:
+            the learning rate of those that follow is that of the longer run, which is not what the longer run alone
+            would have given.
         device: where to run; under torchrun what `processes.joined` gave.
         eval_batch_size: images a validation batch and process.
         label: what the progress bar says.
@@ -113,7 +117,7 @@ def fit(
             trainer.one_epoch()
     trainer.close()
     state = trainer.state
-    return FitResult(state.best_miou, state.best_epoch, state.epoch, folder / BEST, state.history)
+    return FitResult(state.best_miou, state.best_epoch, state.epoch, folder / BEST, state.history, state.extended)
 
 
 class _Trainer:
@@ -146,9 +150,7 @@ class _Trainer:
         identity = run_identity(saved, data, options, seed, self.world.size, taught)
         self.state = new_state(saved, options, device, identity)
         self.meta = {
-            "dataset": data.name,
-            "classes": list(data.classes.names),
-            "input_size": data.input_size,
+            **data.record,
             "crop_size": options.crop_size or data.crop_size,
             "options": {**asdict(options), **taught, "seed": seed},
             "provenance": provenance(),
@@ -260,6 +262,8 @@ class _Trainer:
         if not self.world.is_first:
             return
         meta = {**self.meta, "epoch": self.state.epoch, "val_miou": row.get("val_miou")}
+        if self.state.extended:
+            meta["extended"] = self.state.extended
         # best.pt first: killed between the two, the run does this epoch again and writes the same best.pt.
         if improved:
             self.state.save_best(self.folder, meta)

@@ -1,62 +1,139 @@
-"""The config file: a key is a flag written earlier on the command line."""
+"""The config file: a key is a flag written earlier on the command line; and the recipes that such a file may hold."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.config.shipped import located
 from bench.errors import UsageError, unknown_name
+from bench.system.console import say
 
-# What a config file cannot hold: needed before it is read, or of no use in it.
-_COMMAND_LINE_ONLY = ("help", "help_all", "config", "debug")
+RECIPES_FILE = Path("configs", "training_configs.yaml")
+"""Where `--recipe` looks when no config file of the command line holds recipes."""
+
+COMMAND_LINE_ONLY = ("help", "help_all", "config", "debug", "list_recipes")
+"""What a config file cannot hold: needed before it is read, or of no use in it."""
+
+_RECIPES = "recipes"
+
+ConfigFile = tuple[Path, dict[Any, Any]]
 
 
-def config_flags(argv: Sequence[str], actions: Iterable[argparse.Action]) -> list[str]:
-    """The words of a command line that say what its config files say, in their order.
+class Setting(NamedTuple):
+    """One key of a config file: the field it sets, and the words of a command line that say the same."""
+
+    dest: str
+    words: list[str]
+
+
+def config_settings(
+    argv: Sequence[str], actions: Iterable[argparse.Action], elsewhere: Callable[[], Collection[str]] = tuple
+) -> list[list[Setting]]:
+    """What a command line's config files say, one list a file, in their order; before them what its recipe says.
+
+    Keys that only other commands have are left out and named in a message, so that one file serves several commands.
 
     Args:
         argv: the command line. A file that does not lie where it says, seen from the working folder, may be one that
             comes along.
         actions: the flags there are.
+        elsewhere: gives the keys that other commands have.
 
     Raises:
-        UsageError: a file that cannot be read, or a key or value that no flag has.
+        UsageError: a file that cannot be read, a key that no command has or a value that its flag does not take, or a
+            recipe that no file holds.
     """
-    known = [action for action in actions if action.dest not in _COMMAND_LINE_ONLY]
+    known = [action for action in actions if action.dest not in COMMAND_LINE_ONLY]
     spellings = {flag.lstrip("-"): (flag, action) for action in known for flag in action.option_strings}
-    flags: list[str] = []
-    for path in map(located, _config_paths(argv)):
-        try:
-            flags += _flags_of(path, spellings)
-        except RecursionError as error:
-            raise UsageError(
-                f"config {path} is nested too deeply; a key is a flag, and its value what it takes"
-            ) from error
-    return flags
+    files = _opened(argv)
+    sources = _chosen_recipe(argv, files) if "recipe" in spellings else []
+    for path, content in files:
+        sources.append((f"config {path}", {key: value for key, value in content.items() if key != _RECIPES}))
+    return [_settings_of(where, content, spellings, elsewhere) for where, content in sources]
 
 
-def _config_paths(argv: Sequence[str]) -> Iterator[Path]:
+def recipes_for(argv: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Name -> settings of every recipe that a command line can choose.
+
+    Raises:
+        UsageError: as `config_settings`.
+    """
+    return {name: settings for name, (_, settings) in _recipes_of(_opened(argv)).items()}
+
+
+def _opened(argv: Sequence[str]) -> list[ConfigFile]:
+    return [(path, _read(path)) for path in map(located, words_after(argv, "--config"))]
+
+
+def _recipes_of(files: Sequence[ConfigFile]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Name -> file and settings; of the project's own file where no other holds any."""
+    if not any(_RECIPES in content for _, content in files):
+        path = located(RECIPES_FILE)
+        files = [(path, _read(path))]
+    found = {}
+    for path, content in files:
+        recipes = content.get(_RECIPES, {})
+        if not isinstance(recipes, dict) or not all(isinstance(settings, dict) for settings in recipes.values()):
+            raise UsageError(f"config {path}: {_RECIPES} must be a mapping of names to mappings of flags to values")
+        found |= {str(name): (path, settings) for name, settings in recipes.items()}
+    return found
+
+
+def _chosen_recipe(argv: Sequence[str], files: Sequence[ConfigFile]) -> list[tuple[str, dict[str, Any]]]:
+    """Where the recipe stands that is asked for, and its settings; nothing where none is."""
+    names = [content["recipe"] for _, content in files if "recipe" in content] + words_after(argv, "--recipe")
+    if not names:
+        for path, content in files:
+            if set(content) == {_RECIPES} and "--list-recipes" not in argv:
+                raise UsageError(f"config {path} holds recipes; choose one with --recipe, --list-recipes names them")
+        return []
+    name, known = str(names[-1]), _recipes_of(files)
+    if name not in known:
+        raise unknown_name("recipe", name, known)
+    path, settings = known[name]
+    return [(f"recipe {name} of {path}", settings)]
+
+
+def words_after(argv: Sequence[str], flag: str) -> list[str]:
+    """The values that a flag is given on a command line.
+
+    Raises:
+        UsageError: the last has none.
+    """
+    found = []
     for position, word in enumerate(argv):
-        if word.startswith("--config="):
-            yield Path(word.removeprefix("--config="))
-        if word == "--config":
+        if word.startswith(f"{flag}="):
+            found.append(word.removeprefix(f"{flag}="))
+        if word == flag:
             if position + 1 == len(argv):
-                raise UsageError("--config needs a file")
-            yield Path(argv[position + 1])
+                raise UsageError(f"{flag} needs a {'file' if flag == '--config' else 'name'}")
+            found.append(argv[position + 1])
+    return found
 
 
-def _flags_of(path: Path, spellings: Mapping[str, tuple[str, argparse.Action]]) -> list[str]:
-    flags: list[str] = []
-    for key, value in _read(path).items():
+def _settings_of(
+    where: str,
+    content: Mapping[Any, Any],
+    spellings: Mapping[str, tuple[str, argparse.Action]],
+    elsewhere: Callable[[], Collection[str]],
+) -> list[Setting]:
+    settings, skipped = [], []
+    for key, value in content.items():
         spelling = str(key).replace("_", "-")
-        if spelling not in spellings:
-            raise UsageError(f"config {path}: {unknown_name('key', str(key), spellings)}")
-        flags += _as_flags(*spellings[spelling], value, where=f"config {path}: {key}")
-    return flags
+        if spelling in spellings:
+            flag, action = spellings[spelling]
+            settings.append(Setting(action.dest, _words_of(flag, action, value, where=f"{where}: {key}")))
+        elif spelling in elsewhere():
+            skipped.append(spelling)
+        else:
+            raise UsageError(f"{where}: {unknown_name('key', str(key), spellings)}")
+    if skipped:
+        say(f"{where}: left out what only other commands have: {', '.join(skipped)}")
+    return settings
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -72,9 +149,22 @@ def _read(path: Path) -> dict[Any, Any]:
         raise UsageError(f"config {path} is not YAML{line}: {str(error).splitlines()[0]}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"config {path} is not a text file") from error
+    except RecursionError as error:
+        raise _too_deep(f"config {path}") from error
     if not isinstance(config, dict):
         raise UsageError(f"config {path} must be a mapping of flag names to values")
     return config
+
+
+def _words_of(flag: str, action: argparse.Action, value: Any, where: str) -> list[str]:
+    try:
+        return _as_flags(flag, action, value, where)
+    except RecursionError as error:
+        raise _too_deep(where) from error
+
+
+def _too_deep(where: str) -> UsageError:
+    return UsageError(f"{where} is nested too deeply; a key is a flag, and its value what it takes")
 
 
 def _as_flags(flag: str, action: argparse.Action, value: Any, where: str) -> list[str]:

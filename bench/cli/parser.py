@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
-from bench.cli.config_file import config_flags
+from bench.cli.config_file import COMMAND_LINE_ONLY, config_settings
 from bench.cli.help_text import examples_in, short_help
 from bench.config.declare import default_of
 from bench.config.values import parse_settings
@@ -20,7 +20,15 @@ Options = TypeVar("Options")
 class Parser(argparse.ArgumentParser):
     """An argument parser whose flags come from option groups and whose errors are one line."""
 
-    def __init__(self, prog: str, description: str, *, common: str = "", docstring: str | None = None):
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        *,
+        common: str = "",
+        docstring: str | None = None,
+        elsewhere: Callable[[], Collection[str]] = tuple,
+    ):
         """A parser that knows the flags of every command.
 
         Args:
@@ -28,6 +36,7 @@ class Parser(argparse.ArgumentParser):
             description: what it does.
             common: the flags that `--help` shows, separated by white space; without any it shows all.
             docstring: the command's, whose commands are the examples at the end of `--help`.
+            elsewhere: gives the config keys that other commands have.
         """
         super().__init__(
             prog=prog,
@@ -37,11 +46,19 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
         )
         self._common, self._examples = set(common.split()), examples_in(docstring)
-        general = self.add_argument_group("general")
+        self._elsewhere = elsewhere
+        self._alternatives: list[frozenset[str]] = []
+        general = self.general = self.add_argument_group("general")
         general.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS, help="show this and exit")
         general.add_argument("--help-all", action=_HelpAll, help="show every option and exit")
         general.add_argument("--config", metavar="FILE.yaml", help="defaults for the flags below; flags override it")
         general.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    @property
+    def config_keys(self) -> set[str]:
+        """What a config file of this command may hold."""
+        known = (action for action in self._actions if action.dest not in COMMAND_LINE_ONLY)
+        return {flag.lstrip("-") for action in known for flag in action.option_strings}
 
     def format_help(self) -> str:
         """What `--help` shows."""
@@ -75,11 +92,7 @@ class Parser(argparse.ArgumentParser):
             flags = [("--" if len(name) > 1 else "-") + name for name in names]
             text = spec.metadata["help"]
             if isinstance(default, bool):
-                switch = group.add_argument(
-                    *flags, dest=spec.name, default=default, action=argparse.BooleanOptionalAction
-                )
-                # Not an argument, because Python 3.10 adds the default in its own words.
-                switch.help = f"{text} (default: {'on' if default else 'off'})"
+                self.add_switch(group, *flags, dest=spec.name, default=default, help=text)
                 continue
             if default not in (None, [], {}) and "default:" not in text:
                 text += f" (default: {_shown(default)})"
@@ -99,14 +112,50 @@ class Parser(argparse.ArgumentParser):
         """Adds one flag whose text `parse` turns into its value (ValueError: why it cannot)."""
         group.add_argument(flag, type=_checked(parse), **settings)
 
+    def add_switch(
+        self, group: argparse._ActionsContainer, *flags: str, help: str, default: bool | None = False, **settings: Any
+    ) -> None:
+        """Adds a pair `--flag/--no-flag`, so that what a config file switches on can be switched off."""
+        switch = group.add_argument(*flags, default=default, action=argparse.BooleanOptionalAction, **settings)
+        # Not an argument, because Python 3.10 adds the default in its own words.
+        switch.help = f"{help} (default: {'on' if default else 'off'})"
+
+    def add_alternatives(self, *fields: str) -> None:
+        """Says of which fields a command line names one: it takes the place of another that a config file names."""
+        self._alternatives.append(frozenset(fields))
+
     def add_setting(self, group: argparse._ActionsContainer, flag: str, **settings: Any) -> None:
         """Adds one flag of KEY=VALUE pairs."""
         self.add_value(group, flag, parse_settings, default={}, **settings)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parses the command line over the config files: a config key is a flag written earlier."""
+        """Parses the command line over the config files: a config key is a flag written earlier.
+
+        Returns:
+            The value of each field; in `typed` the fields that the command line names, in `given` those that it or a
+            config file names.
+        """
         argv = list(sys.argv[1:] if argv is None else argv)
-        return self.parse_args(config_flags(argv, self._actions) + argv)
+        sources = config_settings(argv, self._actions, self._elsewhere)
+        typed = self._named_in(argv)
+        named, words = set(typed), list(argv)
+        # From the last to the first, because what is said later decides which alternatives are left.
+        for source in reversed(sources):
+            left = [setting for setting in source if setting.words and not self._is_replaced(setting.dest, named)]
+            words = [word for setting in left for word in setting.words] + words
+            named |= {setting.dest for setting in left}
+        arguments = self.parse_args(words)
+        arguments.typed, arguments.given = frozenset(typed), frozenset(named)
+        return arguments
+
+    def _named_in(self, argv: Sequence[str]) -> set[str]:
+        """The fields that the words of a command line name."""
+        known = self._option_string_actions
+        flags = (word.partition("=")[0] if word.startswith("--") else word[:2] for word in argv if word[:1] == "-")
+        return {known[flag].dest for flag in flags if flag in known} - set(COMMAND_LINE_ONLY)
+
+    def _is_replaced(self, dest: str, named: Collection[str]) -> bool:
+        return any(dest in group and group & set(named) - {dest} for group in self._alternatives)
 
 
 class _HelpAll(argparse.Action):

@@ -14,8 +14,13 @@ SEARCH_TOLERANCE = 0.005
 """How far off --auto-search may end, as a share of the network's parameters."""
 
 
-def add_target(parser: Parser) -> argparse._ArgumentGroup:
-    """Adds what can be asked for; returns where a command adds its own."""
+def add_target(parser: Parser, *others: str) -> argparse._ArgumentGroup:
+    """Adds what can be asked for; returns where a command adds its own.
+
+    Args:
+        parser: where to.
+        others: fields that the command has in place of a target.
+    """
     group = parser.add_argument_group("target (exactly one, or --sensitivity)")
     for flag, parse, metavar, text in (
         ("--global-ratio", parse_ratio, "R", "share of the prunable channels to remove, or of the weights to zero"),
@@ -33,14 +38,20 @@ def add_target(parser: Parser) -> argparse._ArgumentGroup:
         metavar="R",
         help="share of the parameters to remove; the same as --target-params 1-R",
     )
-    group.add_argument(
+    parser.add_switch(
+        group,
         "--auto-search",
-        action="store_true",
         default=None,
         help="name the score threshold that leaves these parameters, and fail unless they are met within "
         f"{100 * SEARCH_TOLERANCE:g} %%",
     )
+    parser.add_alternatives(*target_fields("global_ratio").values(), *others)
     return group
+
+
+def target_fields(channels: str) -> dict[str, str]:
+    """Kind of target -> the field that holds it; that of channels has another name in each command."""
+    return {"channels": channels} | {kind: f"target_{kind}" for kind in ("macs", "params", "size", "latency")}
 
 
 def chosen_goal(arguments: argparse.Namespace) -> Goal:
@@ -68,7 +79,7 @@ def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:
     Raises:
         UsageError: not exactly one of the five was given.
     """
-    names = {"channels": channels} | {kind: f"target_{kind}" for kind in ("macs", "params", "size", "latency")}
+    names = target_fields(channels)
     given = {
         kind: getattr(arguments, name) for kind, name in names.items() if getattr(arguments, name) not in (None, [])
     }

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from bench.cli.checks import require_flags
 from bench.cli.entry import run
-from bench.cli.listings import add_listings, print_listing
+from bench.cli.listings import add_listings, add_recipe, print_listing
+from bench.cli.method_flags import settings_of_methods
 from bench.cli.parser import Parser, collect
-from bench.cli.target_flags import chosen_goals
-from bench.commands.shared import baseline_of
+from bench.cli.target_flags import chosen_goals, target_fields
+from bench.commands.shared import baseline_of, keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
@@ -26,9 +27,9 @@ from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 COMMON = """
-    --baseline --out-dir --train-baseline --methods --ratios --seeds --target-macs --target-latency --opt --list-methods
-    --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs --epochs --batch-size
-    --latency --device --seed --threads
+    --recipe --baseline --out-dir --train-baseline --methods --ratios --seeds --target-macs --target-latency --opt
+    --list-methods --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs --epochs
+    --batch-size --latency --device --seed --threads
 """
 
 
@@ -40,17 +41,19 @@ def build_parser() -> Parser:
         "benchmark_summary.json/.csv/.md/.png go to --out-dir.",
         common=COMMON,
         docstring=__doc__,
+        elsewhere=keys_of_commands,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--baseline", metavar="FILE", help="the trained network (required)")
     files.add_argument("--out-dir", "--output-dir", metavar="DIR", help="folder of the results (required)")
-    files.add_argument(
-        "--train-baseline", action="store_true", help="train --baseline first, as a best.pt, where it is missing"
-    )
+    train_first = "train --baseline first, as a best.pt, where it is missing"
+    parser.add_switch(files, "--train-baseline", help=train_first)
     parser.add_options("comparison", GridOptions)
+    parser.add_alternatives(*target_fields("ratios").values())
     methods = parser.add_argument_group("methods")
     parser.add_setting(methods, "--opt", metavar="METHOD.KEY=VALUE,...", help="options of the methods")
-    add_listings(parser)
+    add_recipe(parser)
+    add_listings(parser, methods=True, recipes=True)
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions)
     parser.add_options("pruning", PruneOptions)
@@ -68,7 +71,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and runs the comparison."""
     arguments = build_parser().parse(argv)
-    if print_listing(arguments):
+    if print_listing(arguments, argv):
         return
     require_flags(arguments, "baseline", "out_dir")
     goals = chosen_goals(arguments, "ratios")
@@ -90,7 +93,8 @@ def main(argv: list[str]) -> None:
     from bench.training.distillation import distillation_of
 
     # Everything that can be wrong with the request is found before the first minute of work.
-    pruners, finetune = make_pruners(choice.methods, arguments.opt), collect(FinetuneOptions, arguments)
+    settings = settings_of_methods(arguments, choice.methods)
+    pruners, finetune = make_pruners(choice.methods, settings), collect(FinetuneOptions, arguments)
     schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune, distill)
     for goal in goals:
         for pruner in pruners.values():
@@ -98,7 +102,7 @@ def main(argv: list[str]) -> None:
     out, checkpoint = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
         groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
-        ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups))
+        ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups), asked=arguments.given)
     baseline = baseline_of(arguments, checkpoint)
     session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)

@@ -13,7 +13,7 @@ from bench.cli.checks import refuse_changes, require_flags
 from bench.cli.entry import run
 from bench.cli.listings import add_listings, print_listing
 from bench.cli.parser import Parser, collect
-from bench.commands.shared import baseline_of
+from bench.commands.shared import baseline_of, keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
@@ -33,6 +33,7 @@ def build_parser() -> Parser:
         "Measures a candidate beside the baseline, or the baseline alone; writes a JSON report.",
         common=COMMON,
         docstring=__doc__,
+        elsewhere=keys_of_commands,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
@@ -52,7 +53,7 @@ def build_parser() -> Parser:
     )
     add_listings(parser)
     parser.add_options("data", DataOptions)
-    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("scoring", ScoringOptions)
     parser.add_options("timing", TimingOptions)
     parser.add_options("page", PageOptions)
@@ -64,7 +65,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and measures."""
     arguments = build_parser().parse(argv)
-    if print_listing(arguments):
+    if print_listing(arguments, argv):
         return
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:

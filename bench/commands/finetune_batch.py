@@ -11,9 +11,9 @@ from pathlib import Path
 
 from bench.cli.checks import require_flags
 from bench.cli.entry import run
-from bench.cli.listings import add_listings, print_listing
+from bench.cli.listings import add_listings, add_recipe, print_listing
 from bench.cli.parser import Parser, collect
-from bench.commands.shared import baseline_of
+from bench.commands.shared import baseline_of, keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
@@ -21,8 +21,8 @@ from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 COMMON = """
-    --benchmark-dir --baseline --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs
-    --finetune-lr --batch-size --crop-size --amp --distill-weight --latency --device --seed --threads
+    --recipe --benchmark-dir --baseline --list-models --dataset --data-root --input-size --num-workers --model
+    --finetune-epochs --finetune-lr --batch-size --crop-size --amp --distill-weight --latency --device --seed --threads
 """
 
 
@@ -34,13 +34,15 @@ def build_parser() -> Parser:
         "each pruned_model.pt, finetuned_summary.json/.csv/.md/.png to --benchmark-dir.",
         common=COMMON,
         docstring=__doc__,
+        elsewhere=keys_of_commands,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--benchmark-dir", metavar="DIR", help="--out-dir of benchmark.py (required)")
     files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
-    add_listings(parser)
+    add_recipe(parser)
+    add_listings(parser, recipes=True)
     parser.add_options("data", DataOptions)
-    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("fine-tuning", FinetuneOptions, finetune_epochs=20)
     parser.add_options("training", TrainOptions, skip=("epochs", "lr"))
     parser.add_options("distillation", DistillOptions)
@@ -53,7 +55,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and fine-tunes."""
     arguments = build_parser().parse(argv)
-    if print_listing(arguments):
+    if print_listing(arguments, argv):
         return
     require_flags(arguments, "benchmark_dir", "baseline")
 
@@ -67,7 +69,8 @@ def main(argv: list[str]) -> None:
     recipe = finetune_recipe(collect(TrainOptions, arguments), collect(FinetuneOptions, arguments))
     if recipe is None:
         raise UsageError("--finetune-epochs 0 fine-tunes nothing; ask for at least 1")
-    out, baseline = Path(arguments.benchmark_dir), baseline_of(arguments, arguments.baseline)
+    out = Path(arguments.benchmark_dir)
+    baseline = baseline_of(arguments, arguments.baseline, benchmark=out)
     taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
     rows = finetune_benchmark(baseline, recipe, out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))

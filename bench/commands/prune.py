@@ -13,7 +13,7 @@ from bench.cli.listings import add_listings, print_listing
 from bench.cli.method_flags import add_method, method_settings
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import add_target, chosen_goal
-from bench.commands.shared import baseline_of
+from bench.commands.shared import baseline_of, keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
 from bench.jobs.options import SensitivityOptions
@@ -36,21 +36,21 @@ def build_parser() -> Parser:
         "Prunes a trained network; pruned_model.pt and pruning_info.json go to --save.",
         common=COMMON,
         docstring=__doc__,
+        elsewhere=keys_of_commands,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--ckpt", metavar="FILE", help="the trained network (required)")
     files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the result (required)")
     add_method(parser)
-    add_target(parser).add_argument(
-        "--sensitivity", action="store_true", help="measure what each group by itself can lose, and exit"
-    )
-    add_listings(parser).add_argument(
+    target = add_target(parser, "sensitivity")
+    parser.add_switch(target, "--sensitivity", help="measure what each group by itself can lose, and exit")
+    add_listings(parser, methods=True).add_argument(
         "--list-groups",
         action="store_true",
         help="show the coupled channels of --ckpt, or of a fresh --model, and exit",
     )
     parser.add_options("data", DataOptions)
-    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
+    parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("pruning", PruneOptions)
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
@@ -66,7 +66,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and prunes."""
     arguments = build_parser().parse(argv)
-    if print_listing(arguments):
+    if print_listing(arguments, argv):
         return
     if arguments.list_groups:
         from bench.jobs.pruning import groups_of

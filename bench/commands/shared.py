@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,29 @@ from bench.system.options import RunOptions
 if TYPE_CHECKING:
     from bench.measure.baseline import Baseline
 
+COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch")
 
-def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str) -> Baseline:
+
+def keys_of_commands() -> set[str]:
+    """The keys that a config file may hold for one command or another."""
+    modules = (importlib.import_module(f"bench.commands.{name}") for name in COMMANDS)
+    return {key for module in modules for key in module.build_parser().config_keys}
+
+
+def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchmark: Path | None = None) -> Baseline:
     """Opens a baseline as the flags on data, scoring, timing, device and network say.
 
     Args:
         arguments: of a command that has all these flags.
         checkpoint: its file.
+        benchmark: the folder whose jobs say what the flags leave open about data and scoring.
     """
     from bench.measure.baseline import open_baseline
 
-    groups = (DataOptions, RunOptions, ScoringOptions, TimingOptions)
-    return open_baseline(checkpoint, *(collect(group, arguments) for group in groups), model=arguments.model)
+    data, scoring = collect(DataOptions, arguments), collect(ScoringOptions, arguments)
+    if benchmark is not None:
+        from bench.jobs.benchmark_records import as_measured
+
+        data, scoring = as_measured(benchmark, data, scoring, arguments.given)
+    run, timing = collect(RunOptions, arguments), collect(TimingOptions, arguments)
+    return open_baseline(checkpoint, data, run, scoring, timing, model=arguments.model)

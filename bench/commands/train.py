@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli.entry import run
-from bench.cli.listings import add_listings, print_listing
+from bench.cli.listings import add_listings, add_recipe, print_listing
 from bench.cli.parser import Parser, collect
+from bench.commands.shared import keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.errors import UsageError
 from bench.measure.options import ScoringOptions
@@ -22,7 +23,8 @@ from bench.training.options import TrainOptions
 
 COMMON = """
     --save --ckpt --resume --overwrite --dataset --data-root --input-size --num-workers --model --pretrained-backbone
-    --list-models --epochs --batch-size --crop-size --optimizer --lr --amp --device --seed --threads
+    --list-models --recipe --list-recipes --epochs --batch-size --crop-size --optimizer --lr --amp --device --seed
+    --threads
 """
 
 
@@ -33,15 +35,19 @@ def build_parser() -> Parser:
         "Trains a segmentation network; best.pt, last.pt and report.json go to --save.",
         common=COMMON,
         docstring=__doc__,
+        elsewhere=keys_of_commands,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the run (required)")
     files.add_argument("--ckpt", metavar="FILE", help="weights to start from, dense or pruned")
-    files.add_argument(
-        "--resume", action="store_true", help="go on with the run in --save after its last finished epoch"
-    )
-    files.add_argument("--overwrite", action="store_true", help="replace the run in --save")
-    add_listings(parser, methods=False)
+    new_head = "begin with new output layers in place of those of --ckpt, as for other classes"
+    parser.add_switch(files, "--reset-head", help=new_head)
+    parser.add_switch(files, "--resume", help="go on with the run in --save after its last finished epoch")
+    parser.add_switch(files, "--overwrite", help="replace the run in --save")
+    parser.add_alternatives("resume", "overwrite")
+    parser.add_alternatives("ckpt", "pretrained_backbone")
+    add_recipe(parser)
+    add_listings(parser, recipes=True)
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions)
     parser.add_options("training", TrainOptions)
@@ -53,7 +59,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and trains."""
     arguments = build_parser().parse(argv)
-    if print_listing(arguments):
+    if print_listing(arguments, argv):
         return
     if arguments.save is None:
         raise UsageError("--save DIR is missing; it names the folder of the run")
@@ -68,6 +74,7 @@ def main(argv: list[str]) -> None:
         collect(ScoringOptions, arguments),
         Path(arguments.save),
         checkpoint=Path(arguments.ckpt) if arguments.ckpt else None,
+        reset_head=arguments.reset_head,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
     )

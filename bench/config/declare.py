@@ -1,5 +1,7 @@
 """How an option is declared: a dataclass field that knows its flag, its help and how its text is read.
 
+Those of a method are declared so too: they have no flag of their own, and their help is for `--list-methods -v`.
+
 A group of options is a dataclass in the module `options` beside what it configures. A field becomes a command-line flag
 and a config key of the same name (`bench.cli.parser`) and reaches the library as a typed value. Such a module imports
 nothing heavy: `--help` must answer at once.

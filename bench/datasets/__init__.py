@@ -17,6 +17,9 @@ DATASETS = {
     "synthetic": "bench.datasets.synthetic:Synthetic",
 }
 
+DEFAULT = "synthetic"
+"""The data set where neither a request nor a checkpoint names one: it needs no file."""
+
 
 def dataset_class(name: str) -> type[Dataset]:
     """The class of a data set.

@@ -12,9 +12,15 @@ from bench.config.values import parse_size, whole
 class DataOptions:
     """Which images, and how large the network sees them."""
 
-    dataset: str = option("synthetic", "data set: camvid, cityscapes or synthetic")
+    dataset: str | None = option(
+        None, "data set: camvid, cityscapes or synthetic (default: the checkpoint's, else synthetic)", parse=str
+    )
     data_root: str | None = option(
-        None, "folder of the data set (default: ./datasets/NAME)", parse=str, aliases=("data-path",), metavar="DIR"
+        None,
+        "folder of the data set (default: the checkpoint's where that exists, else ./datasets/NAME)",
+        parse=str,
+        aliases=("data-path",),
+        metavar="DIR",
     )
     input_size: tuple[int, int] | None = option(
         None,

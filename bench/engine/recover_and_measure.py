@@ -119,7 +119,7 @@ def _saved(session: Session, how: dict[str, Any], changed: Changed) -> SavedMode
     before = session.baseline.saved
     meta = {
         **before.meta,
-        "input_size": session.baseline.data.input_size,
+        **session.baseline.data.record,
         "pruning": [*before.meta.get("pruning", []), {**how, **changed.schedule}],
     }
     if changed.sparse:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.datasets.recorded import check_recorded
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import EvaluationReport
@@ -89,7 +90,9 @@ def write_predictions(baseline: Baseline, candidate: Path | None, folder: Path, 
 
 
 def _candidate(baseline: Baseline, path: Path) -> SavedModel:
-    return load_model(path, name=baseline.saved.spec.name, outputs=baseline.data.classes.outputs)
+    saved = load_model(path, name=baseline.saved.spec.name, outputs=baseline.data.classes.outputs)
+    check_recorded(saved.meta, path, baseline.data.name, baseline.data.classes.names)
+    return saved
 
 
 def draw_pair(baseline: Baseline, candidate: Path | None, index: int, path: Path) -> None:

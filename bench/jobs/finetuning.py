@@ -4,49 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from bench.errors import BenchError
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import FinetunedReport, latency_of
-from bench.measure.inference import PLAIN
 from bench.models.checkpoint import load_model, save_model
 from bench.system.files import digest, file_digest, plain, read_json, write_json
 from bench.system.run_folder import BEST, FINETUNED, FINETUNED_REPORT, LAST, PRUNED, REPORT
 from bench.train_eval import fit
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
-
-
-def check_comparable(baseline: Baseline, folder: Path) -> None:
-    """Refuses a pruned network that was measured beside another baseline or on other data.
-
-    Raises:
-        BenchError: names the first flag that differs, and its earlier value.
-    """
-    report = read_json(folder / REPORT)
-    if report["baseline"]["sha256"] != baseline.digest:
-        raise BenchError(
-            f"{folder} was pruned from {report['baseline']['path']}, {baseline.checkpoint} is another network; "
-            "pass that one as --baseline"
-        )
-    now = {"dataset": baseline.data.name, "input_size": baseline.data.input_size, "split": baseline.split}
-    now |= asdict(baseline.scoring)
-    # Reports of the time before networks could be scored in other ways do not say how theirs was.
-    before = {**report, **(report.get("scoring") or plain(PLAIN))}
-    for name, value in plain(now).items():
-        if before[name] != value:
-            raise BenchError(f"{folder} was measured {_asked(name, before[name])}, or its numbers do not compare")
-
-
-def _asked(name: str, value: Any) -> str:
-    """What to do to measure with the same value of an option."""
-    flag = "--" + name.replace("_", "-")
-    if value is None or value is False:
-        return f"without {flag}; leave that out too"
-    if isinstance(value, list):
-        value = ",".join(map(str, value))
-    return f"with {flag if value is True else f'{flag} {value}'}; pass that too"
 
 
 def finetune_model(

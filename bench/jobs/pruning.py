@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.channels.groups import ChannelGroup, find_groups
-from bench.datasets import dataset_class
+from bench.datasets import DEFAULT, dataset_class
 from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.session import Session
@@ -48,21 +48,23 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
     return info
 
 
-def groups_of(checkpoint: str | None, model: str | None, dataset: str, options: PruneOptions) -> list[ChannelGroup]:
+def groups_of(
+    checkpoint: str | None, model: str | None, dataset: str | None, options: PruneOptions
+) -> list[ChannelGroup]:
     """The groups of coupled channels of a network, and which of them a pruning would leave whole.
 
     Args:
-        checkpoint: file of the network; without one it is built with fresh weights.
+        checkpoint: file of the network, of any number of outputs; without one it is built with fresh weights.
         model: the network's name.
-        dataset: the data set it is for.
+        dataset: the data set a network without a file is for.
         options: what to protect.
 
     Raises:
         UsageError: neither checkpoint nor model, or names that do not exist.
     """
-    outputs = dataset_class(dataset).classes.outputs
+    outputs = dataset_class(dataset or DEFAULT).classes.outputs
     if checkpoint is not None:
-        network = load_model(Path(checkpoint), name=model, outputs=outputs).model
+        network = load_model(Path(checkpoint), name=model, head="fitting").model
     elif model is not None:
         network = build_model(ModelSpec(model, outputs))
     else:

@@ -16,7 +16,8 @@ import torch
 
 from bench.engine.session import Session
 from bench.errors import BenchError, as_flags
-from bench.jobs.finetuning import check_comparable, finetune_model
+from bench.jobs.benchmark_records import comparable, pruned_folders
+from bench.jobs.finetuning import finetune_model
 from bench.jobs.pruning import prune_model, time_model
 from bench.measure.baseline import Baseline
 from bench.measure.latency import device_name
@@ -106,18 +107,18 @@ def finetune_benchmark(
         distillation: the teacher, the same for all, if there is one.
 
     Raises:
-        BenchError: nothing in the folder was pruned.
+        BenchError: nothing in the folder was pruned from this baseline and measured as it is.
     """
-    folders = sorted(path.parent for path in out.glob(f"*/{INFO}") if is_done(path.parent, PRUNED, INFO))
+    folders = pruned_folders(out)
     if not folders:
         raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
+    folders = comparable(baseline, folders)
     rows = []
     for number, folder in enumerate(folders, start=1):
         info = read_json(folder / INFO)
         job = Job(info["method"], Goal(info["target"]["kind"], info["target"]["value"]), info["seed"])
 
         def work(job: Job = job, folder: Path = folder) -> Measured:
-            check_comparable(baseline, folder)
             time_model(baseline, folder)
             finetune_model(baseline, folder, finetune, job.seed, distillation)
             return measured_in(folder)

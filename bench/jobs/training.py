@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,24 @@ from typing import Any
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.datasets.options import DataOptions
+from bench.datasets.recorded import settled
 from bench.errors import BenchError, UsageError
 from bench.measure.inference import Scoring
 from bench.measure.options import ScoringOptions, TimingOptions
-from bench.models import ModelSpec, build_model
+from bench.models import DEFAULT_MODEL, ModelSpec, build_model
 from bench.models.backbone import load_backbone
-from bench.models.checkpoint import SavedModel, load_model
+from bench.models.checkpoint import SavedModel, load_model, read_meta
 from bench.models.options import ModelOptions
 from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
-from bench.system.files import make_folder, read_json, write_json
+from bench.system.files import make_folder, plain, read_json, write_json
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
 from bench.training.options import TrainOptions
-from bench.training.state import check_same_run, run_identity
+from bench.training.state import check_same_run, finished_epochs, run_identity, shown
 
 
 def train_model(
@@ -40,6 +41,7 @@ def train_model(
     *,
     timing: TimingOptions | None = None,
     checkpoint: Path | None = None,
+    reset_head: bool = False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -55,7 +57,10 @@ def train_model(
         scoring: the split to report and how to score it.
         folder: the run's own folder.
         timing: options of what comes after the training; `config.json` holds them too (default: theirs).
-        checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is.
+        checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is. What the options
+            leave open about the data and the network is as the file says.
+        reset_head: begin with new output layers in place of the checkpoint's. A plain state dict whose outputs alone
+            are of another number than the data set's begins with new ones in any case.
         resume: go on with the run in the folder; starts it where there is none.
         overwrite: replace the run in the folder.
 
@@ -70,24 +75,33 @@ def train_model(
         raise UsageError("--resume and --overwrite contradict each other; pass one")
     if checkpoint and model_options.pretrained_backbone:
         raise UsageError("--ckpt and --pretrained-backbone both name the first weights; pass one")
+    if reset_head and not checkpoint:
+        raise UsageError("--reset-head begins with new output layers in place of a checkpoint's; pass --ckpt FILE")
     how = Scoring.of(scoring)
     with processes.joined(set_up(run)) as device:
         world = processes.world()
         make_folder(folder)
-        finished, begun = is_done(folder, BEST, REPORT), (folder / LAST).is_file()
+        # A run that died in its first epoch holds nothing to go on from and nothing to lose.
+        done = None if overwrite else finished_epochs(folder)
+        finished, begun = is_done(folder, BEST, REPORT), bool(done)
         if finished and not (resume or overwrite):
             raise BenchError(f"{folder} already holds a finished run; choose another --save or pass --overwrite")
         if begun and not (resume or overwrite):
             raise BenchError(f"{folder} holds an unfinished run; pass --resume to go on or --overwrite to start anew")
 
-        data, saved = _open(data_options, model_options, run.seed, checkpoint)
+        data, saved = _open(data_options, model_options, run.seed, checkpoint, reset_head)
         if finished and resume:
             identity = run_identity(saved, data, options, run.seed, world.size)
             check_same_run(folder, load_model(folder / LAST), saved, identity)
-            say(f"{folder} is finished already; nothing to do")
-            return read_json(folder / REPORT)
+            if options.epochs == done:
+                say(f"{folder} is finished already; nothing to do")
+                return read_json(folder / REPORT)
+            say(
+                f"{folder} is extended from {done} to {options.epochs} epochs: from epoch {done + 1} on the learning "
+                f"rate is that of a run of {options.epochs}; such a run from the start would end with other weights"
+            )
         if resume and not begun:
-            say(f"{folder} holds no run to resume; starting one")
+            say(f"{folder} holds {'no run' if done is None else 'no finished epoch'} to resume; starting one")
 
         # Opened before training, so that a missing split is not found out after it.
         splits = dict.fromkeys(("val", scoring.split or data.headline_split))
@@ -100,7 +114,9 @@ def train_model(
             if world.is_first:
                 groups = (data_options, model_options, options, run, scoring, timing or TimingOptions())
                 config = {name: value for group in groups for name, value in asdict(group).items()}
-                write_json(folder / CONFIG, {**config, "ckpt": checkpoint, "provenance": provenance()})
+                config |= {"dataset": data.name, "model": saved.spec.name}
+                start = {"ckpt": checkpoint, "reset_head": reset_head}
+                write_json(folder / CONFIG, {**config, **start, "provenance": provenance()})
             result = fit(
                 saved,
                 data,
@@ -131,6 +147,7 @@ def train_model(
                 "epochs": result.epochs,
                 "input_size": data.input_size,
                 "scoring": asdict(how),
+                **({"extended": result.extended} if result.extended else {}),
                 **{split: asdict(quality) for split, quality in scores.items()},
             }
             if world.is_first:
@@ -141,20 +158,48 @@ def train_model(
 
 
 def _open(
-    data_options: DataOptions, model_options: ModelOptions, seed: int, checkpoint: Path | None
+    data_options: DataOptions, model_options: ModelOptions, seed: int, checkpoint: Path | None, reset_head: bool
 ) -> tuple[SegmentationData, SavedModel]:
     """The data set, and the network with its first weights."""
     if checkpoint is None:
         data = SegmentationData(data_options, seed=seed)
-        spec = ModelSpec(model_options.model, data.classes.outputs)
+        spec = ModelSpec(model_options.model or DEFAULT_MODEL, data.classes.outputs)
         saved = SavedModel(build_model(spec), spec)
         if model_options.pretrained_backbone:
             load_backbone(saved.model, model_options.pretrained_backbone)
         return data, saved
-    saved = load_model(
-        checkpoint, name=model_options.model, outputs=dataset_class(data_options.dataset).classes.outputs
-    )
-    return SegmentationData(data_options, seed=seed, input_size=saved.meta.get("input_size")), saved
+    if data_options.dataset is not None:
+        dataset_class(data_options.dataset)  # a name that does not exist comes before whatever is wrong with the file
+    data_options = settled(data_options, read_meta(checkpoint), checkpoint, may_differ=True)
+    outputs = dataset_class(data_options.dataset).classes.outputs
+    head = "fresh" if reset_head else "fitting"
+    saved = load_model(checkpoint, name=model_options.model, outputs=outputs, head=head)
+    return SegmentationData(data_options, seed=seed), saved
+
+
+def _check_trained_so(
+    checkpoint: Path,
+    asked: Collection[str],
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    options: TrainOptions,
+) -> None:
+    saved = load_model(checkpoint)
+    trained = {**saved.meta.get("options", {}), "model": saved.spec.name}
+    trained |= {name: saved.meta[name] for name in ("dataset", "input_size") if name in saved.meta}
+    wanted = plain({**asdict(options), "model": model_options.model, **asdict(data_options)})
+    for name, then in trained.items():
+        if name in asked and name != "tensorboard" and name in wanted and wanted[name] != then:
+            raise BenchError(
+                f"{checkpoint} was trained with {_flag(name, then)}, not {_flag(name, wanted[name])}; name another "
+                "`baseline` to have one trained so, or pass `no_train_baseline` to take this one as it is"
+            )
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"`{name}`" if value else f"`no_{name}`"
+    return f"no `{name}`" if value is None else f"`{name}={shown(value)}`"
 
 
 @contextlib.contextmanager
@@ -175,15 +220,30 @@ def ensure_baseline(
     run: RunOptions,
     scoring: ScoringOptions,
     timing: TimingOptions,
+    *,
+    asked: Collection[str] = (),
 ) -> None:
     """Trains the network a `best.pt` is to hold, unless that was done; goes on with an interrupted run.
 
+    Args:
+        checkpoint: the file.
+        data_options: the images.
+        model_options: the network.
+        options: the recipe.
+        run: device, threads and seed.
+        scoring: as in `train_model`.
+        timing: likewise.
+        asked: the fields of these groups that were asked for and are no mere defaults: a network that is there already
+            must have been trained so. The seed may differ: it is that of the comparison too.
+
     Raises:
         UsageError: a file of another name; a training run writes `best.pt`.
+        BenchError: the file is there, but was trained otherwise; names the first option, and both values.
     """
     if checkpoint.name != BEST:
         raise UsageError(f"--train-baseline writes a {BEST}; name --baseline {checkpoint.with_name(BEST)}")
     if is_done(checkpoint.parent, BEST, REPORT):
+        _check_trained_so(checkpoint, asked, data_options, model_options, options)
         say(f"baseline {checkpoint} is there already")
         return
     folder = checkpoint.parent

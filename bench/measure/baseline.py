@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.datasets.options import DataOptions
+from bench.datasets.recorded import settled
 from bench.errors import BenchError
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
@@ -35,7 +36,7 @@ from bench.measure.latency_report import LatencyReport
 from bench.measure.layer_costs import LayerCost, measure_layers
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.metrics import miou_change_interval
-from bench.models.checkpoint import SavedModel, load_model
+from bench.models.checkpoint import SavedModel, check_outputs, load_model
 from bench.system.devices import set_up
 from bench.system.files import file_digest, plain
 from bench.system.options import RunOptions
@@ -45,15 +46,18 @@ from bench.system.provenance import provenance
 def open_network(
     checkpoint: Path, data_options: DataOptions, seed: int, *, model: str | None
 ) -> tuple[SegmentationData, SavedModel]:
-    """Opens a checkpoint, and the data set at the size the network was trained at unless one is asked for.
+    """Opens a checkpoint, and the data set it was trained on at the size it was trained at unless one is asked for.
 
     Raises:
+        UsageError: neither the options nor the checkpoint say which data set.
         BenchError: the checkpoint does not exist, or does not fit the data set or the model named.
     """
-    outputs = dataset_class(data_options.dataset).classes.outputs
-    saved = load_model(checkpoint, name=model, outputs=outputs)
-    size = saved.meta.get("input_size")
-    return SegmentationData(data_options, seed=seed, input_size=tuple(size) if size else None), saved
+    if data_options.dataset is not None:
+        dataset_class(data_options.dataset)  # a name that does not exist comes before whatever is wrong with the file
+    saved = load_model(checkpoint, name=model)
+    data_options = settled(data_options, saved.meta, checkpoint)
+    check_outputs(checkpoint, saved.spec, dataset_class(data_options.dataset).classes.outputs)
+    return SegmentationData(data_options, seed=seed), saved
 
 
 class Baseline:

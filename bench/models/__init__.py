@@ -42,6 +42,9 @@ MODELS = {
     "unet_small": ModelEntry("bench.models.unet:unet_small", "U-Net for quick runs"),
 }
 
+DEFAULT_MODEL = "resnet50_seg"
+"""The network that is trained where neither a request nor a checkpoint names one."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -9,9 +9,9 @@ network it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,18 @@ from torch import Tensor, nn
 from bench.channels.layer_axes import adopt_shapes
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model, check_model
+from bench.models.output_layers import output_layers, outputs_of, with_fresh_outputs
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file
+from bench.system.console import say
 from bench.system.files import plain, whole_file
 
 FORMAT = "segmentation-pruning-bench/1"
 
 Channels = dict[str, list[int]]
 """Group name -> the channels of the dense network that were kept; a group not named is whole."""
+
+Head = Literal["saved", "fresh", "fitting"]
+"""Whose output layers an opened network gets; see `load_model`."""
 
 
 @dataclass
@@ -75,7 +80,9 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
             raise BenchError(f"cannot write {path} ({str(error).splitlines()[0]}); is the disk full?") from error
 
 
-def load_model(path: Path | str, *, name: str | None = None, outputs: int | None = None) -> SavedModel:
+def load_model(
+    path: Path | str, *, name: str | None = None, outputs: int | None = None, head: Head = "saved"
+) -> SavedModel:
     """Opens a dense, pruned or fine-tuned network on the CPU.
 
         >>> save_model("network.pt", SavedModel(model, ModelSpec("unet_small", outputs=12)))
@@ -86,7 +93,9 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
     Args:
         path: the file.
         name: the network the caller expects; required for a plain state dict.
-        outputs: the number of outputs the caller expects; required for a plain state dict.
+        outputs: the number of outputs the caller expects; by default what the file has.
+        head: whose output layers the network gets: `saved`, those of the file; `fresh`, new ones; or `fitting`, new
+            ones where those of a plain state dict are missing or of another number. New ones are announced.
 
     Raises:
         UsageError: no network is called `name`.
@@ -97,26 +106,64 @@ def load_model(path: Path | str, *, name: str | None = None, outputs: int | None
         check_model(name)
     content = read_file(path)
     if "format" not in content:
-        return _open_plain(path, content, name, outputs)
+        return _open_plain(path, content, name, outputs, head)
     if content["format"] != FORMAT:
         raise BenchError(f"{path} has format '{content['format']}'; this version reads '{FORMAT}'")
     spec = ModelSpec(**content["model"])
     if name is not None and spec.name != name:
         raise BenchError(f"{path} holds a {spec.name}, not a {name}; pass `model={spec.name}` or another file")
-    if outputs is not None and spec.outputs != outputs:
-        raise BenchError(
-            f"{path} has {spec.outputs} outputs, the data set needs {outputs}; use a checkpoint trained on it"
-        )
-    model = _rebuild(path, spec, content["state_dict"], narrowed=bool(content["channels"]))
+    weights = content["state_dict"]
+    if head == "fresh":
+        spec = replace(spec, outputs=outputs or spec.outputs)
+        weights = with_fresh_outputs(weights, spec)
+    elif outputs is not None:
+        check_outputs(path, spec, outputs)
+    model = _rebuild(path, spec, weights, narrowed=bool(content["channels"]))
+    if head == "fresh":
+        _announce(path, spec)
     return SavedModel(model, spec, content["channels"], content["meta"], content.get("state", {}))
 
 
-def _open_plain(path: Path | str, content: dict[str, Any], name: str | None, outputs: int | None) -> SavedModel:
+def _open_plain(
+    path: Path | str, content: dict[str, Any], name: str | None, outputs: int | None, head: Head
+) -> SavedModel:
     weights = as_state_dict(path, content)
-    if name is None or outputs is None:
+    if name is None:
         raise BenchError(f"{path} is a plain state_dict; say with `model` which network it belongs to")
-    spec = ModelSpec(name, outputs)
-    return SavedModel(_rebuild(path, spec, weights, narrowed=False), spec)
+    found = outputs_of(weights, ModelSpec(name, 1))
+    spec = ModelSpec(name, outputs or found or 1)
+    is_fresh = head == "fresh" or (head == "fitting" and found != spec.outputs)
+    if is_fresh:
+        weights = with_fresh_outputs(weights, spec)
+    elif found is not None:
+        check_outputs(path, replace(spec, outputs=found), spec.outputs)
+    model = _rebuild(path, spec, weights, narrowed=False)
+    if is_fresh:
+        _announce(path, spec)
+    return SavedModel(model, spec)
+
+
+def _announce(path: Path | str, spec: ModelSpec) -> None:
+    say(f"{output_layers(spec)} of {path} begin anew, with {spec.outputs} outputs; the other layers are the file's")
+
+
+def read_meta(path: Path | str) -> dict[str, Any]:
+    """What a file says of how its network came about; nothing where it is a plain state dict.
+
+    Raises:
+        BenchError: missing, truncated or foreign file.
+    """
+    content = read_file(path)
+    return content.get("meta", {}) if "format" in content else {}
+
+
+def check_outputs(path: Path | str, spec: ModelSpec, outputs: int) -> None:
+    """Raises BenchError unless a file's network has the number of outputs that a data set needs."""
+    if spec.outputs != outputs:
+        raise BenchError(
+            f"{path} has {spec.outputs} outputs, the data set needs {outputs}; use a checkpoint trained on it, or "
+            f"begin with new ones: train.py `ckpt={path}` `reset_head`"
+        )
 
 
 def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *, narrowed: bool) -> nn.Module:

@@ -11,7 +11,9 @@ from bench.config.declare import option
 class ModelOptions:
     """Which network, and which weights it starts from."""
 
-    model: str = option("resnet50_seg", "network; --list-models names them", parse=str)
+    model: str | None = option(
+        None, "network; --list-models names them (default: the checkpoint's, else resnet50_seg)", parse=str
+    )
     pretrained_backbone: str | None = option(
         None, "torchvision-format backbone weights: a file, or 'imagenet' to download them", parse=str, metavar="FILE"
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+CLASSIFIER_STD = 0.01
+"""Standard deviation of the weights that a classifier begins with."""
+
 
 def conv_bn_relu(inputs: int, outputs: int, *, bias: bool) -> list[nn.Module]:
     """A 3x3 convolution that keeps the size, its norm and its own activation.
@@ -34,4 +37,4 @@ def initialise(model: nn.Module, classifier: nn.Conv2d) -> None:
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
-    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)

@@ -43,6 +43,17 @@ def check_method(name: str) -> None:
         raise unknown_name("method", name, methods())
 
 
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        UsageError: no method of that name.
+    """
+    check_method(name)
+    entry = methods()[name]
+    return getattr(importlib.import_module(entry.module), entry.cls)
+
+
 def make_pruner(name: str, settings: dict[str, Any] | None = None) -> Method:
     """A method with its options set.
 
@@ -57,9 +68,7 @@ def make_pruner(name: str, settings: dict[str, Any] | None = None) -> Method:
     Raises:
         UsageError: no such method or option, or a value of the wrong type.
     """
-    check_method(name)
-    entry = methods()[name]
-    return getattr(importlib.import_module(entry.module), entry.cls).configured(settings or {})
+    return method_class(name).configured(settings or {})
 
 
 def make_pruners(names: Iterable[str], settings: dict[str, Any]) -> dict[str, Method]:

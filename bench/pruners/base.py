@@ -6,6 +6,7 @@ common, and what is done with a network afterwards.
 
 from __future__ import annotations
 
+import json
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -83,7 +84,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """Base of every method; a subclass's dataclass fields are its options.
+    """Base of every method; a subclass's dataclass fields are its options, and what their `option` says is shown.
 
     Attributes:
         name: the registered name.
@@ -107,6 +108,14 @@ class Method(ABC):
             UsageError: the method reaches no goal of that kind.
         """
         return goal
+
+    @classmethod
+    def option_lines(cls) -> list[str]:
+        """One line an option: how its default is written, and what it means."""
+        known = [spec for spec in fields(cls) if spec.init]
+        settings = {spec.name: f"{spec.name}={json.dumps(spec.default)}".replace('"', "") for spec in known}
+        width = max(map(len, settings.values()), default=0)
+        return [f"{settings[spec.name]:{width}}  {spec.metadata.get('help', '')}".rstrip() for spec in known]
 
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> Method:

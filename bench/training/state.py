@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bench.errors import BenchError
-from bench.models.checkpoint import SavedModel, load_model, save_model
+from bench.models.checkpoint import SavedModel, load_model, read_meta, save_model
 from bench.system.files import plain, write_csv
 from bench.system.run_folder import BEST, LAST, METRICS
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
@@ -76,28 +76,51 @@ def run_identity(
     return plain(identity)
 
 
+def finished_epochs(folder: Path) -> int | None:
+    """How many epochs the run in a folder has finished; None where there is no run.
+
+    A file that does not say counts as one, so that it is not lost.
+
+    Raises:
+        BenchError: its `last.pt` is damaged.
+    """
+    path = folder / LAST
+    return read_meta(path).get("epoch", 1) if path.is_file() else None
+
+
 def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity: dict[str, Any]) -> None:
-    """Refuses to go on with a run under other options.
+    """Refuses to go on with a run under other options, but for more epochs than a finished one had.
 
     Raises:
         BenchError: names the first option that differs, and its old value.
     """
     if not found.state:
         raise BenchError(f"{folder / LAST} holds no training state; start a new run with `ckpt={folder / LAST}`")
-    before = found.state["identity"]
+    before, done = found.state["identity"], found.state["epoch"]
     for name in {**identity, **before}:
         now, then = identity.get(name), before.get(name)
+        if name == "epochs" and done == then < now:
+            continue
+        if name == "epochs" and now != then:
+            can_be_more = (
+                "a finished run can be extended, this one has" if done < then else "it can only be more, it has"
+            )
+            raise BenchError(
+                f"cannot resume {folder}: `epochs` is {now}, the run was started with {then}; {can_be_more} finished "
+                f"{done}: repeat `epochs={then}`, or start a new run in another `save` with `ckpt={folder / LAST}`"
+            )
         if now != then:
             flag = _FLAGS.get(name, f"`{name}`")
             raise BenchError(
-                f"cannot resume {folder}: {flag} is {_shown(now)}, the run was started with {_shown(then)}; "
+                f"cannot resume {folder}: {flag} is {shown(now)}, the run was started with {shown(then)}; "
                 "repeat that value or start a new run in another `save`"
             )
     if plain(found.channels) != plain(saved.channels):
         raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the `ckpt` it began with")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is written behind its flag."""
     if value is None:  # no part of the other run
         return "not given"
     if isinstance(value, dict):  # a ModelSpec
@@ -121,6 +144,7 @@ class TrainingState:
         best_miou: highest validation mIoU so far.
         best_epoch: the epoch it was reached in, from 1; 0 before the first validation.
         history: one row an epoch.
+        extended: where the run was extended, the numbers of epochs it had been for before.
         zeros: those of the network's sparse tensors, which stay.
     """
 
@@ -133,6 +157,7 @@ class TrainingState:
     best_miou: float = 0.0
     best_epoch: int = 0
     history: list[EpochRow] = field(default_factory=list)
+    extended: list[int] = field(default_factory=list)
     zeros: FixedZeros = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,6 +188,8 @@ class TrainingState:
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.best_miou, self.best_epoch = state["epoch"], state["best_miou"], state["best_epoch"]
         self.history = state["history"]
+        before = state["identity"]["epochs"]
+        self.extended = [*state.get("extended", []), *([before] if before != self.identity["epochs"] else [])]
 
     def save_best(self, folder: Path, meta: dict[str, Any]) -> None:
         """Writes the scored network alone."""
@@ -179,6 +206,8 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+        if self.extended:
+            state["extended"] = self.extended
         if self.ema:
             state["live"] = {name: tensor.cpu() for name, tensor in self.saved.model.state_dict().items()}
         self._save(folder / LAST, meta, state)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import re
 import resource
 import shlex
 import subprocess
@@ -15,8 +17,9 @@ from scripts import Outcome
 
 from bench.cli.help_text import examples_in
 from bench.cli.parser import Parser
+from bench.config.values import parse_settings
 from bench.models import MODELS
-from bench.pruners import methods
+from bench.pruners import make_pruner, method_class, methods
 
 Call = Callable[..., Outcome]
 
@@ -84,6 +87,14 @@ def test_a_switch_says_its_default_once() -> None:
     for group in GROUPS:
         for line in parser_of(group).format_help().splitlines():
             assert line.count("(default: ") <= 1
+    pairs = [
+        action
+        for script in SCRIPTS
+        for action in script_parser(script)._actions
+        if any(flag.startswith("--no-") for flag in action.option_strings)
+    ]
+    assert len(pairs) > 50
+    assert [pair.dest for pair in pairs if not pair.help.endswith(("(default: on)", "(default: off)"))] == []
     text = " ".join(parser_of().format_help().split())
     assert "--latency, --no-latency measure latency (default: on)" in text
     assert "--flip, --no-flip average the logits with those of the mirrored image (default: off)" in text
@@ -105,7 +116,7 @@ def test_help_answers_at_once(script, project_root):
     ("script", "flag", "names"),
     [
         *((script, "--list-models", sorted(MODELS)) for script in SCRIPTS),
-        *((script, "--list-methods", sorted(methods())) for script in SCRIPTS[1:]),
+        *((script, "--list-methods", sorted(methods())) for script in ("prune.py", "benchmark.py")),
         ("prune.py", "--help", []),
     ],
 )
@@ -118,3 +129,37 @@ def test_listings_name_everything_and_load_nothing_heavy(script, flag, names, pr
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in shown.stderr.splitlines()}
     assert "argparse" in loaded
     assert not loaded & {"torch", "torchvision", "torch_pruning", "numpy", "matplotlib", "PIL"}
+
+
+def test_only_commands_that_prune_list_methods(call: Call) -> None:
+    for script in ("train.py", "eval.py", "finetune_batch.py"):
+        assert "unrecognized arguments: --list-methods" in call(script, "--list-methods").err
+
+
+def test_methods_are_listed_with_their_options(call: Call) -> None:
+    done = call("prune.py", "--list-methods", "-v")
+    assert (done.code, done.err) == (0, "")
+    paragraphs = re.split(r"\n(?! )", done.out.strip())
+    assert [paragraph.partition(":")[0] for paragraph in paragraphs] == list(methods())
+    for name, paragraph in zip(methods(), paragraphs, strict=True):
+        kind = method_class(name)
+        assert kind.paper in paragraph
+        for spec in dataclasses.fields(kind):
+            if spec.init:
+                (line,) = (line for line in paragraph.splitlines() if line.startswith(f"    --opt {spec.name}="))
+                assert spec.metadata["help"] and line.endswith(spec.metadata["help"])
+    assert "--opt term=gate  gate, or gamma, which" in done.out
+    assert "--opt classes=[]      count activations" in done.out
+    assert "--opt fresh=false   " in done.out
+
+
+def test_the_defaults_that_are_shown_may_be_typed() -> None:
+    for name in methods():
+        for line in method_class(name).option_lines():
+            settings = parse_settings(line.split()[0])
+            assert make_pruner(name, settings) == make_pruner(name)
+
+
+def test_more_of_no_listing_is_a_usage_error(call: Call) -> None:
+    done = call("benchmark.py", "-v")
+    assert done.code == 2 and "-v shows more of --list-methods; pass that too" in done.err

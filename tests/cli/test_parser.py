@@ -24,10 +24,10 @@ from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 # Where a script's default differs from the group's.
 OWN_DEFAULTS = {
     "train.py": {},
-    "prune.py": {"model": None},
-    "eval.py": {"model": None},
+    "prune.py": {},
+    "eval.py": {},
     "benchmark.py": {},
-    "finetune_batch.py": {"model": None, "finetune_epochs": 20},
+    "finetune_batch.py": {"finetune_epochs": 20},
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},

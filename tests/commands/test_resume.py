@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy
 import pytest
 import torch
 from PIL import Image
+from records import faults
 from toy_training import TOY, ToyData, new_network
 from toy_training import main as run_toy
 
 from bench.errors import BenchError, UsageError
 from bench.models import MODELS
+from bench.models.checkpoint import load_model
 from bench.system.files import read_json
 from bench.train_eval import fit
 from bench.training.options import TrainOptions
@@ -145,7 +149,7 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, toy, stops)
     ("change", "named"),
     [
         ({"lr": 0.2}, r"`lr` is 0\.2, the run was started with 0\.1"),
-        ({"epochs": 3}, "`epochs` is 3, the run was started with 2"),
+        ({"epochs": 1}, "`epochs` is 1, the run was started with 2; it can only be more, it has finished 2: repeat"),
         ({"crop_size": (4, 4)}, "`crop_size` is 4,4, the run was started with 8,8"),
         ({"ema": 0.5}, "`ema` is 0.5"),
         ({"seed": 1}, "`seed` is 1"),
@@ -202,6 +206,88 @@ def test_new_run_removes_the_best_of_the_old_one(tmp_path, toy):
     assert epochs_in(tmp_path) == []
 
 
+# ---- more epochs ---------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_extended(tmp_path, toy):
+    """The epochs that follow have the learning rates of the longer run, and are the same whenever it is stopped."""
+    recipe = {"ema": 0.9, "lr": 0.1}
+    first = train(tmp_path / "whole", epochs=3, **recipe)
+    extended = train(tmp_path / "whole", resume=True, epochs=5, **recipe)
+    straight = train(tmp_path / "straight", epochs=5, **recipe)
+    assert epochs_in(tmp_path / "whole") == [1, 2, 3, 4, 5]
+    assert (extended.epochs, extended.extended, straight.extended) == (5, [3], [])
+    rates = [[row["lr"] for row in result.history] for result in (first, extended, straight)]
+    assert rates[1] == rates[0] + rates[2][3:]
+    assert load_model(tmp_path / "whole" / "last.pt").meta["extended"] == [3]
+
+    def interrupt(epoch, batch):
+        if (epoch, batch) == (4, 1):
+            raise KeyboardInterrupt
+
+    train(tmp_path / "stopped", epochs=3, **recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", resume=True, data=ToyData(watch=interrupt), epochs=5, **recipe)
+    train(tmp_path / "stopped", resume=True, epochs=5, **recipe)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_an_unfinished_run_is_not_extended(tmp_path, toy):
+    def interrupt(epoch, batch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, data=ToyData(watch=interrupt), epochs=3)
+    says = r"a finished run can be extended, this one has finished 1: repeat `epochs=3`, or .* with `ckpt=.*last\.pt`"
+    with pytest.raises(BenchError, match=says):
+        train(tmp_path, resume=True, epochs=5)
+
+
+def test_the_script_says_that_it_extends(tmp_path, small_camvid, capsys):
+    run_script(script(small_camvid, tmp_path, "--epochs", "1"))
+    run_script(script(small_camvid, tmp_path, "--epochs", "2", "--resume"))
+    assert f"{tmp_path} is extended from 1 to 2 epochs: from epoch 2 on the learning rate" in capsys.readouterr().out
+    report = read_json(tmp_path / "report.json")
+    assert (report["epochs"], report["extended"]) == (2, [1])
+    assert faults(report) == []
+    assert read_json(tmp_path / "config.json")["epochs"] == 2
+    assert (tmp_path / "done").is_file()
+    run_script(script(small_camvid, tmp_path, "--epochs", "2", "--resume"))
+    assert "finished already; nothing to do" in capsys.readouterr().out
+
+
+# ---- a run that died at its start ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_a_run_that_died_at_its_start_does_not_block_the_next(tmp_path, small_camvid, flags, capsys):
+    root, folder = shutil.copytree(small_camvid, tmp_path / "data"), tmp_path / "run"
+    label = root / "trainannot" / "4.png"
+    good = label.read_bytes()
+    Image.fromarray(numpy.full((32, 48), 99, numpy.uint8)).save(label)
+    with pytest.raises(BenchError, match="holds id 99"):
+        run_script(script(root, folder, "--epochs", "1"))
+    assert (folder / "last.pt").is_file() and (folder / "failed").is_file()
+    # The next error is the next thing that is wrong.
+    with pytest.raises(BenchError, match="holds id 99"):
+        run_script(script(root, folder, "--epochs", "1", *flags))
+    label.write_bytes(good)
+    # The mended command may differ in what the dead run had fixed.
+    run_script(script(root, folder, "--epochs", "1", "--lr", "0.05", *flags))
+    assert (folder / "done").is_file() and not (folder / "failed").exists()
+    assert ("holds no finished epoch to resume; starting one" in capsys.readouterr().out) == bool(flags)
+
+
+def test_a_run_with_a_finished_epoch_is_kept(tmp_path, small_camvid):
+    run_script(script(small_camvid, tmp_path, "--epochs", "1"))
+    (tmp_path / "done").unlink()
+    with pytest.raises(BenchError, match="holds an unfinished run; pass --resume to go on or --overwrite"):
+        run_script(script(small_camvid, tmp_path, "--epochs", "1"))
+    (tmp_path / "last.pt").write_bytes(b"damaged")
+    run_script(script(small_camvid, tmp_path, "--epochs", "1", "--overwrite"))
+
+
 # ---- the script ---------------------------------------------------------------------------------------
 
 
@@ -252,8 +338,8 @@ def test_script_killed_and_resumed_equals_uninterrupted(tmp_path, project_root, 
     assert "finished already" in capsys.readouterr().out
     with pytest.raises(BenchError, match="already holds a finished run"):
         run_script(script(small_camvid, killed))
-    with pytest.raises(BenchError, match="`epochs` is 9, the run was started with 5"):
-        run_script(script(small_camvid, killed, "--resume", "--epochs", "9"))
+    with pytest.raises(BenchError, match=r"`lr` is 0\.5, the run was started with 0\.01"):
+        run_script(script(small_camvid, killed, "--resume", "--epochs", "9", "--lr", "0.5"))
     assert (killed / "done").exists()
 
     # New training from the finished weights replaces the run and is told so.

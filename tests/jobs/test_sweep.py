@@ -474,31 +474,33 @@ def test_a_failed_finetuning_is_mended_without_pruning_again(bench):
 def test_finetuning_refuses_what_does_not_compare(bench, shallow_baseline, tmp_path):
     bench.run(["l1"])
 
-    def errors(**changes: Any) -> list[str]:
-        return [row["error"] for row in bench.finetune(**changes)]
+    def error(**changes: Any) -> str:
+        with pytest.raises(BenchError) as caught:
+            bench.finetune(**changes)
+        return str(caught.value)
 
-    (error,) = errors(scoring=ScoringOptions(split="val"))
-    assert error.endswith("was measured with --split test; pass that too, or its numbers do not compare")
+    says = "was measured with --split test; pass that too, or its numbers do not compare"
+    assert error(scoring=ScoringOptions(split="val")).endswith(says)
     bench.data = replace(bench.data, input_size=(32, 32))
-    (error,) = errors()
-    assert "was measured with --input-size 48,64" in error
+    assert "was measured with --input-size 48,64" in error()
     bench.data = replace(bench.data, input_size=None)
     for changes, says in (
         ({"scales": [0.5, 1.0]}, "with --scales 1.0; pass that too"),
         ({"flip": True}, "without --flip; leave that out too"),
         ({"sliding_window": (16, 16)}, "without --sliding-window; leave that out too"),
     ):
-        (error,) = errors(scoring=ScoringOptions(**changes))
-        assert f"was measured {says}, or its numbers do not compare" in error
+        found = error(scoring=ScoringOptions(**changes))
+        assert f"was measured {says}, or its numbers do not compare" in found
 
     other = load_model(shallow_baseline)
     bench.baseline = tmp_path / "other.pt"
     torch.save(other.model.state_dict(), bench.baseline)
-    with pytest.raises(BenchError, match="plain state_dict"):
-        errors()
+    assert "plain state_dict" in error()
     bench.baseline.write_bytes(shallow_baseline.read_bytes() + b"\0")
-    assert all("pass that one as --baseline" in error for error in errors())
-    assert bench.written("finetuned_model.pt") == {}
+    assert "pass that one as --baseline" in error()
+    # Found before the first job: nothing was begun, and there is no summary.
+    assert bench.written("finetuned_model.pt") == bench.written("failed") == {}
+    assert not list(bench.out.glob("finetuned_summary.*"))
 
 
 def test_there_must_be_something_to_finetune(bench):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
 from bench.channels.tracing import TRACE_SIZE
+from bench.config.declare import option
 from bench.errors import BenchError, UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.apoz.pruner import active_shares
@@ -77,9 +78,12 @@ def pixels_of(batches: Sequence[Batch], classes: Sequence[int]) -> list[tuple[Te
 class PAPM(Pruner):
     """Norm and activity; with `classes` only activations at pixels of these classes count."""
 
-    alpha: float = 0.5
-    norm_scale: str = "max"
-    classes: tuple[int, ...] = ()
+    alpha: float = option(0.5, "weight of the norm, in [0, 1]: 1 ranks as l2 does within a layer, 0 is apoz")
+    norm_scale: str = option(
+        "max",
+        "the norm over the layer's largest (max), from 0 for its smallest to 1 for that (minmax), or as it is (raw)",
+    )
+    classes: tuple[int, ...] = option((), "count activations at pixels of these class ids alone; none: at all pixels")
 
     name: ClassVar[str] = "papm"
     paper: ClassVar[str] = "none known; norm of the filter and APoZ (Hu et al., 2016), weighed"

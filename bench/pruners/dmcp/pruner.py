@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
+from bench.config.declare import option
 from bench.errors import UsageError
 from bench.models.checkpoint import SavedModel
 from bench.plan.macs_budget import Budget
@@ -35,13 +36,13 @@ START = 3.0
 class Dmcp(Pruner):
     """Light search on the frozen baseline, or the published training of weights and widths before the cut."""
 
-    recipe: str = "light"
-    steps: int = 200
-    budget_weight: float = 0.1
-    sandwich_epochs: int = 20
-    sandwich_lr: float = 0.01
-    sandwich_batch_size: int = 8
-    fresh: bool = False
+    recipe: str = option("light", "light searches widths for the frozen baseline; full trains weights and widths first")
+    steps: int = option(200, "steps of the light search, one calibration batch each")
+    budget_weight: float = option(0.1, "weight of the budget's term in the loss")
+    sandwich_epochs: int = option(20, "epochs of the full recipe, both halves together")
+    sandwich_lr: float = option(0.01, "initial learning rate of the full recipe's weights")
+    sandwich_batch_size: int = option(8, "images a step of the full recipe")
+    fresh: bool = option(False, "new random weights after the cut")
 
     name: ClassVar[str] = "dmcp"
     paper: ClassVar[str] = "Guo et al., DMCP: Differentiable Markov Channel Pruning for Neural Networks, CVPR 2020"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from bench.channels.groups import ChannelGroup, Member, Producer
+from bench.config.declare import option
 from bench.errors import BenchError, UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
@@ -103,11 +104,15 @@ def mass_score(support: Tensor) -> Tensor:
 class Fgp(Pruner):
     """Support by gradient-weighted features; by default the same mass of it is kept in every group."""
 
-    hook: str = "conv"
-    target: str = "pred"
-    selection: str = "mass"
-    row_normalise: bool = True
-    min_pixels: int = 1
+    hook: str = option(
+        "conv", "where features are taken: the convolution's output (conv), or that of the norm behind it (norm)"
+    )
+    target: str = option("pred", "the pixels of a class: as predicted (pred) or as labelled (gt)")
+    selection: str = option(
+        "mass", "keep the same share of the support in every layer (mass), or of the channels by it (ratio)"
+    )
+    row_normalise: bool = option(True, "whether each image and class sums to 1 before averaging")
+    min_pixels: int = option(1, "an image has a class from so many pixels on")
 
     name: ClassVar[str] = "fgp"
     paper: ClassVar[str] = "Lv et al., FGP: Feature-Gradient-Prune for Efficient Convolutional Layer Pruning, 2024"
@@ -116,10 +121,10 @@ class Fgp(Pruner):
     revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        for option, choices in CHOICES.items():
-            value = getattr(self, option)
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
             if value not in choices:
-                raise UsageError(f"option {option} of fgp must be {' or '.join(choices)}, not '{value}'")
+                raise UsageError(f"option {name} of fgp must be {' or '.join(choices)}, not '{value}'")
         if self.min_pixels < 1:
             raise UsageError(f"option min_pixels of fgp must be at least 1, not {self.min_pixels}")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
+from bench.config.declare import option
 from bench.errors import UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
@@ -59,7 +60,9 @@ def fpgm_importance(filters: Tensor, norm_keep: float = 1.0) -> Tensor:
 class FPGM(Pruner):
     """Sum of distances to the other filters; with `norm_keep` below 1 the filters of small norm go first."""
 
-    norm_keep: float = 1.0
+    norm_keep: float = option(
+        1.0, "share of a layer's filters, those of the largest norm, that are compared; the others go first, by norm"
+    )
 
     name: ClassVar[str] = "fpgm"
     paper: ClassVar[str] = "He et al., Filter Pruning via Geometric Median, CVPR 2019"

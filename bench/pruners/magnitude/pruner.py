@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.config.declare import option
 from bench.errors import BenchError, UsageError
 from bench.pruners.base import Sparsifier, Sparsity
 from bench.pruners.magnitude.rules import Rule, Weight, read_rules, weights_of
@@ -75,8 +76,10 @@ def zero_counts(sizes: Sequence[int], ratios: Sequence[float], total: int, keep:
 class Magnitude(Sparsifier):
     """Zeroes the least important weights, category by category; see `read_rules` for the table."""
 
-    rules: str = "configs/magnitude_segmentation.yaml"
-    scope: str = "layer"
+    rules: str = option(
+        "configs/magnitude_segmentation.yaml", "file of the table: which kind of layer loses which share of its weights"
+    )
+    scope: str = option("layer", "rank the weights of each layer (layer), or of all layers of a category (category)")
     table: tuple[Rule, ...] = field(init=False)
 
     name: ClassVar[str] = "magnitude"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, Member
 from bench.channels.layer_axes import IN, WEIGHTED, axes_of
+from bench.config.declare import option
 from bench.errors import BenchError, UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
@@ -27,8 +28,8 @@ from bench.pruners.obs.selection import Reader, removal_losses
 class OBS(Pruner):
     """The share of their variance that the outputs of a channel's readers lose without it, once they are repaired."""
 
-    ridge: float = 1e-3
-    positions: int = 4096
+    ridge: float = option(1e-3, "what is added to the covariance's diagonal, as a share of its mean; above 0")
+    positions: int = option(4096, "positions of each tensor that are looked at in a batch of calibration images")
 
     name: ClassVar[str] = "obs"
     paper: ClassVar[str] = "Hassibi and Stork, Optimal Brain Surgeon, NIPS 1992; structured: ZipLM and OBSPA, 2023"

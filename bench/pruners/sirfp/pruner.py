@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
+from bench.config.declare import option
 from bench.errors import BenchError, UsageError
 from bench.models.backbone import in_backbone
 from bench.plan.pruning_plan import Scores
@@ -29,9 +30,9 @@ from bench.torch_utils.hooks import channels_first, outputs_seen
 class Sirfp(Pruner):
     """Redundancy within a layer, by the released recipe; backbone and rest are ranked apart."""
 
-    edge_weight: float = 0.4
-    area_normalise: bool = False
-    ema: float = 0.999
+    edge_weight: float = option(0.4, "weight of the edges in the backbone; 0: redundancy alone")
+    area_normalise: bool = option(False, "whether redundancy is multiplied by the map's number of pixels")
+    ema: float = option(0.999, "weight of earlier batches in the averages, in [0, 1)")
 
     name: ClassVar[str] = "sirfp"
     paper: ClassVar[str] = (

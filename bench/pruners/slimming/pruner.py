@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
+from bench.config.declare import option
 from bench.errors import UsageError
 from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import Scores
@@ -46,11 +47,11 @@ def movement(recipe: TrainOptions, steps: int) -> float:
 class Slimming(Pruner):
     """|gamma| of a channel, compared over the whole network as it is, after sparse training from the baseline."""
 
-    scale_shift: float = 1.0
-    sparsity_lambda: float = 0.0
-    sparse_epochs: int = 10
-    sparse_lr: float = 0.05
-    sparse_batch_size: int = 4
+    scale_shift: float = option(1.0, "how far the penalty alone can move a scale in the whole training")
+    sparsity_lambda: float = option(0.0, "weight of the penalty; 0 is what scale_shift makes it")
+    sparse_epochs: int = option(10, "epochs of sparse training before the scoring; 0 scores the network as it is")
+    sparse_lr: float = option(0.05, "initial learning rate of sparse training")
+    sparse_batch_size: int = option(4, "images a step of sparse training")
 
     name: ClassVar[str] = "slimming"
     paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"

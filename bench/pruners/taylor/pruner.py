@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, Producer
 from bench.channels.layer_axes import out_filters
+from bench.config.declare import option
 from bench.errors import BenchError, UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
@@ -36,7 +37,7 @@ def taylor_importance(effects: Tensor) -> Tensor:
 class Taylor(Pruner):
     """Gate form of the paper's best criterion (Taylor-FO-BN); `term=gamma` leaves the shift's gradient out."""
 
-    term: str = "gate"
+    term: str = option("gate", "gate, or gamma, which leaves the shift's part (beta, or the bias) out")
 
     name: ClassVar[str] = "taylor"
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"

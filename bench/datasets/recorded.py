@@ -1,0 +1,81 @@
+"""The data set a checkpoint was trained on, as its file says: taken from there, and not contradicted by a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.datasets import DATASETS, DEFAULT, dataset_class
+from bench.datasets.options import DataOptions
+from bench.errors import BenchError, UsageError
+from bench.system.console import say
+
+
+def settled(
+    options: DataOptions, meta: Mapping[str, Any], path: Path | str, *, may_differ: bool = False
+) -> DataOptions:
+    """Fills what was left open about the data with what a checkpoint says, and shows what that was.
+
+    Where the data lie is no property of a network: another folder is taken as it is, and one that a checkpoint names is
+    left out where it does not exist.
+
+    Args:
+        options: what was asked for.
+        meta: of the checkpoint: `dataset`, `classes`, `data_root` and `input_size`, as far as it has them.
+        path: its file.
+        may_differ: whether another data set than the checkpoint's may be asked for, to go on from its weights.
+
+    Returns:
+        The options with a data set; the size stays open where neither says one.
+
+    Raises:
+        UsageError: nothing says which data set, or the one that is said does not exist.
+        BenchError: the request and the checkpoint contradict each other.
+    """
+    recorded = meta.get("dataset")
+    name = options.dataset or recorded
+    if name is None:
+        raise UsageError(f"{path} does not say which data set it was trained on; pass `dataset=NAME`")
+    if options.dataset is None and name not in DATASETS:
+        raise UsageError(
+            f"{path} was trained on the data set '{name}', which is not registered; known: {', '.join(DATASETS)}"
+        )
+    names = dataset_class(name).classes.names
+    if not may_differ:
+        check_recorded(meta, path, name, names)
+    root, folder = options.data_root, meta.get("data_root")
+    if root is None and name == recorded and folder and Path(folder).is_dir():
+        root = folder
+    size = options.input_size or (tuple(meta["input_size"]) if meta.get("input_size") else None)
+    chosen = replace(options, dataset=name, data_root=root, input_size=size)
+    _show(options, chosen, path)
+    return chosen
+
+
+def check_recorded(meta: Mapping[str, Any], path: Path | str, dataset: str, classes: tuple[str, ...]) -> None:
+    """Raises BenchError, with both values, where a checkpoint says that it was trained on other data or classes."""
+    recorded = meta.get("dataset")
+    if recorded is not None and recorded != dataset:
+        raise BenchError(
+            f"{path} was trained on {recorded}, not on {dataset}; pass `dataset={recorded}` or another file"
+        )
+    if meta.get("classes") and tuple(meta["classes"]) != classes:
+        raise BenchError(
+            f"{path} was trained on the classes {', '.join(meta['classes'])}; {dataset} has {', '.join(classes)}"
+        )
+
+
+def _show(asked: DataOptions, chosen: DataOptions, path: Path | str) -> None:
+    """Names what was taken from the file and is not what would have been without it."""
+    flags = []
+    if asked.dataset is None and chosen.dataset != DEFAULT:
+        flags.append(f"--dataset {chosen.dataset}")
+    usual_root = Path("datasets") / chosen.dataset
+    if asked.data_root is None and chosen.data_root and Path(chosen.data_root).resolve() != usual_root.resolve():
+        flags.append(f"--data-root {chosen.data_root}")
+    if asked.input_size is None and chosen.input_size not in (None, dataset_class(chosen.dataset).native_size):
+        flags.append(f"--input-size {','.join(map(str, chosen.input_size))}")
+    if flags:
+        say(f"as {path} says: {' '.join(flags)}")
