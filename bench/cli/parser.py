@@ -74,12 +74,12 @@ class Parser(argparse.ArgumentParser):
             names = (spec.name.replace("_", "-"), *spec.metadata["aliases"])
             flags = [("--" if len(name) > 1 else "-") + name for name in names]
             text = spec.metadata["help"]
-            if isinstance(default, bool):
+            if spec.type.startswith("bool"):
                 switch = group.add_argument(
                     *flags, dest=spec.name, default=default, action=argparse.BooleanOptionalAction
                 )
                 # Not an argument, because Python 3.10 adds the default in its own words.
-                switch.help = f"{text} (default: {'on' if default else 'off'})"
+                switch.help = text if default is None else f"{text} (default: {'on' if default else 'off'})"
                 continue
             if default not in (None, [], {}) and "default:" not in text:
                 text += f" (default: {_shown(default)})"

@@ -69,8 +69,8 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:
         require_flags(arguments, "candidate", "report")
-        modes = ("latency_amp", "latency_channels_last", "latency_compile")
-        refuse_changes(arguments, "--int8 times networks as they are", TimingOptions, modes)
+        modes = ("latency_amp", "latency_compile")
+        refuse_changes(arguments, "--int8 times networks in their own precision", TimingOptions, modes)
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 

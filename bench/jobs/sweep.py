@@ -17,6 +17,7 @@ import torch
 from bench.engine.session import Session
 from bench.errors import BenchError, as_flags
 from bench.jobs.finetuning import check_comparable, finetune_model
+from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import prune_model, time_model
 from bench.measure.baseline import Baseline
 from bench.measure.latency import device_name
@@ -71,6 +72,8 @@ def run_benchmark(
     Returns:
         One row a job.
     """
+    if session.baseline.is_timed or any(job.goal.is_timed for job in jobs):
+        settle_format(session.baseline, out)
     rows = []
     for number, job in enumerate(jobs, start=1):
         pruner = pruners[job.method]
@@ -111,6 +114,8 @@ def finetune_benchmark(
     folders = sorted(path.parent for path in out.glob(f"*/{INFO}") if is_done(path.parent, PRUNED, INFO))
     if not folders:
         raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
+    if baseline.is_timed:
+        settle_format(baseline, out)
     rows = []
     for number, folder in enumerate(folders, start=1):
         info = read_json(folder / INFO)

@@ -99,11 +99,7 @@ def test_few_runs_are_raised_to_the_minimum():
 
 
 def test_record_states_the_conditions():
-    networks = {
-        "plain": toy(4),
-        "last": toy(4).to(memory_format=torch.channels_last),
-        "half": toy(4).to(torch.bfloat16),
-    }
+    networks = {"plain": toy(4), "half": toy(4).to(torch.bfloat16)}
     record = plain(time_networks(networks, (7, 9), device="cpu", **quick()))
     assert record["input_size"] == [7, 9]
     assert record["threads"] == 1
@@ -111,13 +107,9 @@ def test_record_states_the_conditions():
     assert record["mode"] == {"amp": "none", "channels_last": False, "compiled": False, "throughput_batch": 0}
     assert record["throughput"] is None
     assert record["device"]
-    assert list(record["networks"]) == ["plain", "last", "half"]
-    assert [entry["memory_format"] for entry in record["networks"].values()] == [
-        "contiguous",
-        "channels_last",
-        "contiguous",
-    ]
-    assert [entry["precision"] for entry in record["networks"].values()] == ["float32", "float32", "bfloat16"]
+    assert list(record["networks"]) == ["plain", "half"]
+    assert [entry["memory_format"] for entry in record["networks"].values()] == ["contiguous", "contiguous"]
+    assert [entry["precision"] for entry in record["networks"].values()] == ["float32", "bfloat16"]
 
 
 def alternating(rounds: int, random: np.random.Generator) -> np.ndarray:
@@ -242,6 +234,19 @@ def test_mixed_precision_and_memory_format_are_of_the_timed_networks_alone():
     assert report.mode == LatencyMode("bf16", True, False, 2)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_networks_are_timed_in_the_format_of_the_mode_whatever_theirs(channels_last):
+    """As they are, one network beside its own copy of the other format was "1.40x"."""
+    plain_one, other = Witness(), Witness()
+    other.conv.to(memory_format=torch.channels_last)
+    report = time_networks(
+        {"plain": plain_one, "other": other}, (8, 9), device="cpu", **quick(latency_channels_last=channels_last)
+    )
+    assert plain_one.seen == other.seen == {(torch.float32, 1, channels_last, channels_last)}
+    assert report.memory_formats == ["channels_last" if channels_last else "contiguous"]
+    assert plain_one.conv.weight.is_contiguous() and not other.conv.weight.is_contiguous(), "both are left as they were"
+
+
 def test_compiled_networks_are_compiled_before_they_are_timed(monkeypatch):
     calls = []
 
@@ -330,6 +335,14 @@ def test_a_report_is_read_back_as_it_was(made_up):
     old = LatencyReport.of_record(record)
     assert (old.mode, old.throughput, old.networks["fast"].times_ms) == (LatencyMode(), None, ())
     assert old.networks["slow"] == report.networks["slow"]
+
+
+def test_what_a_record_of_the_time_of_own_formats_was_timed_in(made_up):
+    record = plain(time_networks({"slow": Told(30), "fast": Told(10)}, (10, 20), device="cpu", **quick()))
+    record["networks"]["fast"]["memory_format"] = "channels_last"
+    assert LatencyReport.of_record(record).memory_formats == ["contiguous", "channels_last"]
+    record["networks"]["slow"]["memory_format"] = "channels_last"
+    assert LatencyReport.of_record(record).mode == LatencyMode(channels_last=True)
 
 
 @pytest.mark.parametrize(
