@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
     report = evaluate_pair(baseline, candidate, path, page)
     console().print(pair_table(report))
     if report["layers"]:
-        console().print(layers_table(layers_of(report)))
+        console().print(layers_table(layers_of(report), report["layers_timed"]))
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)

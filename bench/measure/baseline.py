@@ -23,13 +23,14 @@ from bench.measure.evaluation_report import (
     CostRecord,
     EvaluationReport,
     FileRecord,
+    LayersTimed,
     NetworkRecord,
     cost_changes,
     file_record,
     network_record,
 )
 from bench.measure.inference import Scoring
-from bench.measure.latency import Effort, device_name, time_networks
+from bench.measure.latency import Effort, device_name, precision_text, time_networks
 from bench.measure.latency_format import faster_format
 from bench.measure.latency_mode import LatencyMode
 from bench.measure.latency_report import LatencyReport
@@ -235,6 +236,14 @@ class Baseline:
         baseline, size = self.saved.model, self.data.input_size
         return measure_layers(baseline, candidate, size, device=self.device, mode=self.mode, effort=self._effort)
 
+    def _layers_timed(self) -> LayersTimed:
+        return {
+            "precision": precision_text(self.saved.model, self.device, self.mode.amp),
+            "memory_format": self.mode.memory_format,
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+        }
+
     def compare(
         self,
         path: Path,
@@ -297,6 +306,7 @@ class Baseline:
             "change": change,
             "latency": latency,
             "layers": layers,
+            "layers_timed": self._layers_timed() if layers else None,
             "provenance": provenance(),
         }
         return plain(report)

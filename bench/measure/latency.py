@@ -109,7 +109,7 @@ def _time_batches(
         p10, median, p90 = np.percentile(found.times[name], (10, 50, 90)).tolist()
         fps = 1000 * batch / median
         speedup = found.speedup(first, name) if name != first else (None, None, None)
-        how = (_precision_text(model, device, mode.amp), mode.memory_format)
+        how = (precision_text(model, device, mode.amp), mode.memory_format)
         rounded = tuple(round(passed, 3) for passed in found.times[name])
         latencies[name] = Latency(median, p10, p90, fps, fps * pixels, *how, *speedup, times_ms=rounded)
     name, threads = device_name(device), torch.get_num_threads()
@@ -265,7 +265,8 @@ def _precision(model: nn.Module) -> torch.dtype:
     return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
 
 
-def _precision_text(model: nn.Module, device: torch.device, amp: str) -> str:
+def precision_text(model: nn.Module, device: torch.device, amp: str) -> str:
+    """The type that a network computes in, as records say it; with mixed precision the smaller one."""
     if amp != "none":
         return f"{'bfloat16' if amp == 'bf16' else 'float16'} autocast"
     text = str(_precision(model)).removeprefix("torch.")
