@@ -36,7 +36,7 @@ class FormatChoice:
     @property
     def channels_last(self) -> bool:
         """The choice: contiguous, unless the other is measurably faster."""
-        return self.gain.low > 1
+        return self.gain.is_measurable and self.gain.ratio > 1
 
     def __str__(self) -> str:
         chosen = "channels last" if self.channels_last else "contiguous"

@@ -28,8 +28,12 @@ class Speedup(NamedTuple):
 
     @property
     def is_measurable(self) -> bool:
-        """Whether the interval leaves out 1; one that contains it is no speed-up."""
-        return not self.low <= 1 <= self.high
+        """Whether the interval as it is printed leaves out 1; one that contains it is no speed-up.
+
+        As printed, because a machine can be so quiet that a network's copy, which lies elsewhere in memory, is a
+        thousandth faster: nobody is to read "1.00x (1.00-1.01)" as a gain.
+        """
+        return not round(self.low, 2) <= 1 <= round(self.high, 2)
 
     def __str__(self) -> str:
         interval = f"({self.low:.2f}-{self.high:.2f})"
