@@ -288,9 +288,29 @@ def test_knowledge_of_the_network_is_kept(tmp_path):
 
 def test_bfloat16_trains_on_cpu(tmp_path):
     saved = new_network()
-    result = train(tmp_path, saved, ToyData(), amp="bf16", channels_last=True)
+    result = train(tmp_path, saved, ToyData(), amp="bf16", channels_last=True, ema=0.5)
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
     assert saved.model.head.weight.dtype == torch.float32
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    strides = {name: tensor.stride() for name, tensor in new_network().model.state_dict().items()}
+    for tensors in (best["state_dict"], last["state_dict"], last["state"]["live"]):
+        assert {name: tensor.stride() for name, tensor in tensors.items()} == strides
+
+
+def test_networks_of_any_format_are_scored_in_one():
+    """Strides of the network, and those of images that are stored channels last, change nothing."""
+    data, seen = ToyData(), []
+    images, labels = data.val
+    loader = [(images.to(memory_format=torch.channels_last), labels)]
+    for channels_last in (False, True):
+        model = new_network().model
+        model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        model.register_forward_pre_hook(
+            lambda network, inputs: seen.append([inputs[0].stride(), *(w.stride() for w in network.parameters())])
+        )
+        evaluate(model, loader, CLASSES, device=CPU)
+    assert seen[0] == seen[1] and seen[0][0] == torch.empty(images.shape).stride()
 
 
 def test_float16_needs_a_gpu(tmp_path):

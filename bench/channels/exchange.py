@@ -152,12 +152,21 @@ class _Trial:
         small = copy.deepcopy(self._own)
         for (name, side), stay in _without_last(small, groups).items():
             keep_channels(small.get_submodule(name), side, stay)
+        error = self._failure(small, backward=True)
+        if error is not None and self._failure(copy.deepcopy(self._own), backward=True) is not None:
+            # It cannot be trained as it is; then it need not be once it is smaller.
+            error = self._failure(small, backward=False)
+        return error and f"a width is written in the network's code: {error}"
+
+    def _failure(self, model: nn.Module, *, backward: bool) -> str | None:
+        """What goes wrong in the passes of a network, or None."""
         try:
-            with torch.enable_grad():
-                for outputs in self._outputs(small, self._blank, gradients=True):
-                    sum(output.sum() for output in outputs if output.requires_grad).backward()
+            for outputs in self._outputs(model, self._blank, gradients=backward):
+                gradients = [output.sum() for output in outputs if output.requires_grad]
+                if gradients:
+                    torch.stack(gradients).sum().backward()
         except Exception as error:  # noqa: BLE001  a network's own code
-            return f"a width is written in the network's code: {_first_line(error)}"
+            return _first_line(error)
         return None
 
     def where(self, group: ChannelGroup, reason: str) -> str:

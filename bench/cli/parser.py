@@ -91,7 +91,7 @@ class Parser(argparse.ArgumentParser):
             names = (spec.name.replace("_", "-"), *spec.metadata["aliases"])
             flags = [("--" if len(name) > 1 else "-") + name for name in names]
             text = spec.metadata["help"]
-            if isinstance(default, bool):
+            if spec.type.startswith("bool"):
                 self.add_switch(group, *flags, dest=spec.name, default=default, help=text)
                 continue
             if default not in (None, [], {}) and "default:" not in text:
@@ -118,7 +118,7 @@ class Parser(argparse.ArgumentParser):
         """Adds a pair `--flag/--no-flag`, so that what a config file switches on can be switched off."""
         switch = group.add_argument(*flags, default=default, action=argparse.BooleanOptionalAction, **settings)
         # Not an argument, because Python 3.10 adds the default in its own words.
-        switch.help = f"{help} (default: {'on' if default else 'off'})"
+        switch.help = help if "default:" in help else f"{help} (default: {'on' if default else 'off'})"
 
     def add_alternatives(self, *fields: str) -> None:
         """Says of which fields a command line names one: it takes the place of another that a config file names."""

@@ -70,8 +70,8 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:
         require_flags(arguments, "candidate", "report")
-        modes = ("latency_amp", "latency_channels_last", "latency_compile")
-        refuse_changes(arguments, "--int8 times networks as they are", TimingOptions, modes)
+        modes = ("latency_amp", "latency_compile")
+        refuse_changes(arguments, "--int8 times networks in their own precision", TimingOptions, modes)
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     report = evaluate_pair(baseline, candidate, path, page)
     console().print(pair_table(report))
     if report["layers"]:
-        console().print(layers_table(layers_of(report)))
+        console().print(layers_table(layers_of(report), report["layers_timed"]))
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)

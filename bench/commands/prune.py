@@ -88,11 +88,13 @@ def main(argv: list[str]) -> None:
     from bench.engine.session import Session
     from bench.jobs.pruning import prune_model
     from bench.jobs.sensitivity import measure_sensitivity
+    from bench.measure.evaluation_report import latency_of
     from bench.pruners import make_pruner
     from bench.pruners.base import Sparsifier
     from bench.report.text import pruning_lines
     from bench.system.console import say
-    from bench.system.files import make_folder
+    from bench.system.files import make_folder, read_json
+    from bench.system.run_folder import REPORT
 
     several, recipe = collect(IterativeOptions, arguments), collect(TrainOptions, arguments)
     schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments), collect(DistillOptions, arguments))
@@ -108,7 +110,8 @@ def main(argv: list[str]) -> None:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")
         return
-    for line in pruning_lines(prune_model(session, pruner, goal, arguments.seed, folder)):
+    info = prune_model(session, pruner, goal, arguments.seed, folder)
+    for line in pruning_lines(info, latency_of(read_json(folder / REPORT))):
         say(line)
 
 

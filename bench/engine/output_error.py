@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.channels.groups import ChannelGroup, Member, prunable
 from bench.errors import UsageError
 from bench.plan.pruning_plan import PruningPlan
-from bench.torch_utils.batches import Batch
+from bench.torch_utils.batches import Batch, moved, to_device
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.hooks import outputs_seen
 from bench.training.losses import pixel_divergence
@@ -58,12 +58,11 @@ class OutputError:
                 )
             self._groups += [group for group in fitting if group not in self._groups]
 
-    @torch.inference_mode()
     def error(self, network: nn.Module, plan: PruningPlan | None) -> dict[str, Any]:
         """Compares one network.
 
         Args:
-            network: the baseline after the cut, on the device or not; left as it was but for that.
+            network: the baseline after the cut; it is moved to the device and laid out contiguous, as the baseline is.
             plan: what it kept; None for every channel.
 
         Returns:
@@ -71,11 +70,17 @@ class OutputError:
             `kl`: mean over the pixels of the divergence, in nats; `features`: group name -> `mse` and `relative` of
             its norm's output, or the layer's own where it has none, over the channels that stay.
         """
+        for model in (self._baseline, network):
+            to_device(model, self._device, channels_last=False)
+        with torch.inference_mode():
+            return self._error(network, plan)
+
+    def _error(self, network: nn.Module, plan: PruningPlan | None) -> dict[str, Any]:
         totals = {name: [0.0, 0.0, 0] for name in ("", *(group.name for group in self._groups))}
         kl, pixels = 0.0, 0
         kept = {group.name: _places(group, plan).to(self._device) for group in self._groups}
-        network.to(self._device)
-        for images, _ in self._batches:
+        for batch in self._batches:
+            images, _ = moved(*batch, self._device, channels_last=False)
             before, seen_before = self._run(self._baseline, images)
             after, seen_after = self._run(network, images)
             kl += float(pixel_divergence(after.double(), before.double()).sum())
@@ -101,7 +106,7 @@ class OutputError:
             seen[layer] = output.clone()
 
         with flags_kept(network), outputs_seen(network, set(layers.values()), note):
-            logits = network.eval()(images.to(self._device))
+            logits = network.eval()(images)
         return logits.float(), {name: seen[layer] for name, layer in layers.items()}
 
 

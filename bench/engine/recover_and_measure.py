@@ -18,6 +18,7 @@ from bench.plan.pruning_plan import PruningPlan
 from bench.pruners.base import Method
 from bench.system.files import plain
 from bench.system.provenance import provenance
+from bench.torch_utils.memory_format import lay_out
 from bench.torch_utils.sparse_weights import SPARSE
 
 
@@ -39,6 +40,8 @@ def recover_and_measure(
         changed: the network.
         trained: what the method's own training made of the baseline, if it trained.
     """
+    # Training between cuts may have left it in another format than the baseline it is compared with.
+    lay_out(changed.network, channels_last=False)
     stages = _Stages(session, changed.plan)
     if trained and trained.record and session.options.evaluate:
         stages.quality["prepared"] = session.quality_of(trained)

@@ -18,6 +18,7 @@ from bench.engine.session import Session
 from bench.errors import BenchError, as_flags
 from bench.jobs.benchmark_records import comparable, pruned_folders
 from bench.jobs.finetuning import finetune_model
+from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import prune_model, time_model
 from bench.measure.baseline import Baseline
 from bench.measure.latency import device_name
@@ -72,6 +73,8 @@ def run_benchmark(
     Returns:
         One row a job.
     """
+    if session.baseline.is_timed or any(job.goal.is_timed for job in jobs):
+        settle_format(session.baseline, out)
     rows = []
     for number, job in enumerate(jobs, start=1):
         pruner = pruners[job.method]
@@ -113,6 +116,8 @@ def finetune_benchmark(
     if not folders:
         raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
     folders = comparable(baseline, folders)
+    if baseline.is_timed:
+        settle_format(baseline, out)
     rows = []
     for number, folder in enumerate(folders, start=1):
         info = read_json(folder / INFO)

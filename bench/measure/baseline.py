@@ -24,19 +24,22 @@ from bench.measure.evaluation_report import (
     CostRecord,
     EvaluationReport,
     FileRecord,
+    LayersTimed,
     NetworkRecord,
     cost_changes,
     file_record,
     network_record,
 )
 from bench.measure.inference import Scoring
-from bench.measure.latency import Effort, time_networks
+from bench.measure.latency import Effort, device_name, precision_text, time_networks
+from bench.measure.latency_format import faster_format
 from bench.measure.latency_mode import LatencyMode
 from bench.measure.latency_report import LatencyReport
 from bench.measure.layer_costs import LayerCost, measure_layers
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, check_outputs, load_model
+from bench.system.console import say
 from bench.system.devices import set_up
 from bench.system.files import file_digest, plain
 from bench.system.options import RunOptions
@@ -71,8 +74,8 @@ class Baseline:
         eval_batch_size: images a batch when scoring.
         device: where everything runs.
         is_timed: whether latency is among what is measured.
-        scoring: how every network is scored.
-        mode: how every network is timed.
+        leaves_format_open: whether nobody has said which memory format networks are timed in.
+        scoring: how every network is scored; all are contiguous for it.
     """
 
     def __init__(
@@ -88,11 +91,43 @@ class Baseline:
     ):
         self.checkpoint, self.device = checkpoint, device
         self.is_timed, self._times_layers = timing.latency, timing.per_layer
-        self.scoring, self.mode, self._effort = Scoring.of(scoring), LatencyMode.of(timing, device), Effort.of(timing)
+        self.scoring, self._mode, self._effort = Scoring.of(scoring), LatencyMode.of(timing, device), Effort.of(timing)
+        self.leaves_format_open = timing.latency_channels_last is None
         self.data, self.saved = open_network(checkpoint, data_options, seed, model=model)
         self.saved.model.to(device)
         self.split, self.eval_batch_size = scoring.split or self.data.headline_split, scoring.eval_batch_size
         self._loader = self.data.eval_loader(self.split, self.eval_batch_size)
+
+    @cached_property
+    def mode(self) -> LatencyMode:
+        """How every network is timed; a memory format that was left open is found here, once, by measuring.
+
+        Raises:
+            BenchError: the network cannot be compiled.
+        """
+        if not self.leaves_format_open:
+            return self._mode
+        settings = {"device": self.device, "mode": self._mode, "effort": self._effort}
+        choice = faster_format(self.saved.model, self.data.input_size, **settings)
+        say(str(choice))
+        return replace(self._mode, channels_last=choice.channels_last)
+
+    @property
+    def format_conditions(self) -> dict[str, Any]:
+        """All that decides which memory format is the faster one, as plain data."""
+        conditions = {
+            "baseline": self.digest,
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "input_size": self.data.input_size,
+            "amp": self._mode.amp,
+            "compiled": self._mode.compiled,
+        }
+        return plain(conditions)
+
+    def use_format(self, *, channels_last: bool) -> None:
+        """Says which memory format networks are timed in, where that was left open."""
+        self._mode, self.leaves_format_open = replace(self._mode, channels_last=channels_last), False
 
     @cached_property
     def digest(self) -> str:
@@ -195,8 +230,8 @@ class Baseline:
         )
 
     def times_alike(self, latency: LatencyReport) -> bool:
-        """Whether latencies of an earlier report were measured in this mode."""
-        return latency.mode == self.mode
+        """Whether latencies of an earlier report were measured in this mode, all networks in its memory format."""
+        return latency.mode == self.mode and latency.memory_formats == [self.mode.memory_format]
 
     def layers(self, candidate: nn.Module | None = None) -> list[LayerCost] | None:
         """MACs and time of each layer, the candidate's beside the baseline's; None where they are not wanted."""
@@ -204,6 +239,14 @@ class Baseline:
             return None
         baseline, size = self.saved.model, self.data.input_size
         return measure_layers(baseline, candidate, size, device=self.device, mode=self.mode, effort=self._effort)
+
+    def _layers_timed(self) -> LayersTimed:
+        return {
+            "precision": precision_text(self.saved.model, self.device, self.mode.amp),
+            "memory_format": self.mode.memory_format,
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+        }
 
     def compare(
         self,
@@ -267,6 +310,7 @@ class Baseline:
             "change": change,
             "latency": latency,
             "layers": layers,
+            "layers_timed": self._layers_timed() if layers else None,
             "provenance": provenance(),
         }
         return plain(report)

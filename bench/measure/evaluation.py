@@ -81,9 +81,9 @@ def evaluate_images(
         model: maps [N, 3, h, w] to logits [N, C, h, w]; its training flags are left as they were.
         loader: batches of images [N, 3, h, w] and labels int64 [N, H, W].
         classes: the label set.
-        device: where to run; the network is moved there.
+        device: where to run; the network is moved there, in place.
         amp: `none`, `bf16` or `fp16`.
-        channels_last: memory format of images and network.
+        channels_last: memory format that images and network are brought to; contiguous otherwise.
         label: what the progress bar says.
         scoring: how often and how large the network sees an image, and whether outlines are scored too.
     """

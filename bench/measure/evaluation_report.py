@@ -77,6 +77,15 @@ class Change(QualityChange, CostChanges):
     """What a candidate is better or worse by than its baseline."""
 
 
+class LayersTimed(TypedDict):
+    """How layers were timed, in the words of latencies."""
+
+    precision: str
+    memory_format: str
+    device: str
+    threads: int
+
+
 class EvaluationReport(TypedDict):
     """A `report.json`; `candidate` and `change` are None of a baseline alone, latency and layers unless wanted."""
 
@@ -91,6 +100,7 @@ class EvaluationReport(TypedDict):
     change: Change | None
     latency: dict[str, Any] | None
     layers: list[dict[str, Any]] | None
+    layers_timed: LayersTimed | None
     provenance: dict[str, Any]
 
 

@@ -31,6 +31,7 @@ from bench.system.files import file_digest, plain, whole_file, write_json
 from bench.system.provenance import provenance
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.memory_format import contiguous
 
 FORMAT = "segmentation-pruning-bench-int8/1"
 INT8, INT8_REPORT = "int8_model.pt", "int8_report.json"
@@ -75,7 +76,8 @@ def save_int8(path: Path, saved: SavedModel, int8: nn.Module) -> None:
         "model": plain(asdict(saved.spec)),
         "shapes": {name: list(tensor.shape) for name, tensor in saved.model.state_dict().items()},
         "state_dict": {
-            name: value.detach() if isinstance(value, Tensor) else value for name, value in int8.state_dict().items()
+            name: contiguous(value.detach()) if isinstance(value, Tensor) else value
+            for name, value in int8.state_dict().items()
         },
         "meta": plain(saved.meta),
         "torch": str(torch.__version__),

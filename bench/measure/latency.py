@@ -24,6 +24,7 @@ from bench.measure.options import TimingOptions
 from bench.system.console import progress
 from bench.system.provenance import provenance
 from bench.torch_utils.contexts import autocast, flags_kept
+from bench.torch_utils.memory_format import layout
 
 MIN_ROUNDS = 10
 MIN_WARMUP = 3
@@ -99,49 +100,83 @@ def _time_batches(
     mode: LatencyMode,
     effort: Effort,
 ) -> LatencyReport:
-    inputs = input_batches(networks, input_size, batch, device)
-    time_pass = _time_on_cuda if device.type == "cuda" else time_on_cpu
-    times: dict[str, list[float]] = {name: [] for name in networks}
-    orders = []
-
-    def run_once(name: str) -> float:
-        with autocast(device, mode.amp):
-            return time_pass(networks[name], inputs[name])
-
-    with torch.inference_mode():
-        if mode.compiled:
-            with compilation():
-                for name in networks:
-                    run_once(name)
-        warmup = warm_up(run_once, list(networks), effort)
-        for order in interleaved(list(networks), effort.runs, effort.seconds):
-            orders.append(order)
-            for name in order:
-                times[name].append(run_once(name))
-
+    inputs = {name: input_batch(model, input_size, batch, device, mode) for name, model in networks.items()}
+    found = timed_rounds({name: (model, inputs[name]) for name, model in networks.items()}, device, mode, effort)
     first = next(iter(networks))
     pixels = input_size[0] * input_size[1]
     latencies = {}
     for name, model in networks.items():
-        p10, median, p90 = np.percentile(times[name], (10, 50, 90)).tolist()
+        p10, median, p90 = np.percentile(found.times[name], (10, 50, 90)).tolist()
         fps = 1000 * batch / median
-        speedup = (None, None, None)
-        if name != first:
-            leads = np.array([order.index(first) < order.index(name) for order in orders])
-            speedup = paired_interval(np.array(times[first]) / np.array(times[name]), leads)
-        how = (_precision_text(model, device, mode.amp), _format_text(model))
-        rounded = tuple(round(passed, 3) for passed in times[name])
+        speedup = found.speedup(first, name) if name != first else (None, None, None)
+        how = (precision_text(model, device, mode.amp), mode.memory_format)
+        rounded = tuple(round(passed, 3) for passed in found.times[name])
         latencies[name] = Latency(median, p10, p90, fps, fps * pixels, *how, *speedup, times_ms=rounded)
     name, threads = device_name(device), torch.get_num_threads()
-    return LatencyReport(latencies, tuple(input_size), batch, len(orders), warmup, name, threads, mode)
+    return LatencyReport(latencies, tuple(input_size), batch, len(found.orders), found.warmup, name, threads, mode)
 
 
-def input_batches(
-    networks: Mapping[str, nn.Module], input_size: tuple[int, int], batch: int, device: torch.device
-) -> dict[str, Tensor]:
-    """The same random images [batch, 3, H, W] for each network, in its type and memory format."""
+@dataclass(frozen=True)
+class Rounds:
+    """What networks took, round by round.
+
+    Attributes:
+        times: name -> milliseconds in each round.
+        orders: the order in which they ran in each.
+        warmup: untimed passes of each before.
+    """
+
+    times: Mapping[str, Sequence[float]]
+    orders: Sequence[tuple[str, ...]]
+    warmup: int
+
+    def speedup(self, reference: str, name: str) -> Speedup:
+        """How many times faster a network is than another one."""
+        leads = np.array([order.index(reference) < order.index(name) for order in self.orders])
+        return paired_interval(np.array(self.times[reference]) / np.array(self.times[name]), leads)
+
+
+def timed_rounds(
+    passes: Mapping[str, tuple[nn.Module, Tensor]], device: torch.device, mode: LatencyMode, effort: Effort
+) -> Rounds:
+    """Runs networks by turns and notes what each pass takes.
+
+    Args:
+        passes: name -> network, ready to be timed, and its images.
+        device: where both are.
+        mode: precision, and whether the networks are compiled.
+        effort: warm-up passes, timed rounds and the time limit.
+
+    Raises:
+        BenchError: the networks cannot be compiled.
+    """
+    time_pass = _time_on_cuda if device.type == "cuda" else time_on_cpu
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    orders = []
+
+    def run_once(name: str) -> float:
+        with autocast(device, mode.amp):
+            return time_pass(*passes[name])
+
+    with torch.inference_mode():
+        if mode.compiled:
+            with compilation():
+                for name in passes:
+                    run_once(name)
+        warmup = warm_up(run_once, list(passes), effort)
+        for order in interleaved(list(passes), effort.runs, effort.seconds):
+            orders.append(order)
+            for name in order:
+                times[name].append(run_once(name))
+    return Rounds(times, orders, warmup)
+
+
+def input_batch(
+    model: nn.Module, input_size: tuple[int, int], batch: int, device: torch.device, mode: LatencyMode
+) -> Tensor:
+    """Random images [batch, 3, H, W], the same for every network but for its type, in the mode's memory format."""
     images = torch.rand(batch, 3, *input_size, generator=torch.Generator().manual_seed(0)).to(device)
-    return {name: images.to(_precision(model), memory_format=_memory_format(model)) for name, model in networks.items()}
+    return images.to(_precision(model), memory_format=layout(mode.channels_last))
 
 
 def warm_up(run_once: Callable[[str], object], names: Sequence[str], effort: Effort) -> int:
@@ -230,22 +265,11 @@ def _precision(model: nn.Module) -> torch.dtype:
     return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
 
 
-def _precision_text(model: nn.Module, device: torch.device, amp: str) -> str:
+def precision_text(model: nn.Module, device: torch.device, amp: str) -> str:
+    """The type that a network computes in, as records say it; with mixed precision the smaller one."""
     if amp != "none":
         return f"{'bfloat16' if amp == 'bf16' else 'float16'} autocast"
     text = str(_precision(model)).removeprefix("torch.")
     if device.type == "cuda" and text == "float32" and torch.backends.cudnn.allow_tf32:
         return "float32 (TF32 convolutions)"
     return text
-
-
-def _memory_format(model: nn.Module) -> torch.memory_format:
-    # A 1x1 convolution's weight is contiguous in both formats and says nothing.
-    for tensor in model.parameters():
-        if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-            return torch.channels_last
-    return torch.contiguous_format
-
-
-def _format_text(model: nn.Module) -> str:
-    return "channels_last" if _memory_format(model) is torch.channels_last else "contiguous"

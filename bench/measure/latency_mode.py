@@ -13,6 +13,7 @@ from torch import nn
 from bench.config.declare import require
 from bench.errors import BenchError
 from bench.measure.options import TimingOptions
+from bench.torch_utils.memory_format import is_laid_out, lay_out
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class LatencyMode:
 
     Attributes:
         amp: mixed precision: `none`, `bf16` or `fp16`.
-        channels_last: whether weights and images are laid out channels last; otherwise as the network has them.
+        channels_last: whether weights and images are laid out channels last; otherwise contiguous.
         compiled: whether torch.compile has compiled the networks.
         throughput_batch: images a pass of a further measurement; 0: there is none.
     """
@@ -33,7 +34,7 @@ class LatencyMode:
 
     @classmethod
     def of(cls, options: TimingOptions, device: torch.device) -> LatencyMode:
-        """What the options ask for.
+        """What the options ask for; contiguous where they leave the memory format open.
 
         Raises:
             UsageError: fp16 on CPU; a batch of one; layers timed one by one in a compiled network, which has none.
@@ -47,18 +48,25 @@ class LatencyMode:
             not (options.per_layer and options.latency_compile),
             "`latency_compile` fuses the layers that `per_layer` times; leave one of them out",
         )
-        return cls(options.latency_amp, options.latency_channels_last, options.latency_compile, options.latency_batch)
+        channels_last = bool(options.latency_channels_last)
+        return cls(options.latency_amp, channels_last, options.latency_compile, options.latency_batch)
+
+    @property
+    def memory_format(self) -> str:
+        """`contiguous` or `channels_last`, as records say it."""
+        return "channels_last" if self.channels_last else "contiguous"
 
     def applied_to(self, model: nn.Module) -> nn.Module:
         """The network in this mode but for the precision, a pass's own; the network given is left as it was."""
-        if self.channels_last:
-            model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        if not is_laid_out(model, self.channels_last):
+            model = copy.deepcopy(model)
+            lay_out(model, self.channels_last)
         # Shapes are fixed, so that a second network is compiled for its own widths.
         return torch.compile(model, dynamic=False) if self.compiled else model
 
 
 PLAIN_MODE = LatencyMode()
-"""Networks as they are, one image a pass."""
+"""Networks of contiguous tensors in their own precision, one image a pass."""
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.measure.latency_mode import PLAIN_MODE, LatencyMode
@@ -28,8 +28,12 @@ class Speedup(NamedTuple):
 
     @property
     def is_measurable(self) -> bool:
-        """Whether the interval leaves out 1; one that contains it is no speed-up."""
-        return not self.low <= 1 <= self.high
+        """Whether the interval as it is printed leaves out 1; one that contains it is no speed-up.
+
+        As printed, because a machine can be so quiet that a network's copy, which lies elsewhere in memory, is a
+        thousandth faster: nobody is to read "1.00x (1.00-1.01)" as a gain.
+        """
+        return not round(self.low, 2) <= 1 <= round(self.high, 2)
 
     def __str__(self) -> str:
         interval = f"({self.low:.2f}-{self.high:.2f})"
@@ -103,6 +107,21 @@ class LatencyReport:
     mode: LatencyMode = PLAIN_MODE
     throughput: LatencyReport | None = None
 
+    @property
+    def memory_formats(self) -> list[str]:
+        """Those of the networks: one, but in files of the time when each was timed in that of its own file."""
+        return list(dict.fromkeys(network.memory_format for network in self.networks.values()))
+
+    @property
+    def precisions(self) -> list[str]:
+        """The types that the networks compute in, each once."""
+        return list(dict.fromkeys(network.precision for network in self.networks.values()))
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Name -> how many times faster than the first network, which is 1; of the paired rounds, not the medians."""
+        return {name: network.speedup or 1.0 for name, network in self.networks.items()}
+
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> LatencyReport:
         """Reads back what a file says of latencies.
@@ -112,17 +131,21 @@ class LatencyReport:
             print(report.networks["candidate"].speedup_text())
 
         Args:
-            record: a report as plain data. The first files do not say the mode, nor the single times.
+            record: a report as plain data. The first files do not say the mode, nor the single times; later ones say
+                of networks that were channels last by themselves that the mode was not.
         """
         networks = {
             name: Latency(**{**found, "times_ms": tuple(found.get("times_ms", ()))})
             for name, found in record["networks"].items()
         }
         throughput = record.get("throughput")
+        mode = LatencyMode(**record["mode"]) if "mode" in record else PLAIN_MODE
+        if {network.memory_format for network in networks.values()} == {"channels_last"}:
+            mode = replace(mode, channels_last=True)
         return cls(
             networks,
             tuple(record["input_size"]),
             *(record[key] for key in ("batch", "rounds", "warmup", "device", "threads")),
-            mode=LatencyMode(**record["mode"]) if "mode" in record else PLAIN_MODE,
+            mode=mode,
             throughput=cls.of_record(throughput) if throughput else None,
         )

@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.channels.layer_axes import WEIGHTED
 from bench.measure.cost import layer_macs
-from bench.measure.latency import Effort, input_batches, interleaved, warm_up
+from bench.measure.latency import Effort, input_batch, interleaved, warm_up
 from bench.measure.latency_mode import LatencyMode
 from bench.torch_utils.contexts import autocast, flags_kept
 from bench.torch_utils.hooks import inputs_seen, outputs_seen
@@ -98,7 +98,7 @@ def _layer_times(
     times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in networks}
     with flags_kept(nn.ModuleList(networks.values())):
         ready = {name: mode.applied_to(model.eval()) for name, model in networks.items()}
-        inputs = input_batches(ready, input_size, 1, device)
+        inputs = {name: input_batch(model, input_size, 1, device, mode) for name, model in ready.items()}
 
         def run_once(name: str) -> dict[str, float]:
             with autocast(device, mode.amp), _timed_layers(ready[name], device) as spent:

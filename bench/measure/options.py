@@ -48,7 +48,11 @@ class TimingOptions:
     latency: bool = option(True, "measure latency")
     latency_batch: int = option(0, "also time batches of N images (throughput); 0 does not", parse=whole)
     latency_amp: str = option("none", "mixed precision of what is timed", choices=("none", "bf16", "fp16"))
-    latency_channels_last: bool = option(False, "time the networks in the channels-last memory format")
+    latency_channels_last: bool | None = option(
+        None,
+        "time all networks in the channels-last memory format, or with --no- all contiguous (default: in the one that "
+        "is faster for the dense network on this device, which is measured)",
+    )
     latency_compile: bool = option(False, "time what torch.compile makes of the networks")
     latency_warmup: int = option(30, "untimed forward passes before timing", parse=whole)
     latency_runs: int = option(100, "timed forward passes a network", parse=positive)

@@ -3,7 +3,8 @@
 A file is `{"format", "model": {name, outputs, kwargs}, "channels", "state_dict", "meta"}`. A pruned network
 is rebuilt by making the dense one and narrowing its layers to the saved shapes. A plain state dict (also
 inside `{"state_dict": ...}` or `{"model": ...}`) of a dense network opens too, when the caller says which
-network it is.
+network it is. Tensors are contiguous in files and in what is opened, whatever memory format a network was trained in:
+files of the time before kept that, and networks were timed in it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bench.models.output_layers import output_layers, outputs_of, with_fresh_out
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file
 from bench.system.console import say
 from bench.system.files import plain, whole_file
+from bench.torch_utils.memory_format import contiguous
 
 FORMAT = "segmentation-pruning-bench/1"
 
@@ -66,7 +68,7 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
         "format": FORMAT,
         "model": {"name": saved.spec.name, "outputs": saved.spec.outputs, "kwargs": plain(saved.spec.kwargs)},
         "channels": plain(saved.channels),
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in saved.model.state_dict().items()},
+        "state_dict": stored_tensors(saved.model),
         "meta": plain(saved.meta),
     }
     if saved.state:
@@ -78,6 +80,11 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
             torch.save(content, file)
         except RuntimeError as error:
             raise BenchError(f"cannot write {path} ({str(error).splitlines()[0]}); is the disk full?") from error
+
+
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network as files hold them: on the CPU, contiguous."""
+    return {name: contiguous(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
 
 
 def load_model(

@@ -82,7 +82,7 @@ def fitting_tensors(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor
         where: the beginning of the message: which file does not fit which network.
 
     Returns:
-        One tensor for each name in `expected`, none sharing memory with `weights`.
+        One contiguous tensor for each name in `expected`, none sharing memory with `weights`.
 
     Raises:
         BenchError: the first tensor that is missing, has another shape, or is not the network's.
@@ -98,7 +98,7 @@ def fitting_tensors(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor
             raise BenchError(f"{where}: tensor {key} is missing")
         if given.shape != tensor.shape:
             raise BenchError(f"{where}: {key} is {list(given.shape)}, the network has {list(tensor.shape)}")
-        fitted[key] = given.to(tensor.dtype, copy=True)
+        fitted[key] = given.to(tensor.dtype, copy=True, memory_format=torch.contiguous_format)
     for key in weights:
         if key not in expected:
             raise BenchError(f"{where}: the network has no tensor {key}")

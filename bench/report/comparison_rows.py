@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,27 @@ def goal_of(row: ComparisonRow) -> Goal:
     """What a job was to reach."""
     # Summaries of the time before there were other goals do not say which kind theirs is.
     return Goal(row.get("target", "channels"), row["ratio"])
+
+
+def reference_latency(rows: Sequence[ComparisonRow]) -> float | None:
+    """What the baseline takes in all of a comparison, in milliseconds: the median over the rows it was timed beside."""
+    found = known([row.get("baseline_latency_ms") for row in rows])
+    return statistics.median(found) if found else None
+
+
+def agreeing_latencies(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """The rows with latencies that can be divided by each other: `baseline_latency_ms / latency_ms` is the speed-up.
+
+    The baseline is timed anew beside each network, at another moment each time. Here it takes what it does in
+    `reference_latency` in every row, and a network that over its speed-up, as tables show it.
+    """
+    reference = reference_latency(rows)
+    return [
+        {**row, "baseline_latency_ms": reference, "latency_ms": reference / row["speedup"]}
+        if reference and row.get("speedup")
+        else row
+        for row in rows
+    ]
 
 
 def comparison_title(baseline: Mapping[str, Any]) -> str:

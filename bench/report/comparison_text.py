@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from bench.report.comparison_rows import Entry, baseline_miou, entries, known
+from bench.report.comparison_rows import Entry, baseline_miou, entries, known, reference_latency
+from bench.report.latency_text import agreeing_texts
 from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
 
 SPARSE_NOTE = (
@@ -21,6 +22,9 @@ def comparison_lines(
 ) -> tuple[list[str], list[list[str]]]:
     """Header and lines, as text.
 
+    `latency ms` is what the baseline takes (`reference_latency`), and of an entry that over its speed-up, so that the
+    two columns agree.
+
     A console is narrow: without `full`, earlier stages come without their deviation, speed-ups without their
     interval, and the share of non-zero parameters not at all.
     """
@@ -28,7 +32,7 @@ def comparison_lines(
     stages = [key for key in STAGES if any(entry.values(key) for entry in found)] or ["miou_cut"]
     # Where all lines rest on as many seeds, the console table says so below itself.
     repeated = any(len(entry.done) + len(entry.failed) > 1 for entry in found) and (full or is_uneven(found))
-    timed = any(entry.values("latency_ms") for entry in found)
+    milliseconds = _milliseconds(rows, found)
     sparse = full and any(entry.is_sparse for entry in found)
 
     header = ["method", "ratio" if all(entry.goal.kind == "channels" for entry in found) else "target"]
@@ -36,16 +40,15 @@ def comparison_lines(
     header += ["params %", "MACs %"]
     header += ["non-zero %"] if sparse else []
     header += [f"mIoU {_SHORT[key]}" for key in stages]
-    header += ["latency ms", "speed-up"] if timed else []
+    header += ["latency ms", "speed-up"] if milliseconds else []
 
     line = ["baseline", "-"]
     line += ["-"] if repeated else []
     line += ["100.0"] * (3 if sparse else 2)
     line += [_mean(known([baseline_miou(baseline, rows)]), 100, 1)] * len(stages)
-    # Timed anew beside each network; the speed-ups are ratios within those pairs.
-    line += [_mean(known([row.get("baseline_latency_ms") for row in rows]), 1, 2), "-"] if timed else []
+    line += [milliseconds[0], "-"] if milliseconds else []
     lines = [line]
-    for entry in found:
+    for position, entry in enumerate(found, start=1):
         line = [entry.method, str(entry.goal)]
         total = len(entry.done) + len(entry.failed)
         if repeated:
@@ -54,7 +57,7 @@ def comparison_lines(
             shares = ("parameters_kept", "macs_kept", *(["nonzero_kept"] if sparse else []))
             line += [_mean(entry.values(key), 100, 1) for key in shares]
             line += [(_spread if full or key == stages[-1] else _mean)(entry.values(key), 100, 1) for key in stages]
-            line += [_mean(entry.values("latency_ms"), 1, 2), _speedup(entry, full)] if timed else []
+            line += [milliseconds[position], _speedup(entry, full)] if milliseconds else []
         else:
             line += ["failed", *["-"] * (len(header) - len(line) - 1)]
         lines.append(line)
@@ -83,6 +86,19 @@ def _spread(values: Sequence[float], scale: float, digits: int) -> str:
     """Mean, and the sample standard deviation where there is one."""
     text = _mean(values, scale, digits)
     return f"{text} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+def _milliseconds(rows: Sequence[ComparisonRow], found: Sequence[Entry]) -> list[str]:
+    """Those of the baseline, and of each entry; nothing where no entry was timed."""
+    ratios = {
+        place: statistics.fmean(s.ratio for s in entry.speedups) for place, entry in enumerate(found) if entry.speedups
+    }
+    reference = reference_latency(rows)
+    if not ratios or not reference:
+        return []
+    first, *others = agreeing_texts(reference, list(ratios.values()), 2)
+    shown = dict(zip(ratios, others, strict=True))
+    return [first, *(shown.get(place, "-") for place in range(len(found)))]
 
 
 def _speedup(entry: Entry, full: bool) -> str:

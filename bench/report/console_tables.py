@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.channels.groups import ChannelGroup
-from bench.measure.evaluation_report import EvaluationReport, latency_of
+from bench.measure.evaluation_report import EvaluationReport, LayersTimed, latency_of
 from bench.measure.layer_costs import LayerCost
 from bench.report.comparison_rows import comparison_title, entries
 from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines, is_uneven
+from bench.report.latency_text import comparison_conditions, latency_conditions, layers_conditions
 from bench.report.summary_record import BaselineRecord, ComparisonRow
-from bench.report.text import LAYERS_NOTE, latency_conditions, layer_lines, layers_title, pair_lines, pair_title
+from bench.report.text import LAYERS_NOTE, layer_lines, layers_title, pair_lines, pair_title
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,6 +61,7 @@ def comparison_table(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) ->
     if not is_uneven(found) and found and len(found[0].done) > 1:
         notes.insert(0, f"mean ± standard deviation over {len(found[0].done)} seeds")
     notes += [SPARSE_NOTE] if any(entry.is_sparse for entry in found) else []
+    notes += map(escape, comparison_conditions(baseline, rows))
     # It is to fit into a console 80 wide; where it does not, only "mean ± deviation" is worth a second line.
     broken = [name.replace(" ", "\n") for name in header]
     wraps = [name for name, *texts in zip(broken, *lines, strict=True) if any("±" in text for text in texts)]
@@ -90,17 +92,19 @@ def pair_table(report: EvaluationReport) -> Table:
     return table
 
 
-def layers_table(layers: Sequence[LayerCost]) -> Table:
+def layers_table(layers: Sequence[LayerCost], timed: LayersTimed | None = None) -> Table:
     """The table of the layers of a report, and what all of them cost together.
 
     Example:
-        console().print(layers_table(layers_of(read_json("report.json"))))
+        report = read_json("report.json")
+        console().print(layers_table(layers_of(report), report["layers_timed"]))
 
     Args:
         layers: at least one.
+        timed: how their times were measured, if the report says it.
     """
     header, lines = layer_lines(layers)
-    table = framed(layers_title(layers), header, LAYERS_NOTE)
+    table = framed(layers_title(layers), header, LAYERS_NOTE + layers_conditions(timed))
     for number, line in enumerate(lines, start=1):
         table.add_row(*line, end_section=number == len(layers))
     return table

@@ -17,6 +17,7 @@ from bench.datasets.transforms import network_input
 from bench.measure.baseline import Baseline
 from bench.measure.inference import predict
 from bench.report.label_pictures import NOT_SCORED, indexed
+from bench.torch_utils.memory_format import contiguous
 
 # Okabe and Ito's colours where something is lost or won, told apart by the colour-blind too.
 ALONE = {"right": (228, 228, 228), "wrong": (213, 94, 0), "not scored": NOT_SCORED}
@@ -69,7 +70,7 @@ def segment(
         pixel, int64 [H, W] on the CPU.
     """
     image, label = baseline.data.load(baseline.split, index)
-    shown = network_input(image, baseline.data.input_size)[None].to(baseline.device)
+    shown = contiguous(network_input(image, baseline.data.input_size)[None].to(baseline.device))
     with torch.inference_mode():
         maps = {
             name: predict(model.eval(), shown, label.shape, baseline.scoring)[0].cpu()

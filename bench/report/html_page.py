@@ -13,6 +13,7 @@ from bench.measure.latency_report import LatencyReport
 from bench.plan.target import Goal
 from bench.report.disagreement_panels import ALONE, APART, PAIR, Panel
 from bench.report.label_pictures import NOT_SCORED
+from bench.report.latency_text import latency_texts, layers_conditions
 from bench.report.svg_charts import bar_chart, strip_chart
 from bench.report.text import LAYERS_NOTE, change_text, layer_lines, layers_title, pair_lines, pair_title
 
@@ -43,7 +44,11 @@ def html_page(report: EvaluationReport, panels: Sequence[Panel] | None, classes:
         parts += ["<h2>Latency</h2>", *_beside(table, _latency_charts(latency))]
     if layers := layers_of(report):
         title = f"<h2>{escape(layers_title(layers))}</h2>"
-        parts += [title, _table(*layer_lines(layers)), _note(LAYERS_NOTE)]
+        parts += [
+            title,
+            _table(*layer_lines(layers)),
+            _note(LAYERS_NOTE + layers_conditions(report.get("layers_timed"))),
+        ]
     if panels is not None:
         parts += _panels(panels, classes, is_pair=len(sides) == 2)
     parts += _origin(report, sides)
@@ -80,9 +85,8 @@ def _tiles(report: EvaluationReport, sides: Mapping[str, NetworkRecord]) -> str:
     tiles = [tile("mIoU", [_percent(side["quality"]["miou"]) for side in sides.values()], "%", note)]
     tiles += [cost("parameters", "parameters", 1e6, "M"), cost("MACs", "macs", 1e9, "G")]
     if latency := latency_of(report):
-        timed = [latency.networks[name] for name in sides]
-        note = timed[-1].speedup_text() if change else ""
-        tiles.append(tile("latency", [f"{network.median_ms:.2f}" for network in timed], "ms", note))
+        note = latency.networks["candidate"].speedup_text() if change else ""
+        tiles.append(tile("latency", latency_texts(latency), "ms", note))
     return '<div class="tiles">' + "".join(tiles) + "</div>"
 
 
@@ -129,15 +133,18 @@ def _latency_charts(latency: LatencyReport) -> list[str]:
     title = f"Time of {number}, the first round on top"
     times = {name: network.times_ms for name, network in latency.networks.items()}
     note = "The line is the median, the box reaches from the 10th to the 90th percentile; passes that took far longer "
-    note += "are beyond the axis. The speed-up comes from the ratios within the rounds, with its 95 % interval."
+    note += (
+        "are beyond the axis. The speed-up comes from the ratios within the rounds, with its 95 % interval, and the "
+    )
+    note += "candidate's latency in the table is the baseline's over the speed-up."
     further = _latency_charts(latency.throughput) if latency.throughput else []
     return [*_figure(title, strip_chart(title, times, unit="ms"), times, note), *further]
 
 
 def _latency_conditions(latency: LatencyReport) -> str:
-    first = next(iter(latency.networks.values()))
     how = {name: getattr(latency, name) for name in ("input_size", "batch", "rounds", "warmup", "device", "threads")}
-    how |= {"precision": first.precision, "memory_format": first.memory_format, "compiled": latency.mode.compiled}
+    how |= {"precision": " and ".join(latency.precisions), "memory_format": " and ".join(latency.memory_formats)}
+    how |= {"compiled": latency.mode.compiled}
     return _table([], _described(how), kind="words")
 
 

@@ -1,6 +1,7 @@
 """Writes the summary of a comparison of methods in four formats: JSON, CSV, Markdown and a plot.
 
-JSON and CSV keep the rows (`summary_record`) as they are; the table and the plot show one line for each (method,
+JSON and CSV keep the rows (`summary_record`) as they are, but that latencies of the CSV, as those of the table, can be
+divided by each other (`comparison_rows.agreeing_latencies`); the table and the plot show one line for each (method,
 goal), as mean ± standard deviation over the seeds.
 """
 
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.plan.target import Goal
-from bench.report.comparison_rows import comparison_title, entries, goal_of, last_stage
+from bench.report.comparison_rows import agreeing_latencies, comparison_title, entries, goal_of, last_stage
 from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines
+from bench.report.latency_text import comparison_conditions
 from bench.report.plots import plot_summary
 from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
 from bench.report.versus_random import CONTROL, gaps_to_control
@@ -41,6 +43,11 @@ COLUMNS = (
     "speedup",
     "speedup_low",
     "speedup_high",
+    "latency_format",
+    "latency_precision",
+    "latency_compiled",
+    "latency_threads",
+    "latency_device",
     "seconds",
     "error",
 )
@@ -76,7 +83,7 @@ def write_summary(
     rows = record["rows"]
     write_json(folder / f"{name}.json", record)
     further = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
-    write_csv(folder / f"{name}.csv", [*COLUMNS, *further], rows)
+    write_csv(folder / f"{name}.csv", [*COLUMNS, *further], agreeing_latencies(rows))
     plot = folder / f"{name}.png"
     plot.unlink(missing_ok=True)
     if last_stage([row for row in rows if goal_of(row).kind != "sparsity"]) is not None:
@@ -98,7 +105,10 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
     if any(entry.is_sparse for entry in entries(rows)):
         parts += [SPARSE_NOTE]
     if any(entry.speedups for entry in entries(rows)):
-        parts += ["Speed-up: typical paired ratio to the baseline with its 95 % interval."]
+        parts += [
+            "Speed-up: typical paired ratio to the baseline with its 95 % interval. Latency: the baseline's over that."
+        ]
+        parts += ["", *(f"* {line}" for line in comparison_conditions(baseline, rows))]
     if picture:
         parts += ["", f"![mIoU against the MACs kept]({picture})"]
     parts += _against_control(rows)

@@ -48,6 +48,11 @@ class Measured(TypedDict, total=False):
     speedup: float | None
     speedup_low: float | None
     speedup_high: float | None
+    latency_format: str | None
+    latency_precision: str | None
+    latency_compiled: bool | None
+    latency_threads: int | None
+    latency_device: str | None
     logits_mse_cut: float
     logits_relative_cut: float
     logits_kl_cut: float
@@ -58,6 +63,9 @@ class Measured(TypedDict, total=False):
 
 class ComparisonRow(Measured):
     """One job of a comparison; of one that failed nothing is measured.
+
+    The two latencies are medians as `report.json` has them; `comparison_rows.agreeing_latencies` makes of them what can
+    be divided by each other.
 
     `target` and `ratio` are the kind and the value of its goal, `seconds` what this run of the command spent on it.
     """
@@ -159,6 +167,11 @@ def _timed(report: EvaluationReport) -> Measured:
         "speedup": candidate and candidate.speedup,
         "speedup_low": candidate and candidate.speedup_low,
         "speedup_high": candidate and candidate.speedup_high,
+        "latency_format": latency and " and ".join(latency.memory_formats),
+        "latency_precision": latency and " and ".join(latency.precisions),
+        "latency_compiled": latency and latency.mode.compiled,
+        "latency_threads": latency and latency.threads,
+        "latency_device": latency and latency.device,
     }
 
 

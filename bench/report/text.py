@@ -10,6 +10,7 @@ from bench.measure.evaluation_report import Change, EvaluationReport, latency_of
 from bench.measure.latency_report import LatencyReport
 from bench.measure.layer_costs import LayerCost
 from bench.report.comparison_rows import comparison_title
+from bench.report.latency_text import conditions_of, latency_lines, latency_texts
 
 LAYERS_NOTE = "One image. What a network takes besides (norms, activations, interpolation) is in no line."
 
@@ -78,31 +79,6 @@ def change_text(interval: Sequence[float] | None) -> str:
     return f"no measurable change ({text})" if low <= 0 <= high else text
 
 
-def latency_lines(report: LatencyReport) -> Iterator[list[str]]:
-    """What a table says of latencies: lines of a name, a value of each network and, for two, the speed-up."""
-    sides = list(report.networks.values())
-    change = [side.speedup_text() for side in sides[1:]]
-    if report.batch == 1:
-        yield ["latency ms", *(f"{side.median_ms:.2f}" for side in sides), *change]
-        yield ["  images/s", *(f"{side.fps:.1f}" for side in sides)]
-    else:
-        yield [f"images/s, {report.batch} at once", *(f"{side.fps:.1f}" for side in sides), *change]
-    yield ["  Mpixels/s", *(f"{side.pixels_per_second / 1e6:.2f}" for side in sides)]
-    if report.throughput:
-        yield from latency_lines(report.throughput)
-
-
-def latency_conditions(report: LatencyReport) -> str:
-    """How latencies were measured, in one line."""
-    sides = report.networks.values()
-    precisions = dict.fromkeys(side.precision for side in sides)
-    formats = dict.fromkeys(side.memory_format for side in sides)
-    kinds = [" and ".join(precisions), " and ".join(formats), *(["torch.compile"] if report.mode.compiled else [])]
-    threads = f"{report.threads} CPU thread{'s' if report.threads > 1 else ''}"
-    size = "x".join(map(str, report.input_size))
-    return f"latency: {size}, {', '.join(kinds)}, {report.device}, {threads}, {report.rounds} rounds"
-
-
 def layers_title(layers: Sequence[LayerCost]) -> str:
     """What the layers of a report are about."""
     return f"Convolutions and linear layers{', baseline -> candidate' if _is_paired(layers) else ''}"
@@ -151,17 +127,23 @@ def int8_line(record: Mapping[str, Any]) -> str:
         f"file {before['bytes_on_disk'] / 1e6:.2f} -> {after['bytes_on_disk'] / 1e6:.2f} MB"
     )
     if record["latency"]:
-        networks = LatencyReport.of_record(record["latency"]).networks
-        old, new = networks["float32"], networks["int8"]
-        line += f", latency {old.median_ms:.2f} -> {new.median_ms:.2f} ms, {new.speedup_text()}"
+        line += f", {latency_line(LatencyReport.of_record(record['latency']))}"
     return line
 
 
-def pruning_lines(info: Mapping[str, Any]) -> list[str]:
+def latency_line(report: LatencyReport) -> str:
+    """What was measured on two networks, and how, in one line."""
+    before, after = latency_texts(report)
+    speedup = list(report.networks.values())[-1].speedup_text()
+    return f"latency {before} -> {after} ms, {speedup}; {conditions_of(report)}"
+
+
+def pruning_lines(info: Mapping[str, Any], latency: LatencyReport | None = None) -> list[str]:
     """What prune.py says about a pruning at the end.
 
     Args:
         info: what `pruning_info.json` holds.
+        latency: what `report.json` says of it, if it was measured.
     """
     plan, cost, target, sparsity = (info[key] for key in ("plan", "cost", "target", "sparsity"))
     change = cost["change"]
@@ -189,4 +171,5 @@ def pruning_lines(info: Mapping[str, Any]) -> list[str]:
     if stages:
         shown = ", ".join(f"{name} {miou:.2%}" for name, miou in stages.items())
         lines.append(f"mIoU on {info['quality']['split']}: {shown}")
+    lines += [latency_line(latency)] if latency else []
     return [*lines, f"-> {info['saved_model']}"]

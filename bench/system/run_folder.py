@@ -24,6 +24,9 @@ FINETUNED, FINETUNED_REPORT = "finetuned_model.pt", "finetuned_report.json"
 REPORT = "report.json"
 """What was measured on the network of a training or a pruning."""
 
+LATENCY_FORMAT = "latency_format.json"
+"""Of a comparison: the memory format that its networks are timed in."""
+
 
 def begin(folder: Path) -> None:
     """Marks a run folder as under way: neither done nor failed."""

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
+from bench.torch_utils.memory_format import lay_out, layout
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [N, 3, h, w] and labels int64 [N, H, W]."""
 
 
 def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> None:
-    """Moves a network, in place."""
+    """Moves a network and brings it to a memory format, in place."""
     model.to(device)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    lay_out(model, channels_last)
 
 
 def moved(images: Tensor, labels: Tensor, device: torch.device, channels_last: bool) -> Batch:
-    """Moves a batch without waiting for the copy."""
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    return images.to(device, non_blocking=True, memory_format=layout), labels.to(device, non_blocking=True)
+    """Moves a batch and brings its images to a memory format, without waiting for the copy."""
+    shown = images.to(device, non_blocking=True, memory_format=layout(channels_last))
+    return shown, labels.to(device, non_blocking=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bench.errors import BenchError
-from bench.models.checkpoint import SavedModel, load_model, read_meta, save_model
+from bench.models.checkpoint import SavedModel, load_model, read_meta, save_model, stored_tensors
 from bench.system.files import plain, write_csv
 from bench.system.run_folder import BEST, LAST, METRICS
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
@@ -209,7 +209,7 @@ class TrainingState:
         if self.extended:
             state["extended"] = self.extended
         if self.ema:
-            state["live"] = {name: tensor.cpu() for name, tensor in self.saved.model.state_dict().items()}
+            state["live"] = stored_tensors(self.saved.model)
         self._save(folder / LAST, meta, state)
         self.write_history(folder)
 

@@ -29,6 +29,7 @@ from bench.channels.groups import find_groups, prunable
 from bench.config.values import parse_size
 from bench.cut.network import cut
 from bench.measure.latency import Effort, time_networks
+from bench.measure.latency_mode import LatencyMode
 from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import make_plan
@@ -62,10 +63,9 @@ def measure(name: str, methods: Sequence[str], roundings: Sequence[int], argumen
             plans[multiple] = make_plan(groups, scores, table, target)
             networks[str(multiple)] = copy.deepcopy(model)
             cut(networks[str(multiple)], groups, plans[multiple])
-        if arguments.channels_last:
-            networks = {key: network.to(memory_format=torch.channels_last) for key, network in networks.items()}
         effort = Effort(warmup=3, runs=arguments.runs, seconds=arguments.seconds)
-        report = time_networks(networks, arguments.input_size, device="cpu", effort=effort)
+        mode = LatencyMode(channels_last=arguments.channels_last)
+        report = time_networks(networks, arguments.input_size, device="cpu", mode=mode, effort=effort)
         for multiple, plan in plans.items():
             timed, macs = report.networks[str(multiple)], plan.dense.macs / plan.predicted.macs
             rows.append(

@@ -56,6 +56,19 @@ def test_a_cut_network_beside_its_baseline() -> None:
     assert found["features"]["side.0"]["mse"] > 1e-3
 
 
+def test_a_network_trained_in_another_format_is_compared_in_the_baselines() -> None:
+    model = toys.settled(toys.Residual())
+    groups = find_groups(model)
+    network = toys.cut_copy(model, groups, toys.random_plan(groups)).to(memory_format=torch.channels_last)
+    seen = set()
+    for compared in (model, network):
+        compared.register_forward_pre_hook(lambda module, inputs: seen.add(module.stem[0].weight.is_contiguous()))
+    OutputError(model, groups, BATCHES, CPU).error(network, toys.random_plan(groups))
+    assert seen == {True}
+    # Not moved in inference mode, in which it could not be trained any more.
+    assert not any(parameter.is_inference() for parameter in network.parameters())
+
+
 def test_features_are_those_of_the_channels_that_stay() -> None:
     """Before the activation, even where that works in place."""
     layers = (toys.conv(3, 8), nn.ReLU(inplace=True), toys.conv(8, 6), nn.ReLU(inplace=True), nn.Conv2d(6, 4, 1))

@@ -30,8 +30,8 @@ from bench.training.distillation import distillation_of
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 QUICK = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
-UNTIMED = TimingOptions(latency=False)
-TIMED = TimingOptions(latency_warmup=0, latency_runs=10)
+UNTIMED = TimingOptions(latency=False, latency_channels_last=False)
+TIMED = TimingOptions(latency_warmup=0, latency_runs=10, latency_channels_last=False)
 RECIPE = TrainOptions(epochs=1, batch_size=4, lr=0.01)
 SCORING = ScoringOptions()
 
@@ -349,6 +349,20 @@ def test_reports_of_the_time_before_there_were_modes_are_plain(bench):
     (again,) = bench.run(["l1"], timing=TIMED)
     assert again["latency_ms"] == row["latency_ms"]
     assert json.loads(path.read_text()) == report
+
+
+def test_latency_is_measured_anew_where_each_network_was_timed_in_a_format_of_its_own(bench):
+    (row,) = bench.run(["l1"], timing=TIMED)
+    path = bench.out / row["folder"] / "report.json"
+    report = json.loads(path.read_text())
+    report["latency"]["networks"]["candidate"]["memory_format"] = "channels_last"
+    path.write_text(json.dumps(report))
+    # Where nothing is timed, the table says so.
+    (kept,) = bench.run(["l1"])
+    assert (kept["latency_ms"], kept["latency_format"]) == (row["latency_ms"], "contiguous and channels_last")
+    (again,) = bench.run(["l1"], timing=TIMED)
+    assert again["latency_format"] == "contiguous"
+    assert json.loads(path.read_text())["latency"]["networks"]["candidate"]["memory_format"] == "contiguous"
 
 
 # --- fine-tuning

@@ -124,4 +124,4 @@ def test_int8_has_one_mode(call, tiny_baseline: Path, tmp_path: Path) -> None:
     files = ["--baseline", tiny_baseline, "--candidate", tiny_baseline, "--report", tmp_path / "report.json"]
     ended = call("eval.py", *files, "--int8", "--latency-amp", "bf16")
     assert ended.code != 0
-    assert "--int8 times networks as they are; leave --latency-amp out" in ended.err
+    assert "--int8 times networks in their own precision; leave --latency-amp out" in ended.err

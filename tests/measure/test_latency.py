@@ -17,7 +17,7 @@ from bench.measure.latency import Effort, interleaved, paired_interval, time_net
 from bench.measure.latency_mode import LatencyMode
 from bench.measure.latency_report import Latency, LatencyReport, Speedup
 from bench.measure.options import TimingOptions
-from bench.report.text import latency_conditions, latency_lines
+from bench.report.latency_text import latency_conditions, latency_lines
 from bench.system.files import plain
 
 
@@ -99,11 +99,7 @@ def test_few_runs_are_raised_to_the_minimum():
 
 
 def test_record_states_the_conditions():
-    networks = {
-        "plain": toy(4),
-        "last": toy(4).to(memory_format=torch.channels_last),
-        "half": toy(4).to(torch.bfloat16),
-    }
+    networks = {"plain": toy(4), "half": toy(4).to(torch.bfloat16)}
     record = plain(time_networks(networks, (7, 9), device="cpu", **quick()))
     assert record["input_size"] == [7, 9]
     assert record["threads"] == 1
@@ -111,13 +107,9 @@ def test_record_states_the_conditions():
     assert record["mode"] == {"amp": "none", "channels_last": False, "compiled": False, "throughput_batch": 0}
     assert record["throughput"] is None
     assert record["device"]
-    assert list(record["networks"]) == ["plain", "last", "half"]
-    assert [entry["memory_format"] for entry in record["networks"].values()] == [
-        "contiguous",
-        "channels_last",
-        "contiguous",
-    ]
-    assert [entry["precision"] for entry in record["networks"].values()] == ["float32", "float32", "bfloat16"]
+    assert list(record["networks"]) == ["plain", "half"]
+    assert [entry["memory_format"] for entry in record["networks"].values()] == ["contiguous", "contiguous"]
+    assert [entry["precision"] for entry in record["networks"].values()] == ["float32", "bfloat16"]
 
 
 def alternating(rounds: int, random: np.random.Generator) -> np.ndarray:
@@ -242,6 +234,19 @@ def test_mixed_precision_and_memory_format_are_of_the_timed_networks_alone():
     assert report.mode == LatencyMode("bf16", True, False, 2)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_networks_are_timed_in_the_format_of_the_mode_whatever_theirs(channels_last):
+    """As they are, one network beside its own copy of the other format was "1.40x"."""
+    plain_one, other = Witness(), Witness()
+    other.conv.to(memory_format=torch.channels_last)
+    report = time_networks(
+        {"plain": plain_one, "other": other}, (8, 9), device="cpu", **quick(latency_channels_last=channels_last)
+    )
+    assert plain_one.seen == other.seen == {(torch.float32, 1, channels_last, channels_last)}
+    assert report.memory_formats == ["channels_last" if channels_last else "contiguous"]
+    assert plain_one.conv.weight.is_contiguous() and not other.conv.weight.is_contiguous(), "both are left as they were"
+
+
 def test_compiled_networks_are_compiled_before_they_are_timed(monkeypatch):
     calls = []
 
@@ -305,11 +310,13 @@ def test_lines_of_a_table(made_up):
     assert [line[0].strip() for line in lines] == [
         "latency ms", "images/s", "Mpixels/s", "images/s, 16 at once", "Mpixels/s",
     ]  # fmt: skip
-    fast = report.networks["fast"]
-    assert lines[0] == ["latency ms", f"{report.networks['slow'].median_ms:.2f}", f"{fast.median_ms:.2f}",
-                        fast.speedup_text()]  # fmt: skip
-    assert lines[3][2:] == [f"{report.throughput.networks['fast'].fps:.1f}",
-                            report.throughput.networks["fast"].speedup_text()]  # fmt: skip
+    # The medians are those of rounds in another order; what is shown is the paired ratio's.
+    slow, fast = report.networks["slow"], report.networks["fast"]
+    assert f"{slow.median_ms / fast.median_ms:.2f}" != "3.00"
+    assert lines[0] == ["latency ms", f"{slow.median_ms:.2f}", f"{slow.median_ms / 3:.2f}", "3.00x (3.00-3.00)"]
+    many = report.throughput.networks
+    assert lines[3][1:] == [f"{many['slow'].fps:.1f}", "266.1", many["fast"].speedup_text()]
+    assert float(lines[3][2]) == pytest.approx(3 * float(lines[3][1]))
     text = latency_conditions(report)
     assert text == f"latency: 10x20, float32, contiguous, {report.device}, 1 CPU thread, 12 rounds"
     record = plain(report)
@@ -332,12 +339,23 @@ def test_a_report_is_read_back_as_it_was(made_up):
     assert old.networks["slow"] == report.networks["slow"]
 
 
+def test_what_a_record_of_the_time_of_own_formats_was_timed_in(made_up):
+    record = plain(time_networks({"slow": Told(30), "fast": Told(10)}, (10, 20), device="cpu", **quick()))
+    record["networks"]["fast"]["memory_format"] = "channels_last"
+    assert LatencyReport.of_record(record).memory_formats == ["contiguous", "channels_last"]
+    record["networks"]["slow"]["memory_format"] = "channels_last"
+    assert LatencyReport.of_record(record).mode == LatencyMode(channels_last=True)
+
+
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
         ((1.423, 1.38, 1.47), "1.42x (1.38-1.47)"),
         ((0.8, 0.7, 0.9), "0.80x (0.70-0.90)"),
         ((1.02, 0.98, 1.05), "no measurable difference (0.98-1.05)"),
+        ((1.004, 1.001, 1.006), "no measurable difference (1.00-1.01)"),
+        ((1.012, 1.006, 1.02), "1.01x (1.01-1.02)"),
+        ((0.99, 0.98, 0.997), "no measurable difference (0.98-1.00)"),
         ((1.0, 1.0, 1.0), "no measurable difference (1.00-1.00)"),
         ((None, None, None), "-"),
     ],

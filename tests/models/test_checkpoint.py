@@ -68,6 +68,30 @@ def refused(path: Path, **expected: object) -> str:
 # --- what goes in comes out
 
 
+def strides(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.stride() for name, tensor in tensors.items()}
+
+
+def test_no_network_carries_the_memory_format_it_was_trained_in(toy_spec: ModelSpec, tmp_path: Path) -> None:
+    """Of the kernels here, two are as contiguous in one format as in the other: only their strides tell."""
+    model = build_model(toy_spec).eval()
+    wanted = strides(model.state_dict())
+    model.to(memory_format=torch.channels_last)
+    assert strides(model.state_dict()) != wanted
+    logits = logits_of(model)
+    save_model(tmp_path / "saved.pt", SavedModel(model, toy_spec))
+    assert strides(torch.load(tmp_path / "saved.pt", weights_only=True)["state_dict"]) == wanted
+    # Files of the time before, and those of others, kept the strides of the network.
+    content = torch.load(tmp_path / "saved.pt", weights_only=True) | {"state_dict": model.state_dict()}
+    torch.save(content, tmp_path / "old.pt")
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    for name in ("saved", "old", "plain"):
+        opened = load_model(tmp_path / f"{name}.pt", name="toy", outputs=5).model
+        assert strides(opened.state_dict()) == wanted, name
+        torch.testing.assert_close(logits_of(opened), logits)
+    assert strides(model.state_dict()) != wanted, "the network in hand is left alone"
+
+
 @pytest.mark.parametrize(
     "name", ["deeplabv3_resnet50", "resnet18_seg", "resnet50_seg", "segnet", "simple_segnet", "unet_small"]
 )
