@@ -1,7 +1,7 @@
 """Writes the summary of a comparison of methods in four formats: JSON, CSV, Markdown and a plot.
 
-JSON and CSV keep the rows (`summary_record`) as they are; the table and the plot show one line for each (method,
-goal), as mean ± standard deviation over the seeds.
+JSON keeps the rows (`summary_record`) as they are, CSV says with each of them what it is about (`summary_columns`);
+the table and the plot show one line for each (method, goal), as mean ± standard deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -11,40 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.plan.target import Goal
-from bench.report.comparison_rows import comparison_title, entries, goal_of, last_stage
+from bench.report.comparison_rows import comparison_title, entries
 from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines
-from bench.report.plots import plot_summary
+from bench.report.summary_columns import columns_of, flat_rows
 from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
+from bench.report.tradeoff_plot import Benchmark, plot_tradeoffs
 from bench.report.versus_random import CONTROL, gaps_to_control
 from bench.system.files import make_folder, write_csv, write_json, write_text
-
-COLUMNS = (
-    "method",
-    "target",
-    "ratio",
-    "seed",
-    "status",
-    "channel_ratio",
-    "parameters",
-    "parameters_kept",
-    "nonzero_parameters",
-    "nonzero_kept",
-    "bytes_on_disk",
-    "compressed_bytes",
-    "macs",
-    "macs_kept",
-    "baseline_miou",
-    *STAGES,
-    "split",
-    "baseline_latency_ms",
-    "latency_ms",
-    "speedup",
-    "speedup_low",
-    "speedup_high",
-    "seconds",
-    "error",
-)
-"""Columns of the CSV; further keys of the rows follow them."""
 
 
 def write_summary(
@@ -75,13 +48,11 @@ def write_summary(
     record = summary_record(baseline, rows, provenance)
     rows = record["rows"]
     write_json(folder / f"{name}.json", record)
-    further = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
-    write_csv(folder / f"{name}.csv", [*COLUMNS, *further], rows)
+    flat = flat_rows(record["baseline"], rows)
+    write_csv(folder / f"{name}.csv", columns_of(flat), flat)
     plot = folder / f"{name}.png"
     plot.unlink(missing_ok=True)
-    if last_stage([row for row in rows if goal_of(row).kind != "sparsity"]) is not None:
-        plot_summary(plot, record["baseline"], rows)
-    picture = plot.name if plot.is_file() else None
+    picture = plot.name if plot_tradeoffs(plot, [Benchmark(record["baseline"], rows)]) else None
     write_text(folder / f"{name}.md", _markdown(record, picture))
 
 
@@ -100,7 +71,7 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
     if any(entry.speedups for entry in entries(rows)):
         parts += ["Speed-up: typical paired ratio to the baseline with its 95 % interval."]
     if picture:
-        parts += ["", f"![mIoU against the MACs kept]({picture})"]
+        parts += ["", f"![mIoU against cost]({picture})"]
     parts += _against_control(rows)
     failures = failure_lines(rows)
     if failures:
