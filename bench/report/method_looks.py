@@ -49,7 +49,7 @@ LOOKS = {
     "dmcp": Look("#e69f00", DASH_DOT, "P"),
     "l1": Look("#332288", DASHED, "X"),
     "l2": Look("#aa4499", DASH_DOT, "<"),
-    "l1_global": Look("#88ccee", LONG, ">"),
+    "l1_global": Look("#661100", DASHED, ">"),
     "apoz": Look("#999933", DASH_DOT, "h"),
     "papm": Look("#882255", LONG, "p"),
     "obs": Look("#117733", LONG, "*"),
@@ -61,7 +61,7 @@ LOOKS = {
 BASELINE = "#333333"
 """The unpruned network: no method's colour."""
 
-_COLOURS = ("#661100", "#6699cc", "#cc6677", "#4b0092", "#1a85ff", "#d41159", "#5d6d00", "#994f00", "#006cd1")
+_COLOURS = ("#88ccee", "#6699cc", "#cc6677", "#4b0092", "#1a85ff", "#d41159", "#5d6d00", "#994f00", "#006cd1")
 # A hexagon that stands on its side, and stars: (points, 1, degrees).
 _MARKERS = ("H", (3, 1, 0), (3, 1, 180), (4, 1, 0), (4, 1, 45), (6, 1, 0), (8, 1, 0))
 _FURTHER = [Look(*look) for look in itertools.product(_COLOURS, (SOLID, DASHED, DASH_DOT, LONG), _MARKERS)]

@@ -59,7 +59,7 @@ def write_summary(
 def _markdown(record: SummaryRecord, picture: str | None) -> str:
     baseline, rows = record["baseline"], record["rows"]
     header, lines = comparison_lines(baseline, rows, full=True)
-    parts = [f"# {comparison_title(baseline)}", "", *_markdown_table(header, lines), ""]
+    parts = [f"# {comparison_title(baseline)}", "", *markdown_table(header, lines), ""]
     parts += [
         "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
         "after fine-tuning. Parameters and MACs: share kept."
@@ -94,14 +94,19 @@ def _against_control(rows: Sequence[ComparisonRow]) -> list[str]:
             points = f"{gap.points:+.1f}{margin}"
             lines.append([gap.method, str(Goal(gap.target, gap.ratio)), points, gap.verdict, f"{gap.macs_points:+.1f}"])
         header = ["method", "target", "mIoU points", "verdict", "MACs points"]
-        parts += ["", f"## Against {CONTROL}, {when}", "", *_markdown_table(header, lines)]
+        parts += ["", f"## Against {CONTROL}, {when}", "", *markdown_table(header, lines)]
     if parts:
         parts += ["", "Mean difference over the seeds with its 95 % interval (Student's t)."]
     return parts
 
 
-def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of Markdown: the first column to the left, the others to the right.
+
+    Args:
+        header: the columns' names.
+        lines: a text for each of them.
+    """
 
     def line(texts: Sequence[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"

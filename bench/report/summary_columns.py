@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
 
-CONTEXT = ("model", "dataset", "input_size", "split", "scoring", "baseline_sha256")
+CONTEXT = ("model", "dataset", "input_size", "split", "scoring", "data_fingerprint", "baseline_sha256")
 """Columns that are the same for all rows of a benchmark."""
 
 COLUMNS = (
@@ -81,5 +81,6 @@ def _context(baseline: BaselineRecord) -> dict[str, Any]:
         "input_size": size and "{}x{}".format(*size),
         "split": baseline.get("split"),
         "scoring": scoring and json.dumps(scoring, sort_keys=True),
+        "data_fingerprint": baseline.get("data_fingerprint"),
         "baseline_sha256": baseline.get("sha256"),
     }

@@ -25,7 +25,7 @@ class Benchmark(NamedTuple):
     Attributes:
         baseline: the unpruned network.
         rows: one a job.
-        name: what tells it from others of the same network and data; empty where there are none.
+        name: what tells it from others of the same network and data.
     """
 
     baseline: BaselineRecord
@@ -93,7 +93,7 @@ def lines_of(benchmarks: Sequence[Benchmark]) -> list[Line]:
             of_name = [entry for entry in found if entry.name == name]
             method = of_name[0].method
             number = seen[method] = seen.get(method, -1) + 1
-            label = f"{name} ({benchmark.name})" if benchmark.name else name
+            label = f"{name} ({benchmark.name})" if len(benchmarks) > 1 else name
             lines.append(Line(label, look_of(method), _FILLS[number % len(_FILLS)], of_name))
     return lines
 
@@ -134,7 +134,7 @@ def _panel(axes: Axes, benchmarks: Sequence[Benchmark], cost: str) -> dict[str, 
             linestyle=line.look.linestyle,
             marker=line.look.marker,
             fillstyle=line.fill,
-            markersize=7,
+            markersize=8,
             linewidth=1.8,
             elinewidth=1,
             capsize=3,
