@@ -54,12 +54,12 @@ LOOKS = {
     "papm": Look("#882255", LONG, "p"),
     "obs": Look("#117733", LONG, "*"),
     "magnitude": Look("#44aa99", LONG, "8"),
-    "random": Look("#777777", DOTTED, "d"),
+    "random": Look("#8a8a8a", DOTTED, "d"),
 }
 """The methods of the project; `random`, the control, is grey and dotted."""
 
-BASELINE = "#333333"
-"""The unpruned network: no method's colour."""
+BASELINE, BASELINE_ON_DARK = "#3b4048", "#6b7280"
+"""The unpruned network, on white and on a dark page: no method's colours."""
 
 _COLOURS = ("#88ccee", "#6699cc", "#cc6677", "#4b0092", "#1a85ff", "#d41159", "#5d6d00", "#994f00", "#006cd1")
 # A hexagon that stands on its side, and stars: (points, 1, degrees).
