@@ -225,7 +225,7 @@ def _note(text: str) -> str:
 
 
 def _beside(table: str, figure: Sequence[str]) -> list[str]:
-    return ['<div class="beside">', f"<div>{table}</div>", *figure, "</div>"]
+    return ['<div class="beside">', f"<div>{table}</div>", "<div>", *figure, "</div>", "</div>"]
 
 
 def _figure(title: str, chart: str, series: Mapping[str, Any], note: str = "") -> list[str]:

@@ -123,6 +123,9 @@ def _panel(axes: Axes, benchmarks: Sequence[Benchmark], cost: str) -> dict[str, 
     for line in lines_of(benchmarks):
         points = sorted(_points(line.entries, cost, stage))
         if not points:
+            # Nobody is to think that a method was not in the comparison.
+            if cost == "macs_kept" and any(entry.done for entry in line.entries):
+                handles[f"{line.label}: not {STAGES[stage]}"] = axes.plot([], [], alpha=0)[0]
             continue
         across, mean, spread = zip(*points, strict=True)
         handles[line.label] = axes.errorbar(

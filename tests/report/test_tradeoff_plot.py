@@ -75,6 +75,13 @@ def test_where_nothing_was_timed_there_is_one_panel(drawn):
     assert [axis for axis, _, _ in lines] == ["MACs kept (%)"]
 
 
+def test_a_method_that_was_not_scored_at_the_stage_of_the_plot_is_named(drawn):
+    tuned = row("l1", miou_finetuned=0.4)
+    lines, legend = drawn(Benchmark(BASELINE, [tuned, row("l2"), row("fpgm", status="failed")]))
+    assert {how["label"] for _, _, how in lines} == {"l1"}
+    assert legend == ["baseline", "l1", "l2: not after fine-tuning"]
+
+
 def test_what_has_no_share_of_macs_is_not_drawn(tmp_path):
     sparse = row("magnitude", target="sparsity", macs_kept=1.0)
     assert not plot_tradeoffs(tmp_path / "plot.png", [Benchmark(BASELINE, [sparse])])
