@@ -4,8 +4,9 @@ The public functions, for notebooks and programs of your own; each is imported w
 
     import bench
 
-    saved = bench.load_model("runs/baseline/best.pt")                          # a network
-    pruned = bench.prune(saved.model, batches, method="taylor", target={"macs": 0.5})
+    network = bench.load("runs/baseline/best.pt")                              # an nn.Module, dense or pruned
+    bench.predict(network, "street.png")                                       # [H, W], the output of each pixel
+    pruned = bench.prune(network, batches, method="taylor", target={"macs": 0.5})
 
 or step by step:
 
@@ -33,10 +34,12 @@ _PUBLIC = {
     "cut_channels": "bench.cut.network:cut",
     "evaluate": "bench.measure.evaluation:evaluate",
     "find_groups": "bench.channels.groups:find_groups",
+    "load": "bench.measure.loaded:load",
     "load_model": "bench.models.checkpoint:load_model",
     "make_plan": "bench.plan.pruning_plan:make_plan",
     "make_pruner": "bench.pruners:make_pruner",
     "measure_cost": "bench.measure.cost:measure_cost",
+    "predict": "bench.measure.loaded:predict",
     "prune": "bench.engine.any_network:prune",
     "recalibrate": "bench.recover.recalibration:recalibrate",
     "save_model": "bench.models.checkpoint:save_model",

@@ -28,6 +28,8 @@ PUBLIC = (
     "bench.cut.network.cut",
     "bench.measure.cost.measure_cost",
     "bench.measure.evaluation.evaluate",
+    "bench.measure.loaded.load",
+    "bench.measure.loaded.predict",
     "bench.models.build_model",
     "bench.models.checkpoint.load_model",
     "bench.models.checkpoint.save_model",

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from bench.channels.exchange import faults
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
 from bench.channels.protection import FIRST, IGNORED, OUTPUT, UNUSED, reasons_to_protect
-from bench.channels.tracing import Traced, trace
+from bench.channels.tracing import TRACE_SIZE, Traced, trace
+from bench.torch_utils.dry_run import blank_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,9 @@ class ChannelGroup:
         return (*(producer.layer for producer in self.producers), *self.norms, *self.depthwise, *self.consumers)
 
 
-def find_groups(model: nn.Module, *, ignore: Sequence[str] = (), protect_first: bool = False) -> list[ChannelGroup]:
+def find_groups(
+    model: nn.Module, *, ignore: Sequence[str] = (), protect_first: bool = False, check: bool = True
+) -> list[ChannelGroup]:
     """Finds the groups of coupled channels of a network.
 
         >>> groups = find_groups(model, ignore=["bottleneck.*"])
@@ -104,6 +108,7 @@ def find_groups(model: nn.Module, *, ignore: Sequence[str] = (), protect_first: 
         model: any network whose layers are in `bench.channels.layer_axes`; left as it was.
         ignore: patterns (`fnmatch`) of layer names whose output channels stay.
         protect_first: whether the first layer's output channels stay.
+        check: whether groups are tried out on the network before they are believed; what fails is protected.
 
     Returns:
         All groups in the order of their first producers, the protected ones included.
@@ -119,6 +124,9 @@ def find_groups(model: nn.Module, *, ignore: Sequence[str] = (), protect_first: 
     traced = trace(model)
     groups = sorted((_as_group(one, layers, order) for one in traced), key=lambda group: order[group.name])
     reasons = reasons_to_protect(model, groups, traced, ignore, protect_first)
+    if check:
+        free = [group for group in groups if group.name not in reasons]
+        reasons |= faults(model, free, blank_image(model, TRACE_SIZE))
     return [replace(group, protected=reasons.get(group.name)) for group in groups]
 
 

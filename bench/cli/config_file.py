@@ -8,10 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.config.shipped import located
 from bench.errors import UsageError, unknown_name
-
-PROJECT = Path(__file__).resolve().parents[2]
-"""The folder that holds `bench/`."""
 
 # What a config file cannot hold: needed before it is read, or of no use in it.
 _COMMAND_LINE_ONLY = ("help", "help_all", "config", "debug")
@@ -21,8 +19,8 @@ def config_flags(argv: Sequence[str], actions: Iterable[argparse.Action]) -> lis
     """The words of a command line that say what its config files say, in their order.
 
     Args:
-        argv: the command line. A file that does not lie where it says, seen from the working folder, may lie there
-            seen from the project's.
+        argv: the command line. A file that does not lie where it says, seen from the working folder, may be one that
+            comes along.
         actions: the flags there are.
 
     Raises:
@@ -30,7 +28,15 @@ def config_flags(argv: Sequence[str], actions: Iterable[argparse.Action]) -> lis
     """
     known = [action for action in actions if action.dest not in _COMMAND_LINE_ONLY]
     spellings = {flag.lstrip("-"): (flag, action) for action in known for flag in action.option_strings}
-    return [flag for path in _config_paths(argv) for flag in _flags_of(_located(path), spellings)]
+    flags: list[str] = []
+    for path in map(located, _config_paths(argv)):
+        try:
+            flags += _flags_of(path, spellings)
+        except RecursionError as error:
+            raise UsageError(
+                f"config {path} is nested too deeply; a key is a flag, and its value what it takes"
+            ) from error
+    return flags
 
 
 def _config_paths(argv: Sequence[str]) -> Iterator[Path]:
@@ -41,11 +47,6 @@ def _config_paths(argv: Sequence[str]) -> Iterator[Path]:
             if position + 1 == len(argv):
                 raise UsageError("--config needs a file")
             yield Path(argv[position + 1])
-
-
-def _located(path: Path) -> Path:
-    beside_the_project = PROJECT / path
-    return beside_the_project if beside_the_project.exists() and not path.exists() else path
 
 
 def _flags_of(path: Path, spellings: Mapping[str, tuple[str, argparse.Action]]) -> list[str]:

@@ -72,7 +72,7 @@ def parse_latency(text: str) -> tuple[str, float]:
 
 
 def parse_ratios(text: str) -> dict[str, float]:
-    """`'layer4*=0.5,classifier*=0.2'` -> `{"layer4*": 0.5, "classifier*": 0.2}`."""
+    """`'enc5*=0.5,classifier*=0.2'` -> `{"enc5*": 0.5, "classifier*": 0.2}`."""
     ratios = {}
     for part in text.split(","):
         pattern, equals, ratio = part.rpartition("=")

@@ -23,12 +23,15 @@ class PruneOptions:
     round_to: int = option(1, "keep multiples of N channels in groups that have as many", parse=positive)
     ratio_of: dict[str, float] = option(
         {},
-        "shares that single groups lose, by name pattern, whatever the target",
+        "shares that single groups lose, by name pattern such as 'classifier*' of resnet50_seg, whatever the target",
         parse=parse_ratios,
         metavar="PATTERN=R,...",
     )
     ignore: list[str] = option(
-        [], "layers to leave whole: name patterns such as 'backbone.layer4*'", parse=list_of(str)
+        [],
+        "layers to leave whole: name patterns such as 'backbone_net.7*', the last stage of resnet50_seg "
+        "(prune.py --list-groups shows the names)",
+        parse=list_of(str),
     )
     protect_first: bool = option(False, "leave the first layer whole")
     calib_images: int = option(64, "training images that data-driven methods see", parse=positive)
@@ -46,7 +49,7 @@ class PruneOptions:
     reconstruction_layers: list[str] = option(
         [],
         "groups whose features before and after the cut are compared too, beside the logits: name patterns such as "
-        "'backbone.layer4*'",
+        "'backbone_net.7*' of resnet50_seg",
         parse=list_of(str),
     )
     absorb_bias: bool = option(

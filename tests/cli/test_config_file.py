@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from option_groups import parser_of, script_parser
 
-from bench.cli import config_file
 from bench.cli.parser import collect
+from bench.config import shipped
 from bench.data import SegmentationData
 from bench.datasets.options import DataOptions
 from bench.datasets.synthetic import draw_dataset
@@ -120,6 +120,8 @@ def test_an_empty_config_changes_nothing(tmp_path, text):
         ("just words", "must be a mapping of flag names to values"),
         ("a: b\nmethods: [l1, l2\n", "is not YAML in line 3"),
         ("a: \0", "is not YAML"),
+        ("opt: &a {b: *a}", "is nested too deeply"),
+        (f"seed: {'[' * 3000}{']' * 3000}", "is nested too deeply"),
         ("epochs: 0", "argument --epochs: 0 is too small"),
         ("epochs: true", "argument --epochs: 'True' is not a whole number"),
         ("ratios: [0.1, 1.5]", "1.5 is not in [0, 1)"),
@@ -171,7 +173,7 @@ def test_the_working_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     for place, seed in ((project, 1), (folder, 2)):
         place.mkdir()
         (place / "c.yaml").write_text(f"seed: {seed}\n")
-    monkeypatch.setattr(config_file, "PROJECT", project)
+    monkeypatch.setattr(shipped, "PACKAGE", project / "bench")
     monkeypatch.chdir(folder)
     assert parser_of().parse(["--config", "c.yaml"]).seed == 2
     (folder / "c.yaml").unlink()

@@ -5,20 +5,19 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import is_depthwise
+from bench.config.shipped import located
 from bench.errors import UsageError
 
 DEPTHWISE = "depthwise"
 """What a rule may ask for as a type besides class names: a convolution with one filter a channel."""
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)
-_PROJECT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,13 @@ def read_rules(path: str) -> tuple[Rule, ...]:
     """Reads a table.
 
     Args:
-        path: the YAML file; a relative one is also looked for in the project's folder.
+        path: the YAML file; those in `configs/` are found from any folder.
 
     Raises:
         UsageError: not a file, not YAML, or not a table; the first thing wrong is named.
     """
-    found = next((file for file in (Path(path), _PROJECT / path) if file.is_file()), None)
-    if found is None:
+    found = located(path)
+    if not found.is_file():
         raise UsageError(f"rule table {path} does not exist; the project's are in configs/")
     try:
         content = yaml.safe_load(found.read_text(encoding="utf-8"))

@@ -1,0 +1,327 @@
+"""Groups that are proven on the network itself: a group is right exactly if its channels can change places.
+
+Permuting the channels of a group in all of its members must leave every output as it is, in evaluation and in training
+mode. No tracer is involved, so this watches over the tracer, too. What a permutation cannot see, a width that is
+written in the network's code, shows when a channel goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import zlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bench.channels.layer_axes import NORMS, axes_of, keep_channels, width
+from bench.torch_utils.contexts import flags_kept
+from bench.torch_utils.hooks import inputs_seen
+from bench.torch_utils.outputs import tensors_in
+
+if TYPE_CHECKING:
+    from bench.channels.groups import ChannelGroup, Member
+
+# How far an output may be off, as a share of its largest value. Where a network only runs in its own precision, another
+# order of summation shows.
+_EXACT, _ROUNDED = 1e-9, 1e-4
+_DROPOUTS = {
+    *(torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout),
+    *(nn.functional.dropout, nn.functional.dropout1d, nn.functional.dropout2d, nn.functional.dropout3d),
+    *(nn.functional.alpha_dropout, nn.functional.feature_alpha_dropout),
+}
+
+
+def faults(model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> dict[str, str]:
+    """Group name -> why its channels cannot go although the tracer let them, for the groups of which that is so.
+
+    Args:
+        model: the network the groups were found in; left as it was.
+        groups: those whose channels are to go.
+        images: [N, 3, H, W] of the size that the network was traced at, of its type and on its device.
+    """
+    candidates = {group.name: group for group in groups if group.channels > group.unit}
+    if not candidates:
+        return {}
+    key = _architecture(model, candidates.values(), images)
+    if key is None or key not in _known:
+        trial = _Trial(model, images)
+        right, found = _sorted_out(candidates.values(), trial.exchange)
+        found = {name: trial.where(candidates[name], reason) for name, reason in found.items()}
+        _, crashed = _sorted_out(right, trial.cut)
+        if key is None:
+            return found | crashed
+        if len(_known) == _MOST_KNOWN:
+            del _known[next(iter(_known))]
+        _known[key] = found | crashed
+    return dict(_known[key])
+
+
+_known: dict[Hashable, dict[str, str]] = {}
+_MOST_KNOWN = 64
+
+
+def _architecture(model: nn.Module, groups: Iterable[ChannelGroup], images: Tensor) -> Hashable | None:
+    """All that the faults of a network's groups depend on; None where that cannot be told from its modules."""
+    layers = []
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return None
+        own = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
+        if not all(map(_is_told, own.values())):
+            return None
+        layers.append((name, type(module), repr(sorted(own.items(), key=lambda item: item[0]))))
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
+    return tuple(layers), shapes, tuple(map(_told, groups)), tuple(images.shape)
+
+
+def _told(group: ChannelGroup) -> Hashable:
+    """Name, width and members of a group."""
+    sides = tuple(
+        (m.layer, m.side, *(part.numpy().tobytes() for part in (m.positions, m.channels))) for m in group.members
+    )
+    return group.name, group.channels, group.unit, zlib.crc32(repr(sides).encode())
+
+
+def _is_told(value: Any) -> bool:
+    """Whether a module's attribute says all of itself when it is printed."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_told, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _sorted_out(
+    groups: Iterable[ChannelGroup], fault: Callable[[list[ChannelGroup]], str | None]
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """Groups that are right together, and for each of the others what is wrong with it beside them.
+
+    All are tried at once; only where something is wrong, halves of them are tried on top of what is known to be right.
+
+    Args:
+        groups: in the order in which they are tried.
+        fault: what is wrong with some groups, or None.
+    """
+    right: list[ChannelGroup] = []
+    wrong: dict[str, str] = {}
+    waiting = [list(groups)]
+    while waiting:
+        tried = waiting.pop()
+        reason = fault([*right, *tried]) if tried else None
+        if reason is None:
+            right += tried
+        elif len(tried) == 1:
+            wrong[tried[0].name] = reason
+        else:
+            half = len(tried) // 2
+            waiting += [tried[half:], tried[:half]]
+    return right, wrong
+
+
+class _Trial:
+    """A copy of a network on which permutations and cuts are tried.
+
+    Weights and statistics are shaken, so that what starts as all equal or as zero, like a norm's scale, hides nothing.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor):
+        self._own, self._blank = model, images[:1]
+        self._images = torch.randn(self._blank.shape, generator=torch.Generator().manual_seed(0)).to(images)
+        self._model, self._tolerance = _shaken(copy.deepcopy(model)).double(), _EXACT
+        try:
+            self._expected = self._outputs(self._model, self._images.double())
+            self._images = self._images.double()
+        except (RuntimeError, TypeError):
+            # Constants of a type that is written in the code.
+            self._model, self._tolerance = _shaken(copy.deepcopy(model)), _ROUNDED
+            self._expected = self._outputs(self._model, self._images)
+
+    def exchange(self, groups: list[ChannelGroup]) -> str | None:
+        """What goes wrong when the channels of some groups change places, or None."""
+        with self._permuted(groups):
+            try:
+                outputs = self._outputs(self._model, self._images)
+            except Exception as error:  # noqa: BLE001  a network's own code
+                return f"fails once its channels change places: {_first_line(error)}"
+        return None if self._is_as_expected(outputs) else "its channels cannot change places"
+
+    def cut(self, groups: list[ChannelGroup]) -> str | None:
+        """What goes wrong when each of some groups loses a channel, or None."""
+        small = copy.deepcopy(self._own)
+        for (name, side), stay in _without_last(small, groups).items():
+            keep_channels(small.get_submodule(name), side, stay)
+        try:
+            with torch.enable_grad():
+                for outputs in self._outputs(small, self._blank, gradients=True):
+                    sum(output.sum() for output in outputs if output.requires_grad).backward()
+        except Exception as error:  # noqa: BLE001  a network's own code
+            return f"a width is written in the network's code: {_first_line(error)}"
+        return None
+
+    def where(self, group: ChannelGroup, reason: str) -> str:
+        """The reason, with the first reader of a group's channels that they reach in other places, if there is one."""
+        readers = {member.layer: member for member in group.consumers}
+        dense: dict[str, list[Tensor]] = {}
+        moved: dict[str, list[Tensor]] = {}
+
+        def into(seen: dict[str, list[Tensor]]) -> Callable[[str, tuple[Any, ...]], None]:
+            return lambda name, inputs: seen.setdefault(name, []).append(inputs[0].detach().clone())
+
+        with torch.no_grad(), contextlib.suppress(Exception):
+            with inputs_seen(self._model, readers, into(dense)):
+                self._outputs(self._model, self._images)
+            with self._permuted([group]), inputs_seen(self._model, readers, into(moved)):
+                self._outputs(self._model, self._images)
+        permutation = _permutation(group)
+        for name, member in readers.items():
+            for before, after in zip(dense.get(name, []), moved.get(name, []), strict=False):
+                layer = self._model.get_submodule(name)
+                axis = before.dim() - 1 if isinstance(layer, nn.Linear) else 1
+                index = _places(member, permutation, before.shape[axis]).to(before.device)
+                if not _is_close(before.index_select(axis, index), after, self._tolerance):
+                    return f"channels change places between {group.name} and {name}"
+        return reason
+
+    @contextlib.contextmanager
+    def _permuted(self, groups: Sequence[ChannelGroup]) -> Iterator[None]:
+        _permute(self._model, groups, inverse=False)
+        try:
+            yield
+        finally:
+            _permute(self._model, groups, inverse=True)
+
+    @staticmethod
+    def _outputs(model: nn.Module, images: Tensor, *, gradients: bool = False) -> list[list[Tensor]]:
+        """All output tensors in evaluation mode, and in training mode without chance and with frozen statistics."""
+        passes = []
+        with torch.set_grad_enabled(gradients), flags_kept(model), _without_dropout(model):
+            for is_training in (False, True):
+                model.train(is_training)
+                for module in model.modules():
+                    if isinstance(module, (*NORMS, nn.modules.dropout._DropoutNd)):
+                        module.eval()
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)
+                    passes.append(tensors_in(model(images)))
+        return passes
+
+    def _is_as_expected(self, outputs: list[list[Tensor]]) -> bool:
+        pairs = zip(self._expected, outputs, strict=True)
+        return all(
+            len(before) == len(after) and all(map(_is_close, before, after, [self._tolerance] * len(before)))
+            for before, after in pairs
+        )
+
+
+@torch.no_grad()
+def _shaken(model: nn.Module) -> nn.Module:
+    """Moves every weight, and the statistics of norms, a little; in place."""
+    # One list of numbers, of a length that no width divides, is enough and quicker than as many as there are weights.
+    drawn = torch.randn(9973, generator=torch.Generator().manual_seed(0))
+
+    def noise(tensor: Tensor) -> Tensor:
+        repeated = drawn.repeat(-(-tensor.numel() // len(drawn)))[: tensor.numel()]
+        return 0.2 * (tensor.abs().mean() or 0.1) * repeated.view(tensor.shape).to(tensor)
+
+    for weight in model.parameters():
+        if weight.is_floating_point() and weight.isfinite().all():
+            weight += noise(weight)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            module.running_mean += noise(module.running_var)
+            module.running_var += noise(module.running_var).abs()
+    return model
+
+
+@torch.no_grad()
+def _permute(model: nn.Module, groups: Sequence[ChannelGroup], *, inverse: bool) -> None:
+    """Lets the channels of some groups change places in every layer that has them, or changes them back."""
+    sides: dict[tuple[str, str], Tensor] = {}
+    for group in groups:
+        permutation = _permutation(group)
+        for member in group.members:
+            key, layer = (member.layer, member.side), model.get_submodule(member.layer)
+            places = sides.get(key, torch.arange(width(layer, member.side)))
+            sides[key] = places.index_select(0, _places(member, permutation, len(places)))
+    done = set()
+    for (name, side), places in sides.items():
+        layer = model.get_submodule(name)
+        order = places.argsort() if inverse else places
+        for tensor_name, axes in axes_of(layer).items():
+            tensor = getattr(layer, tensor_name, None)
+            if tensor is None or side not in axes or (id(tensor), side) in done:
+                continue
+            # A tensor that two layers share changes once.
+            done.add((id(tensor), side))
+            tensor.copy_(tensor.index_select(axes.index(side), order.to(tensor.device)))
+
+
+def _permutation(group: ChannelGroup) -> Tensor:
+    """int64 [channels]: one cycle of all units of a group, drawn by its name, so that no channel stays."""
+    units = group.channels // group.unit
+    generator = torch.Generator().manual_seed(zlib.crc32(group.name.encode()))
+    cycle = torch.randperm(units, generator=generator)
+    moved = torch.empty(units, dtype=torch.int64)
+    moved[cycle] = cycle.roll(1)
+    return (moved[:, None] * group.unit + torch.arange(group.unit)).flatten()
+
+
+def _places(member: Member, permutation: Tensor, size: int) -> Tensor:
+    """int64 [size]: what each position of a layer's side is taken from when channel c gets the place of another."""
+    by_channel = torch.argsort(member.channels, stable=True)
+    slots = member.positions[by_channel].view(len(permutation), -1)
+    places = torch.arange(size)
+    places[slots.flatten()] = slots[permutation].flatten()
+    return places
+
+
+def _without_last(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], Tensor]:
+    """(layer, side) -> the positions that stay when each group loses its last unit."""
+    stays: dict[tuple[str, str], Tensor] = {}
+    for group in groups:
+        for member in group.members:
+            key = member.layer, member.side
+            stay = stays.setdefault(key, torch.ones(width(model.get_submodule(member.layer), member.side)).bool())
+            stay[member.positions[member.channels >= group.channels - group.unit]] = False
+    return {key: stay.nonzero().flatten() for key, stay in stays.items()}
+
+
+class _NoDropout(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if func is nn.functional.scaled_dot_product_attention:
+            kwargs = {**kwargs, "dropout_p": 0.0}
+            args = args[:4]
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """What is dropped depends on a channel's place, so nothing is."""
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    shares = [attention.dropout for attention in attentions]
+    try:
+        for attention in attentions:
+            attention.dropout = 0.0
+        with _NoDropout():
+            yield
+    finally:
+        for attention, share in zip(attentions, shares, strict=True):
+            attention.dropout = share
+
+
+def _is_close(before: Tensor, after: Tensor, tolerance: float) -> bool:
+    if before.shape != after.shape:
+        return False
+    if not before.is_floating_point():
+        return torch.equal(before, after)
+    apart = (before - after).abs().max() if before.numel() else torch.zeros(())
+    return bool(apart <= tolerance * before.abs().max().clamp(min=1e-30))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
