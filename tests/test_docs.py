@@ -18,6 +18,7 @@ import torch
 from option_groups import GROUPS, SCRIPTS, script_parser
 from scripts import ROOT
 
+from bench import compare
 from bench.channels.groups import find_groups
 from bench.datasets import DATASETS
 from bench.models import MODELS, ModelSpec, build_model
@@ -147,7 +148,8 @@ def test_a_command_is_one_that_parses(command: Command, tmp_path: Path, monkeypa
 
 @every_page
 def test_a_flag_is_one_that_exists(page: Path) -> None:
-    known = {flag for script in SCRIPTS for action in script_parser(script)._actions for flag in action.option_strings}
+    parsers = [*map(script_parser, SCRIPTS), compare.build_parser()]
+    known = {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
     shown = set(FLAG.findall(text_of(page)))
     assert shown - known - FOREIGN == set()
 

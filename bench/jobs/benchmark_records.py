@@ -69,26 +69,7 @@ def as_measured(
     return replace(data, **of_data), replace(scoring, **of_scoring)
 
 
-def comparable(baseline: Baseline, folders: Collection[Path]) -> list[Path]:
-    """Those of some jobs that were measured beside this baseline on these data; how many were not is said.
-
-    Raises:
-        BenchError: none was; says how the first differs.
-    """
-    reasons = {}
-    for folder in folders:
-        # A job without a report fails by itself.
-        reason = _difference(baseline, folder) if (folder / REPORT).is_file() else None
-        if reason:
-            reasons[folder] = reason
-    if len(reasons) == len(folders):
-        raise BenchError(next(iter(reasons.values())))
-    if reasons:
-        say(f"{len(reasons)} of {len(folders)} jobs are left as they are; the first: {next(iter(reasons.values()))}")
-    return [folder for folder in folders if folder not in reasons]
-
-
-def _difference(baseline: Baseline, folder: Path) -> str | None:
+def difference(baseline: Baseline, folder: Path) -> str | None:
     """How a pruned network was measured otherwise: the first flag that differs, and its earlier value."""
     report = read_json(folder / REPORT)
     if report["baseline"]["sha256"] != baseline.digest:

@@ -16,8 +16,9 @@ import torch
 
 from bench.engine.session import Session
 from bench.errors import BenchError, as_flags
-from bench.jobs.benchmark_records import comparable, pruned_folders
+from bench.jobs.benchmark_records import pruned_folders
 from bench.jobs.finetuning import finetune_model
+from bench.jobs.finished_cells import comparable_folders, finetuned_in, finished_cells
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import prune_model, time_model
 from bench.measure.baseline import Baseline
@@ -25,12 +26,13 @@ from bench.measure.latency import device_name
 from bench.measure.latency_mode import PLAIN_MODE
 from bench.plan.target import Goal
 from bench.pruners.base import Method
+from bench.report.row_settings import Settings, settings_of
 from bench.report.summary import write_summary
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row, measured_of
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, read_json
 from bench.system.provenance import provenance
-from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
+from bench.system.run_folder import FAILED, INFO, PRUNED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
 from bench.training.options import FinetuneOptions, TrainOptions
 
@@ -62,6 +64,8 @@ def run_benchmark(
 ) -> list[ComparisonRow]:
     """Runs all jobs that are not done and writes `benchmark_summary.json/.csv/.md/.png`.
 
+    The summary also holds what earlier runs finished in the folder, as far as it compares (`finished_cells`).
+
     Args:
         session: the baseline and what all jobs share.
         pruners: the methods by name.
@@ -75,9 +79,10 @@ def run_benchmark(
     """
     if session.baseline.is_timed or any(job.goal.is_timed for job in jobs):
         settle_format(session.baseline, out)
-    rows = []
+    rows, schedule = [], session.schedule.as_record() if session.schedule else None
     for number, job in enumerate(jobs, start=1):
         pruner = pruners[job.method]
+        settings = settings_of(asdict(pruner), asdict(session.options), schedule, None)
         folder = out / _folder_name(session, pruner, job)
 
         def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Measured:
@@ -88,10 +93,13 @@ def run_benchmark(
                 finetune_model(session.baseline, folder, finetune, job.seed, distillation)
             return measured_in(folder)
 
-        row = _attempt(job, folder, work)
+        row = _attempt(job, folder, work, settings)
         rows.append(row)
         say(f"[{number}/{len(jobs)}] {job}: {_outcome(row)}")
-    write_summary(out, baseline_record(session.baseline), rows, provenance())
+    earlier = finished_cells(session.baseline, out, {row["folder"] for row in rows})
+    if earlier:
+        say(f"the summary also holds {len(earlier)} jobs that earlier runs finished in {out}")
+    write_summary(out, baseline_record(session.baseline), [*rows, *earlier], provenance())
     return rows
 
 
@@ -110,25 +118,30 @@ def finetune_benchmark(
         distillation: the teacher, the same for all, if there is one.
 
     Raises:
-        BenchError: nothing in the folder was pruned from this baseline and measured as it is.
+        BenchError: nothing in the folder was pruned, or all of it from another baseline or on other data.
     """
-    folders = pruned_folders(out)
-    if not folders:
+    pruned = pruned_folders(out)
+    if not pruned:
         raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
-    folders = comparable(baseline, folders)
+    folders, others = comparable_folders(baseline, pruned)
+    if not folders:
+        raise BenchError(f"no pruned network in {out} fits: {others}")
+    if others:
+        say(f"left out, of the pruned networks in {out}: {others}")
     if baseline.is_timed:
         settle_format(baseline, out)
     rows = []
     for number, folder in enumerate(folders, start=1):
         info = read_json(folder / INFO)
         job = Job(info["method"], Goal(info["target"]["kind"], info["target"]["value"]), info["seed"])
+        settings = settings_of(info["method_options"], info["options"], info.get("schedule"), None)
 
         def work(job: Job = job, folder: Path = folder) -> Measured:
             time_model(baseline, folder)
             finetune_model(baseline, folder, finetune, job.seed, distillation)
             return measured_in(folder)
 
-        row = _attempt(job, folder, work)
+        row = _attempt(job, folder, work, settings)
         rows.append(row)
         say(f"[{number}/{len(folders)}] {job}: {_outcome(row)}")
     write_summary(out, baseline_record(baseline), rows, provenance(), name="finetuned_summary")
@@ -173,8 +186,8 @@ def _folder_name(session: Session, pruner: Method, job: Job) -> str:
     return f"{job.method}_{job.goal.tag}_s{job.seed}_{digest(content)[:8]}"
 
 
-def _attempt(job: Job, folder: Path, work: Callable[[], Measured]) -> ComparisonRow:
-    """Runs a job; whatever goes wrong becomes its row and its `failed` marker."""
+def _attempt(job: Job, folder: Path, work: Callable[[], Measured], settings: Settings) -> ComparisonRow:
+    """Runs a job; whatever goes wrong becomes its row, with the settings it was to have, and its `failed` marker."""
     start, reason = time.perf_counter(), None
     try:
         measured = work()
@@ -186,14 +199,13 @@ def _attempt(job: Job, folder: Path, work: Callable[[], Measured]) -> Comparison
         fail(make_folder(folder), reason + details)
         measured = Measured()
     seconds = time.perf_counter() - start
-    return comparison_row(job.method, job.goal, job.seed, folder.name, measured=measured, error=reason, seconds=seconds)
+    how = {"settings": settings, "measured": measured, "error": reason, "seconds": seconds}
+    return comparison_row(job.method, job.goal, job.seed, folder.name, **how)
 
 
 def measured_in(folder: Path) -> Measured:
     """Reads what was measured on the network of a finished job from its files."""
-    is_tuned = (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file()
-    finetuned = read_json(folder / FINETUNED_REPORT) if is_tuned else None
-    return measured_of(read_json(folder / INFO), read_json(folder / REPORT), finetuned)
+    return measured_of(read_json(folder / INFO), read_json(folder / REPORT), finetuned_in(folder))
 
 
 def _outcome(row: ComparisonRow) -> str:

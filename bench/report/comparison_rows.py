@@ -10,24 +10,32 @@ from typing import Any
 
 from bench.measure.latency_report import Speedup, speedup_in
 from bench.plan.target import KINDS, Goal
+from bench.report.row_settings import variants
 from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The jobs of one (method, goal), a seed each.
+    """The jobs of one (method, goal), a seed each, all made in the same way.
 
     Attributes:
         method: the method.
+        variant: what tells it from other entries of the method, such as `term=gamma`; empty where there are none.
         goal: what it was to reach.
         done: rows of the jobs that were done.
         failed: rows of those that failed.
     """
 
     method: str
+    variant: str
     goal: Goal
     done: tuple[ComparisonRow, ...]
     failed: tuple[ComparisonRow, ...]
+
+    @property
+    def name(self) -> str:
+        """The method, and what tells it from others of the method."""
+        return " ".join(filter(None, (self.method, self.variant)))
 
     @property
     def is_sparse(self) -> bool:
@@ -46,15 +54,20 @@ class Entry:
 
 def entries(rows: Sequence[ComparisonRow]) -> list[Entry]:
     """Rows by (method, goal): methods in the order of the rows, a method's goals by kind and value."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    made = [(row["method"], str(variant)) for row, variant in zip(rows, variants(rows), strict=True)]
+    # Ways of one method stay together.
+    order = list(dict.fromkeys(method for method, _ in made))
+    ways = sorted(dict.fromkeys(made), key=lambda way: order.index(way[0]))
     goals = sorted({goal_of(row) for row in rows}, key=lambda goal: (KINDS.index(goal.kind), goal.value))
     grouped = []
-    for method, goal in itertools.product(methods, goals):
-        members = [row for row in rows if row["method"] == method and goal_of(row) == goal]
+    for (method, variant), goal in itertools.product(ways, goals):
+        members = [
+            row for row, way in zip(rows, made, strict=True) if way == (method, variant) and goal_of(row) == goal
+        ]
         done = tuple(row for row in members if row["status"] == "done")
         failed = tuple(row for row in members if row["status"] != "done")
         if members:
-            grouped.append(Entry(method, goal, done, failed))
+            grouped.append(Entry(method, variant, goal, done, failed))
     return grouped
 
 

@@ -49,7 +49,7 @@ def comparison_lines(
     line += [milliseconds[0], "-"] if milliseconds else []
     lines = [line]
     for position, entry in enumerate(found, start=1):
-        line = [entry.method, str(entry.goal)]
+        line = [entry.name, str(entry.goal)]
         total = len(entry.done) + len(entry.failed)
         if repeated:
             line += [f"{len(entry.done)} of {total}" if entry.failed else f"{total}"]
@@ -72,7 +72,7 @@ def is_uneven(found: Sequence[Entry]) -> bool:
 def failure_lines(rows: Sequence[ComparisonRow]) -> list[str]:
     """Which jobs failed, and why."""
     return [
-        f"{row['method']} at {entry.goal}, seed {row.get('seed')}: {row.get('error') or 'no reason given'}"
+        f"{entry.name} at {entry.goal}, seed {row.get('seed')}: {row.get('error') or 'no reason given'}"
         for entry in entries(rows)
         for row in entry.failed
     ]

@@ -71,6 +71,27 @@ def comparison_table(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) ->
     return table
 
 
+def stacked_table(title: str, header: Sequence[str], parts: Sequence[Sequence[Sequence[str]]]) -> Table:
+    """A table of several parts, a line between them.
+
+    Args:
+        title: above it.
+        header: the columns' names.
+        parts: the lines of each.
+    """
+    from rich.markup import escape
+
+    broken = [name.replace(" ", "\n") for name in header]
+    texts = zip(*(line for part in parts for line in part), strict=True)
+    # Methods with their options may be long, and so may a mean with its deviation.
+    wraps = [name for name, column in zip(broken, texts, strict=True) if max(map(len, column)) > 9]
+    table = framed(title, broken, wraps=wraps)
+    for part in parts:
+        for position, line in enumerate(part):
+            table.add_row(*map(escape, line), end_section=position == len(part) - 1)
+    return table
+
+
 def pair_table(report: EvaluationReport) -> Table:
     """The table of one `report.json`: baseline beside candidate, or the baseline alone.
 

@@ -14,6 +14,7 @@ from bench.plan.target import Goal
 from bench.report.disagreement_panels import ALONE, APART, PAIR, Panel
 from bench.report.label_pictures import NOT_SCORED
 from bench.report.latency_text import latency_texts, layers_conditions
+from bench.report.method_looks import BASELINE, BASELINE_ON_DARK, look_of
 from bench.report.svg_charts import bar_chart, strip_chart
 from bench.report.text import LAYERS_NOTE, change_text, layer_lines, layers_title, pair_lines, pair_title
 
@@ -35,10 +36,11 @@ def html_page(report: EvaluationReport, panels: Sequence[Panel] | None, classes:
     """
     header, numbers = pair_lines(report)
     sides = {name: report[name] for name in ("baseline", "candidate") if report[name]}
-    parts = [_tiles(report, sides), *_pruning(sides)]
+    parts = [_tiles(report, sides)]
     parts += ["<h2>Quality</h2>", *_beside(_table(header, numbers["quality"]), _iou_chart(sides))]
     notes = [_note(f"MACs: {side['cost']['thop_note']} ({name})") for name, side in sides.items()]
-    parts += ["<h2>Cost</h2>", *_beside(_table(header, numbers["cost"]), _width_chart(sides)), *notes]
+    costs = "\n".join([_table(header, numbers["cost"]), *notes, *_pruning(sides)])
+    parts += ["<h2>Cost</h2>", *_beside(costs, _width_chart(sides))]
     if latency := latency_of(report):
         table = _table(header, numbers["latency"]) + _latency_conditions(latency)
         parts += ["<h2>Latency</h2>", *_beside(table, _latency_charts(latency))]
@@ -60,11 +62,20 @@ def html_page(report: EvaluationReport, panels: Sequence[Panel] | None, classes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<link rel="icon" href="data:,">',
         f"<title>{title}</title>",
-        f"<style>\n{style}</style>",
+        f"<style>\n{_series_colours(sides)}\n{style}</style>",
     ]
     body = [f"<h1>{title}</h1>", "<main>", *parts, "</main>"]
     lines = ["<!doctype html>", '<html lang="en">', "<head>", *head, "</head>", "<body>", *body, "</body>", "</html>"]
     return "\n".join(lines) + "\n"
+
+
+def _series_colours(sides: Mapping[str, NetworkRecord]) -> str:
+    """The colours of baseline and candidate: that of its method, as in every other figure."""
+    how = sides["candidate"]["pruning"] if "candidate" in sides else []
+    look = look_of(how[-1]["method"] if how else "")
+    light = f":root {{ --series0: {BASELINE}; --series1: {look.colour}; }}"
+    dark = f":root {{ --series0: {BASELINE_ON_DARK}; --series1: {look.on_dark}; }}"
+    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}"
 
 
 def _tiles(report: EvaluationReport, sides: Mapping[str, NetworkRecord]) -> str:
@@ -107,7 +118,7 @@ def _pruning(sides: Mapping[str, NetworkRecord]) -> list[str]:
         for _, how in found
     ]
     lines = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    return ["<h2>Pruning</h2>", _table(["", *(name for name, _ in found)], lines, kind="words")]
+    return ["<h3>Pruning</h3>", _table(["", *(name for name, _ in found)], lines, kind="words")]
 
 
 def _iou_chart(sides: Mapping[str, NetworkRecord]) -> list[str]:
@@ -153,8 +164,10 @@ def _panels(panels: Sequence[Panel], classes: Classes, *, is_pair: bool) -> list
     if not panels:
         said = "The two agree on every labelled pixel." if is_pair else "It is right on every labelled pixel."
         return [*parts, f"<p>{said}</p>"]
-    colours = dict(zip(classes.names, classes.palette, strict=True)) | {"not scored": NOT_SCORED}
-    parts += [_swatches(colours), _swatches(PAIR if is_pair else ALONE)]
+    judged = {name: colour for name, colour in (PAIR if is_pair else ALONE).items() if name != "not scored"}
+    names = {"classes": dict(zip(classes.names, classes.palette, strict=True))}
+    names |= {"difference" if is_pair else "errors": judged, "all maps": {"not scored": NOT_SCORED}}
+    parts.append(_swatches(names))
     for panel in panels:
         name = escape(panel.name)
         parts += [f"<h3>{name}</h3>", f"<p>{escape(_verdict(panel))}</p>", '<div class="pictures">']
@@ -219,7 +232,7 @@ def _note(text: str) -> str:
 
 
 def _beside(table: str, figure: Sequence[str]) -> list[str]:
-    return ['<div class="beside">', f"<div>{table}</div>", *figure, "</div>"]
+    return ['<div class="beside">', f"<div>{table}</div>", "<div>", *figure, "</div>", "</div>"]
 
 
 def _figure(title: str, chart: str, series: Mapping[str, Any], note: str = "") -> list[str]:
@@ -232,8 +245,14 @@ def _figure(title: str, chart: str, series: Mapping[str, Any], note: str = "") -
     ]
 
 
-def _swatches(colours: Mapping[str, tuple[int, int, int]]) -> str:
-    entries = [f'<li><i style="background:rgb{colour}"></i>{escape(name)}</li>' for name, colour in colours.items()]
+def _swatches(parts: Mapping[str, Mapping[str, tuple[int, int, int]]]) -> str:
+    """One legend: the colours of each kind of map, behind the kind's name."""
+    entries = []
+    for kind, colours in parts.items():
+        entries.append(f"<li><b>{escape(kind)}</b></li>")
+        entries += [
+            f'<li><i style="background:rgb{colour}"></i>{escape(name)}</li>' for name, colour in colours.items()
+        ]
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
 

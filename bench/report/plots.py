@@ -1,67 +1,17 @@
-"""Draws with matplotlib: mIoU over MACs of a comparison, and a table of numbers as colours."""
+"""Draws with matplotlib: a table of numbers as colours, and files of figures that are the same each time."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.report.comparison_rows import baseline_miou, comparison_title, entries, last_stage
-from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
 from bench.system.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, without the yellow that a white page swallows, told apart by the colour-blind too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
-_MARKERS = "osD^vP*X<>hpd"
-
-
-def plot_summary(path: Path, baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> None:
-    """mIoU over the share of MACs kept, one line a method, the baseline dashed; sparse networks keep all of them."""
-    from matplotlib.figure import Figure
-
-    stage = last_stage(rows)
-    found = [entry for entry in entries(rows) if not entry.is_sparse]
-    figure = Figure(figsize=(8, 4.6), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    dense = baseline_miou(baseline, rows)
-    if dense is not None:
-        axes.axhline(100 * dense, color="#333333", linestyle="--", linewidth=1.2, zorder=1)
-        axes.plot(100, 100 * dense, "o", color="#333333", markersize=6, label=f"baseline ({100 * dense:.1f} %)")
-    for number, method in enumerate(dict.fromkeys(entry.method for entry in found)):
-        of_method = [entry for entry in found if entry.method == method]
-        line = [entry for entry in of_method if entry.values(stage) and entry.values("macs_kept")]
-        if not line:
-            continue
-        line.sort(key=lambda entry: statistics.fmean(entry.values("macs_kept")))
-        seeds = [entry.values(stage) for entry in line]
-        spreads = [100 * statistics.stdev(values) if len(values) > 1 else 0 for values in seeds]
-        axes.errorbar(
-            [100 * statistics.fmean(entry.values("macs_kept")) for entry in line],
-            [100 * statistics.fmean(entry.values(stage)) for entry in line],
-            yerr=spreads if any(spreads) else None,
-            label=method,
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle="-" if number < len(_COLOURS) else ":",
-            marker=_MARKERS[number % len(_MARKERS)],
-            markersize=6,
-            linewidth=1.8,
-            capsize=3,
-        )
-    axes.set_xlabel("MACs kept (%)")
-    axes.set_ylabel(f"mIoU {STAGES[stage]} (%)")
-    axes.set_title(comparison_title(baseline), fontsize=11)
-    axes.set_xlim(right=103)
-    axes.grid(color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False)
-    _save(figure, path)
 
 
 def heat_map(
@@ -115,10 +65,16 @@ def heat_map(
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label(shade, fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: Path | str) -> None:
-    """Writes a PNG that says nothing of the program that drew it, so that the same picture is the same file."""
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Writes a PNG or, for that ending, an SVG; without time and program, so that the same picture is the same file."""
+    import matplotlib
+
+    kind = "svg" if Path(path).suffix == ".svg" else "png"
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    # Text stays text, which can be searched.
+    style = {"svg.hashsalt": "bench", "svg.fonttype": "none"}
+    with whole_file(path) as temporary, matplotlib.rc_context(style):
+        figure.savefig(temporary, format=kind, dpi=130, metadata=metadata)

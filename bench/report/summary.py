@@ -1,8 +1,7 @@
 """Writes the summary of a comparison of methods in four formats: JSON, CSV, Markdown and a plot.
 
-JSON and CSV keep the rows (`summary_record`) as they are, but that latencies of the CSV, as those of the table, can be
-divided by each other (`comparison_rows.agreeing_latencies`); the table and the plot show one line for each (method,
-goal), as mean ± standard deviation over the seeds.
+JSON keeps the rows (`summary_record`) as they are, CSV says with each of them what it is about (`summary_columns`);
+the table and the plot show one line for each (method, goal), as mean ± standard deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -12,46 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.plan.target import Goal
-from bench.report.comparison_rows import agreeing_latencies, comparison_title, entries, goal_of, last_stage
+from bench.report.comparison_rows import comparison_title, entries
 from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines
 from bench.report.latency_text import comparison_conditions
-from bench.report.plots import plot_summary
+from bench.report.summary_columns import columns_of, flat_rows
 from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
+from bench.report.tradeoff_plot import Benchmark, plot_tradeoffs
 from bench.report.versus_random import CONTROL, gaps_to_control
 from bench.system.files import make_folder, write_csv, write_json, write_text
-
-COLUMNS = (
-    "method",
-    "target",
-    "ratio",
-    "seed",
-    "status",
-    "channel_ratio",
-    "parameters",
-    "parameters_kept",
-    "nonzero_parameters",
-    "nonzero_kept",
-    "bytes_on_disk",
-    "compressed_bytes",
-    "macs",
-    "macs_kept",
-    "baseline_miou",
-    *STAGES,
-    "split",
-    "baseline_latency_ms",
-    "latency_ms",
-    "speedup",
-    "speedup_low",
-    "speedup_high",
-    "latency_format",
-    "latency_precision",
-    "latency_compiled",
-    "latency_threads",
-    "latency_device",
-    "seconds",
-    "error",
-)
-"""Columns of the CSV; further keys of the rows follow them."""
 
 
 def write_summary(
@@ -82,20 +49,18 @@ def write_summary(
     record = summary_record(baseline, rows, provenance)
     rows = record["rows"]
     write_json(folder / f"{name}.json", record)
-    further = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
-    write_csv(folder / f"{name}.csv", [*COLUMNS, *further], agreeing_latencies(rows))
+    flat = flat_rows(record["baseline"], rows)
+    write_csv(folder / f"{name}.csv", columns_of(flat), flat)
     plot = folder / f"{name}.png"
     plot.unlink(missing_ok=True)
-    if last_stage([row for row in rows if goal_of(row).kind != "sparsity"]) is not None:
-        plot_summary(plot, record["baseline"], rows)
-    picture = plot.name if plot.is_file() else None
+    picture = plot.name if plot_tradeoffs(plot, [Benchmark(record["baseline"], rows)]) else None
     write_text(folder / f"{name}.md", _markdown(record, picture))
 
 
 def _markdown(record: SummaryRecord, picture: str | None) -> str:
     baseline, rows = record["baseline"], record["rows"]
     header, lines = comparison_lines(baseline, rows, full=True)
-    parts = [f"# {comparison_title(baseline)}", "", *_markdown_table(header, lines), ""]
+    parts = [f"# {comparison_title(baseline)}", "", *markdown_table(header, lines), ""]
     parts += [
         "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
         "after fine-tuning. Parameters and MACs: share kept."
@@ -110,7 +75,7 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
         ]
         parts += ["", *(f"* {line}" for line in comparison_conditions(baseline, rows))]
     if picture:
-        parts += ["", f"![mIoU against the MACs kept]({picture})"]
+        parts += ["", f"![mIoU against cost]({picture})"]
     parts += _against_control(rows)
     failures = failure_lines(rows)
     if failures:
@@ -133,14 +98,19 @@ def _against_control(rows: Sequence[ComparisonRow]) -> list[str]:
             points = f"{gap.points:+.1f}{margin}"
             lines.append([gap.method, str(Goal(gap.target, gap.ratio)), points, gap.verdict, f"{gap.macs_points:+.1f}"])
         header = ["method", "target", "mIoU points", "verdict", "MACs points"]
-        parts += ["", f"## Against {CONTROL}, {when}", "", *_markdown_table(header, lines)]
+        parts += ["", f"## Against {CONTROL}, {when}", "", *markdown_table(header, lines)]
     if parts:
         parts += ["", "Mean difference over the seeds with its 95 % interval (Student's t)."]
     return parts
 
 
-def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of Markdown: the first column to the left, the others to the right.
+
+    Args:
+        header: the columns' names.
+        lines: a text for each of them.
+    """
 
     def line(texts: Sequence[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"

@@ -7,11 +7,13 @@ Everything is plain data: shares as fractions, times in milliseconds, None what 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, TypedDict
 
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import CostRecord, EvaluationReport, latency_of
 from bench.plan.target import Goal
+from bench.report.row_settings import Settings, settings_of
 from bench.system.files import plain
 
 FORMAT = "benchmark-summary/1"
@@ -24,14 +26,16 @@ STAGES = {
 """Row key -> how a network had been treated when that mIoU was measured, from first to last."""
 
 
-class Measured(TypedDict, total=False):
+class Measured(Settings, total=False):
     """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's."""
 
     # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
     target: str
+    target_kind: str
     split: str
     baseline_miou: float
     channel_ratio: float
+    channels_removed: float
     parameters: int
     parameters_kept: float
     nonzero_parameters: int
@@ -64,14 +68,15 @@ class Measured(TypedDict, total=False):
 class ComparisonRow(Measured):
     """One job of a comparison; of one that failed nothing is measured.
 
-    The two latencies are medians as `report.json` has them; `comparison_rows.agreeing_latencies` makes of them what can
-    be divided by each other.
-
-    `target` and `ratio` are the kind and the value of its goal, `seconds` what this run of the command spent on it.
+    `target_kind` and `target_value` are its goal, `seconds` is what this run of the command spent on it. `target`,
+    `ratio` and `channel_ratio` are earlier names of `target_kind`, `target_value` and `channels_removed`. The two
+    latencies are medians as `report.json` has them; `comparison_rows.agreeing_latencies` makes of them what can be
+    divided by each other.
     """
 
     method: str
     ratio: float
+    target_value: float
     seed: int
     folder: str
     status: Literal["done", "failed"]
@@ -87,6 +92,7 @@ class BaselineRecord(CostRecord):
     model: str
     dataset: str
     split: str
+    scoring: dict[str, Any]
     miou: float
     quality: dict[str, Any]
 
@@ -101,7 +107,15 @@ class SummaryRecord(TypedDict):
 
 
 def comparison_row(
-    method: str, goal: Goal, seed: int, folder: str, *, measured: Measured, error: str | None, seconds: float
+    method: str,
+    goal: Goal,
+    seed: int,
+    folder: str,
+    *,
+    measured: Measured,
+    error: str | None,
+    seconds: float,
+    settings: Settings | None = None,
 ) -> ComparisonRow:
     """The row of a job.
 
@@ -113,11 +127,15 @@ def comparison_row(
         measured: what `measured_of` says of its network; empty where it failed.
         error: why it failed, or None.
         seconds: spent on it.
+        settings: how its network is made besides, where the files of the job do not say it.
     """
     return {
         "method": method,
         "target": goal.kind,
         "ratio": goal.value,
+        "target_kind": goal.kind,
+        "target_value": goal.value,
+        **(settings or {}),
         "seed": seed,
         "folder": folder,
         "status": "done" if error is None else "failed",
@@ -136,11 +154,16 @@ def measured_of(info: Mapping[str, Any], report: EvaluationReport, finetuned: Ev
         finetuned: what `finetuned_report.json` holds, if it was fine-tuned.
     """
     before, after, quality = info["cost"]["before"], info["cost"]["after"], info["quality"]
+    removed = info["plan"]["channel_ratio"] if info["plan"] else 0.0
+    recipe = finetuned["finetune"]["recipe"] if finetuned else None
     return {
         "target": info["target"]["kind"],
+        "target_kind": info["target"]["kind"],
+        **settings_of(info["method_options"], info["options"], info.get("schedule"), recipe),
         "split": report["split"],
         "baseline_miou": report["baseline"]["quality"]["miou"],
-        "channel_ratio": info["plan"]["channel_ratio"] if info["plan"] else 0.0,
+        "channel_ratio": removed,
+        "channels_removed": removed,
         "parameters": after["parameters"],
         "parameters_kept": after["parameters"] / before["parameters"],
         "nonzero_parameters": after["nonzero_parameters"],
@@ -193,6 +216,7 @@ def baseline_record(baseline: Baseline) -> BaselineRecord:
         "dataset": baseline.data.name,
         "split": baseline.split,
         "input_size": list(baseline.data.input_size),
+        "scoring": asdict(baseline.scoring),
         "miou": baseline.quality["miou"],
         "quality": baseline.quality,
         **baseline.cost,

@@ -11,13 +11,13 @@ from html import escape
 
 import numpy as np
 
-WIDTH = 680
+WIDTH = 520
 """Of every chart, in pixels where it is shown at its full size."""
 
-_RIGHT, _TOP, _AXIS = 64, 8, 30
-_BAR, _GAP = 11, 8
-# DejaVu Sans and its like at 12 pixels, the widest a browser may fall back to.
-_LETTER, _LONGEST = 7.3, 34
+_RIGHT, _TOP, _AXIS = 44, 8, 34
+_BAR, _GAP = 14, 10
+# DejaVu Sans and its like at 14 pixels, the widest a browser may fall back to.
+_LETTER, _LONGEST = 8.5, 26
 _ROW = 74
 
 
@@ -42,7 +42,7 @@ def bar_chart(
     parts = _axis(ticks, left, scale, bottom, unit)
     for position, name in enumerate(names):
         top = _TOP + _GAP / 2 + position * row
-        middle = top + _BAR * len(series) / 2 + 4
+        middle = top + _BAR * len(series) / 2 + 5
         parts.append(_text(left - 8, middle, _shortened(name), "label", anchor="end", title=name))
         for number, (label, values) in enumerate(series.items()):
             value, y = values[position], top + number * _BAR
@@ -53,7 +53,7 @@ def bar_chart(
                     f'<rect class="series{number}" x="{left}" y="{_short(y)}" width="{_short(value * scale)}" '
                     f'height="{_BAR - 1}"><title>{hint}</title></rect>'
                 )
-            parts.append(_text(left + (value or 0) * scale + 4, y + _BAR - 2, shown, "value"))
+            parts.append(_text(left + (value or 0) * scale + 4, y + _BAR - 3, shown, "value"))
     return _svg(title, bottom + _AXIS, parts)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.report.comparison_rows import goal_of
+from bench.report.row_settings import Variant, variants
 from bench.report.summary_record import ComparisonRow
 
 CONTROL = "random"
@@ -24,7 +25,7 @@ class Gap(NamedTuple):
     """A method against the control at one goal.
 
     Attributes:
-        method: the method.
+        method: the method, and what tells it from others of the method.
         target: kind of the goal.
         ratio: value of the goal.
         points: mean difference in mIoU points, positive where the method is better.
@@ -59,13 +60,15 @@ def gaps_to_control(rows: Sequence[ComparisonRow], stage: str) -> list[Gap]:
     Returns:
         In the order of the rows; nothing where the control or the method was not scored at that stage.
     """
-    scored = [row for row in rows if row["status"] == "done" and row.get(stage) is not None]
-    control = {_pairing(row): row for row in scored if row["method"] == CONTROL}
+    told_apart = zip(rows, variants(rows), strict=True)
+    scored = [(row, way) for row, way in told_apart if row["status"] == "done" and row.get(stage) is not None]
+    control = {_pairing(row, way): row for row, way in scored if row["method"] == CONTROL}
     pairs: dict[tuple[str, str, float], list[tuple[ComparisonRow, ComparisonRow]]] = {}
-    for row in scored:
-        if row["method"] != CONTROL and _pairing(row) in control:
-            target, ratio, _ = _pairing(row)
-            pairs.setdefault((row["method"], target, ratio), []).append((row, control[_pairing(row)]))
+    for row, way in scored:
+        pairing = _pairing(row, way)
+        if row["method"] != CONTROL and pairing in control:
+            name = " ".join(filter(None, (row["method"], str(way))))
+            pairs.setdefault((name, *pairing[:2]), []).append((row, control[pairing]))
     gaps = []
     for key, members in pairs.items():
         points = [100 * (row[stage] - other[stage]) for row, other in members]
@@ -74,10 +77,10 @@ def gaps_to_control(rows: Sequence[ComparisonRow], stage: str) -> list[Gap]:
     return gaps
 
 
-def _pairing(row: ComparisonRow) -> tuple[str, float, int]:
-    """Goal and seed, which a method's network and the control's have in common."""
+def _pairing(row: ComparisonRow, way: Variant) -> tuple[str, float, int, str]:
+    """Goal, seed and treatment, which a method's network and the control's have in common."""
     goal = goal_of(row)
-    return goal.kind, goal.value, row["seed"]
+    return goal.kind, goal.value, row["seed"], way.treatment
 
 
 def _margin(values: Sequence[float]) -> float | None:

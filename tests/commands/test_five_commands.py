@@ -200,7 +200,12 @@ def test_benchmark(place, compared):
         assert {"pruned_model.pt", "pruning_info.json", "done"} <= names(place.runs / "benchmark" / row["folder"])
     with (place.runs / "benchmark" / "benchmark_summary.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [(row["method"], float(row["ratio"])) for row in table] == list(cells)
+    assert [(row["method"], row["target_kind"], float(row["target_value"])) for row in table] == [
+        (method, "channels", ratio) for method, ratio in cells
+    ]
+    assert {(row["model"], row["input_size"], row["method_options"] != "") for row in table} == {
+        ("unet_small", "48x64", True)
+    }
     text = (place.runs / "benchmark" / "benchmark_summary.md").read_text(encoding="utf-8")
     assert all(f"| {method} | 0.1 |" in text for method, _ in cells)
 

@@ -192,7 +192,10 @@ def test_jobs_of_two_kinds_are_told_apart(finetune, type_in, trained, tmp_path):
     assert "with --input-size 32,48, l2_r0.3_s0_" in result.err and "with --input-size 48,64; say which" in result.err
     result = finetune("--input-size", "48,64")
     assert (result.code, result.err) == (0, "")
-    assert "2 of 3 jobs are left as they are; the first: " in result.out
+    assert (
+        "left out, of the pruned networks in" in result.out
+        and ": 2 of 3 was measured with --input-size 32,48" in result.out
+    )
     assert [path.parent.name[:2] for path in out.glob("*/finetuned_report.json")] == ["l2"]
 
 

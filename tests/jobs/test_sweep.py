@@ -365,6 +365,96 @@ def test_latency_is_measured_anew_where_each_network_was_timed_in_a_format_of_it
     assert json.loads(path.read_text())["latency"]["networks"]["candidate"]["memory_format"] == "contiguous"
 
 
+# --- what earlier runs finished in the folder
+
+
+def cells(rows: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
+    return [(row["method"], row["target_value"], row["seed"]) for row in rows]
+
+
+def by_folder(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["folder"]: row for row in numbers(rows)}
+
+
+def test_further_methods_ratios_and_seeds_join_the_summary(bench, capsys):
+    bench.run(["random", "l1"], [0.2, 0.1])
+    first = bench.summary()["rows"]
+    assert cells(bench.run(["l2"], [0.1])) == [("l2", 0.1, 0)], "what was asked for"
+    assert "the summary also holds 4 jobs" in capsys.readouterr().out
+    # What was asked for first, then by method, target and seed.
+    rows = bench.summary()["rows"]
+    earlier = [("l1", 0.1, 0), ("l1", 0.2, 0), ("random", 0.1, 0), ("random", 0.2, 0)]
+    assert cells(rows) == [("l2", 0.1, 0), *earlier]
+    assert by_folder(rows[1:]) == by_folder(first)
+    bench.run(["l1"], [0.1], [1, 0])
+    assert cells(bench.summary()["rows"]) == [
+        ("l1", 0.1, 1), ("l1", 0.1, 0), ("l1", 0.2, 0), ("l2", 0.1, 0), *earlier[2:],
+    ]  # fmt: skip
+    assert "| l1 | 0.1 | 2 |" in (bench.out / "benchmark_summary.md").read_text()
+    lines = (bench.out / "benchmark_summary.csv").read_text().splitlines()
+    assert len(lines) == 7
+
+
+def test_only_cells_of_this_baseline_and_data_join_the_summary(bench, capsys):
+    bench.run(["l1"], scoring=ScoringOptions(split="val"))
+    bench.run(["l1"])
+    assert "left out of the summary" in capsys.readouterr().out
+    folder = bench.out / bench.run(["l1"], [0.2])[0]["folder"]
+    report = json.loads((folder / "report.json").read_text())
+    report["baseline"]["sha256"] = "0" * 64
+    (folder / "report.json").write_text(json.dumps(report))
+    broken = bench.out / bench.run(["l1"], [0.3])[0]["folder"]
+    (broken / "pruning_info.json").write_text("{}")
+    failed = bench.out / bench.run(["l1"], [0.4])[0]["folder"]
+    (failed / "failed").write_text("out of memory")
+    capsys.readouterr()
+    bench.run(["random"])
+    assert cells(bench.summary()["rows"]) == [("random", 0.1, 0), ("l1", 0.1, 0)]
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("left out"))
+    for part in (
+        "1 of 4 was measured with --split val; pass that too",
+        "1 of 4 was pruned from",
+        "1 of 4 has records that are not those of a job",
+    ):
+        assert part in line
+
+
+def test_a_failed_job_stands_beside_what_was_finished_before(bench, monkeypatch):
+    bench.run(["random"])
+    with monkeypatch.context() as patch:
+        patch.setattr(L1, "score", fails)
+        rows = bench.run(["l1"])
+    with pytest.raises(BenchError, match=r"^1 of 1 jobs failed"):
+        check_outcome(rows, bench.out)
+    assert [(row["method"], row["status"]) for row in bench.summary()["rows"]] == [
+        ("l1", "failed"),
+        ("random", "done"),
+    ]
+    # Its row says how it was to be made.
+    assert bench.summary()["rows"][0]["pruning_options"] == bench.summary()["rows"][1]["pruning_options"]
+
+
+def test_the_same_method_with_other_options_is_no_further_seed(bench):
+    bench.run(["taylor", "random"])
+    bench.run(["taylor"], settings={"taylor.term": "gamma"})
+    table = (bench.out / "benchmark_summary.md").read_text()
+    assert "| taylor term=gamma | 0.1 |" in table and "| taylor term=gate | 0.1 |" in table
+    assert "| random | 0.1 |" in table and "seeds" not in table.splitlines()[2]
+    bench.run(["random"], options=replace(QUICK, protect_first=True))
+    table = (bench.out / "benchmark_summary.md").read_text()
+    assert "| random protect_first=true | 0.1 |" in table and "| random protect_first=false | 0.1 |" in table
+
+
+def test_a_latency_of_another_mode_does_not_join_the_summary(bench):
+    bench.run(["l1"], timing=TIMED)
+    assert bench.summary()["rows"][0]["latency_ms"] > 0
+    bench.run(["random"], timing=replace(TIMED, latency_amp="bf16"))
+    random, l1 = bench.summary()["rows"]
+    assert random["speedup"] is not None and (l1["speedup"], l1["latency_ms"]) == (None, None)
+    bench.run(["random"], timing=TIMED)
+    assert all(row["speedup"] is not None for row in bench.summary()["rows"])
+
+
 # --- fine-tuning
 
 
@@ -488,30 +578,32 @@ def test_a_failed_finetuning_is_mended_without_pruning_again(bench):
 def test_finetuning_refuses_what_does_not_compare(bench, shallow_baseline, tmp_path):
     bench.run(["l1"])
 
-    def error(**changes: Any) -> str:
+    def refused(**changes: Any) -> str:
         with pytest.raises(BenchError) as caught:
             bench.finetune(**changes)
         return str(caught.value)
 
-    says = "was measured with --split test; pass that too, or its numbers do not compare"
-    assert error(scoring=ScoringOptions(split="val")).endswith(says)
+    assert refused(scoring=ScoringOptions(split="val")) == (
+        f"no pruned network in {bench.out} fits: "
+        "1 of 1 was measured with --split test; pass that too, or its numbers do not compare"
+    )
     bench.data = replace(bench.data, input_size=(32, 32))
-    assert "was measured with --input-size 48,64" in error()
+    assert "was measured with --input-size 48,64" in refused()
     bench.data = replace(bench.data, input_size=None)
     for changes, says in (
         ({"scales": [0.5, 1.0]}, "with --scales 1.0; pass that too"),
         ({"flip": True}, "without --flip; leave that out too"),
         ({"sliding_window": (16, 16)}, "without --sliding-window; leave that out too"),
     ):
-        found = error(scoring=ScoringOptions(**changes))
-        assert f"was measured {says}, or its numbers do not compare" in found
+        assert f"was measured {says}, or its numbers do not compare" in refused(scoring=ScoringOptions(**changes))
 
     other = load_model(shallow_baseline)
     bench.baseline = tmp_path / "other.pt"
     torch.save(other.model.state_dict(), bench.baseline)
-    assert "plain state_dict" in error()
+    with pytest.raises(BenchError, match="plain state_dict"):
+        bench.finetune()
     bench.baseline.write_bytes(shallow_baseline.read_bytes() + b"\0")
-    assert "pass that one as --baseline" in error()
+    assert "pass that one as --baseline" in refused()
     # Found before the first job: nothing was begun, and there is no summary.
     assert bench.written("finetuned_model.pt") == bench.written("failed") == {}
     assert not list(bench.out.glob("finetuned_summary.*"))

@@ -136,13 +136,17 @@ def test_a_finished_benchmark_is_not_done_again(runs, compare):
     now = read_json(runs / "benchmark" / "benchmark_summary.json")
     for row in (*now["rows"], *summary["rows"]):
         del row["seconds"]
-    # New columns may have come.
-    pairs = zip(now["rows"], summary["rows"], strict=True)
-    assert [{name: row[name] for name in before} for row, before in pairs] == summary["rows"]
+    # All that rows said they still say; what they did not say was in the jobs' own records.
+    assert [{key: row[key] for key in old} for row, old in zip(now["rows"], summary["rows"], strict=True)] == summary[
+        "rows"
+    ]
     assert {row["latency_format"] for row in now["rows"]} == {"contiguous"}
+    tuned, plain = now["rows"]
+    assert (tuned["target_kind"], tuned["target_value"], tuned["finetune_epochs"]) == ("channels", 0.3, 1)
+    assert (plain["finetune_epochs"], plain["method_options"]) == (None, {"term": "gate"})
     assert {path.name for path in (runs / "benchmark").iterdir()} - SUMMARIES == {L1, TAYLOR, "scores"}
     # What is measured anew on the baseline may round otherwise.
-    assert now["baseline"].keys() == summary["baseline"].keys()
+    assert now["baseline"].keys() == summary["baseline"].keys() | {"scoring"}
     for name in ("sha256", "model", "dataset", "split", "input_size", "parameters", "macs", "state_bytes"):
         assert now["baseline"][name] == summary["baseline"][name]
     assert now["baseline"]["miou"] == pytest.approx(summary["baseline"]["miou"], rel=0.05)

@@ -23,8 +23,9 @@ from bench.measure.evaluation_report import (
     latency_of,
     layers_of,
 )
-from bench.report.disagreement_panels import PAIR, Panel
+from bench.report.disagreement_panels import ALONE, PAIR, Panel
 from bench.report.html_page import html_page
+from bench.report.method_looks import BASELINE, BASELINE_ON_DARK, look_of
 from bench.system.files import plain
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -174,6 +175,33 @@ def test_a_baseline_alone_has_a_page_of_where_it_is_wrong(folder):
     assert any(re.fullmatch(r"[\d,]+ of [\d,]+ labelled pixels are wrong \([\d.]+ %\)\.", text) for text in page.texts)
 
 
+def test_the_images_have_one_legend_and_the_pruning_stands_beside_a_chart(folder):
+    for name, judged in (("pair", PAIR), ("alone", ALONE)):
+        text = (folder / f"{name}.html").read_text(encoding="utf-8")
+        (images,) = text.split("<h2>Where")[1:]
+        (legend,) = re.findall('<ul class="legend">(.*?)</ul>', images)
+        shown = Reader(f"<ul>{legend}</ul>").texts
+        kind = "difference" if name == "pair" else "errors"
+        assert shown == ["classes", *CamVid.classes.names, kind, *list(judged)[:-1], "all maps", "not scored"]
+    pair = (folder / "pair.html").read_text(encoding="utf-8")
+    beside = [part.partition("<h2>")[0] for part in pair.split('<div class="beside">')[1:]]
+    assert [("<h3>Pruning</h3>" in part, "<svg" in part) for part in beside] == [
+        (False, True), (True, True), (False, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["l1", "taylor", "one of my own"])
+def test_the_candidate_has_the_colour_of_its_method(folder, method):
+    report = read(folder / "pair.json")
+    report["candidate"]["pruning"][-1]["method"] = method
+    page, look = html_page(report, None, CamVid.classes), look_of(method)
+    assert f":root {{ --series0: {BASELINE}; --series1: {look.colour}; }}" in page
+    dark = f":root {{ --series0: {BASELINE_ON_DARK}; --series1: {look.on_dark}; }}"
+    assert f"(prefers-color-scheme: dark) {{ {dark} }}" in page
+    report["candidate"]["pruning"] = []
+    assert f"--series1: {look.colour}" not in html_page(report, None, CamVid.classes)
+
+
 def test_names_are_no_markup_and_the_same_report_is_the_same_page(folder):
     report, evil = read(folder / "pair.json"), "<script>alert('&')</script>"
     changed = copy.deepcopy(report)
@@ -260,3 +288,37 @@ def test_a_browser_shows_the_page(chromium, folder, name, charts, images, width,
     colours = chromium.ask("(style => [style.color, style.backgroundColor])(getComputedStyle(document.body))")
     ink, ground = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert ground < 150 < 600 < ink if dark else ink < 150 < 600 < ground
+
+
+PLACES = """[...document.querySelectorAll('.pictures')].map(row => Object.fromEntries(
+    [...row.querySelectorAll('figure')].map(e => [e.innerText.trim(), e.getBoundingClientRect()])
+    .map(([name, box]) => [name, [box.left, box.top, box.width]])))"""
+
+
+def test_baseline_and_candidate_are_side_by_side_at_any_width(chromium, folder):
+    for width in (1600, 1280, 800, 420):
+        chromium.visit(folder / "pair.html", width=width)
+        panels = chromium.ask(PLACES)
+        assert len(panels) == 3
+        for places in panels:
+            baseline, candidate = places["baseline"], places["candidate"]
+            assert baseline[1:] == pytest.approx(candidate[1:]) and baseline[0] < candidate[0]
+            rows = {round(top) for _, top, _ in places.values()}
+            assert len(rows) == (1 if width > 1024 else 3)
+            # No row of images is half empty.
+            lines = {row: [w for _, top, w in places.values() if round(top) == row] for row in rows}
+            assert len({round(sum(widths) + 12 * (len(widths) - 1)) for widths in lines.values()}) == 1
+
+
+@pytest.mark.parametrize("width", [1600, 420])
+def test_labels_of_classes_can_be_read(chromium, folder, width):
+    chromium.visit(folder / "pair.html", width=width)
+    chart = "document.querySelector('svg')"
+    assert chromium.ask(f"{chart}.ariaLabel") == "IoU of each class"
+    labels = f"[...{chart}.querySelectorAll('.label[text-anchor=end]')]"
+    boxes = chromium.ask(f"{labels}.map(e => e.getBoundingClientRect()).map(b => [b.left, b.right, b.height])")
+    assert len(boxes) == 11 + 1
+    frame = chromium.ask(f"(b => [b.left, b.right])({chart}.getBoundingClientRect())")
+    # The first is the unit.
+    for left, right, height in boxes[1:]:
+        assert height >= 11 and frame[0] <= left and right <= frame[1] <= width

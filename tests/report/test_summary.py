@@ -18,7 +18,9 @@ from bench.errors import BenchError
 from bench.report.comparison_rows import entries
 from bench.report.console_tables import comparison_table, groups_table, pair_table
 from bench.report.label_pictures import PANEL_WIDTH, prediction_picture, write_ids
-from bench.report.summary import COLUMNS, write_summary
+from bench.report.method_looks import look_of
+from bench.report.summary import write_summary
+from bench.report.summary_columns import COLUMNS
 
 BASELINE = {
     "model": "resnet18_seg",
@@ -255,6 +257,13 @@ def test_json_and_csv_keep_raw_rows(tmp_path):
     with (tmp_path / "new" / "benchmark_summary.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == [*COLUMNS, "folder"]
+    assert not {"ratio", "target", "channel_ratio"} & set(COLUMNS)
+    assert [(line["target_kind"], line["target_value"]) for line in table] == [
+        ("channels", str(r)) for r in (0.5, 0.5, 0.7)
+    ]
+    assert [line["channels_removed"] for line in table] == ["0.5", "0.5", ""]
+    told = {"model": "resnet18_seg", "dataset": "camvid", "input_size": "180x240", "split": "test"}
+    assert all(line.items() >= told.items() for line in table)
     assert [line["status"] for line in table] == ["done", "done", "failed"]
     assert float(table[0]["miou_finetuned"]) == 0.5
     assert table[1]["miou_cut"] == table[2]["macs"] == ""
@@ -307,24 +316,10 @@ def test_plot_is_a_readable_picture_and_the_same_each_time(tmp_path):
         pixels = np.asarray(image.convert("RGB"))
     assert (pixels[0, 0] == 255).all()
     colours = {tuple(colour) for colour in np.unique(pixels.reshape(-1, 3), axis=0).tolist()}
-    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours
+    looks = [look_of(method).colour.lstrip("#") for method in ("l1", "random")]
+    assert {tuple(bytes.fromhex(look)) for look in looks} <= colours
     write_summary(tmp_path, BASELINE, rows, PROVENANCE)
     assert plot.read_bytes() == first
-
-
-def test_thirteen_methods_get_thirteen_looks(monkeypatch, tmp_path):
-    from matplotlib.axes import Axes
-
-    looks = []
-    draw = Axes.errorbar
-
-    def noting(self, *args, **kwargs):
-        looks.append((kwargs["color"], kwargs["linestyle"], kwargs["marker"]))
-        return draw(self, *args, **kwargs)
-
-    monkeypatch.setattr(Axes, "errorbar", noting)
-    write_summary(tmp_path, BASELINE, [row(f"method{number}", 0.5) for number in range(13)], {})
-    assert len(set(looks)) == 13
 
 
 def test_summary_that_cannot_be_written(tmp_path):

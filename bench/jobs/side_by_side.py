@@ -1,0 +1,210 @@
+"""Several benchmarks beside each other: read from their folders, put into one table, and drawn in one picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.errors import BenchError
+from bench.report.comparison_rows import comparison_title
+from bench.report.comparison_text import comparison_lines
+from bench.report.summary import markdown_table
+from bench.report.summary_columns import CONTEXT, columns_of, flat_rows
+from bench.report.summary_record import FORMAT
+from bench.report.tradeoff_plot import Benchmark, plot_tradeoffs
+from bench.system.files import make_folder, read_json, write_csv, write_text
+
+SUMMARIES = ("benchmark_summary.json", "finetuned_summary.json")
+ENDINGS = (".csv", ".md", ".png", ".svg")
+
+# Numbers of networks compare only where these are the same.
+_CONDITIONS = {
+    "dataset": "data set",
+    "data_fingerprint": "data",
+    "split": "split",
+    "input_size": "input size",
+    "scoring": "scoring",
+    "finetune_epochs": "epochs of fine-tuning",
+}
+_NEEDED = {"method", "ratio", "seed", "status"}
+_TIMED = ("device", "threads", "precision", "format")
+
+
+class Summary(NamedTuple):
+    """One benchmark as its folder has it.
+
+    Attributes:
+        letter: stands for it in tables; empty where it is the only one.
+        path: the folder, or the file of a summary.
+        benchmark: what it compares.
+        provenance: how its numbers came about.
+    """
+
+    letter: str
+    path: Path
+    benchmark: Benchmark
+    provenance: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        about = f"{self.path}: {comparison_title(self.benchmark.baseline)}"
+        return f"{self.letter} = {about}" if self.letter else about
+
+
+def read_summaries(paths: Sequence[Path | str]) -> list[Summary]:
+    """Reads benchmarks; what is named twice is read once.
+
+    Args:
+        paths: folders of benchmarks, of this or an earlier version, or files of summaries.
+
+    Raises:
+        BenchError: a path that is not there, holds no summary, or one that cannot be read.
+    """
+    found = list({path.resolve(): path for path in map(Path, paths)}.values())
+    if len(found) == 1:
+        return [_read(found[0], "", "")]
+    names = zip(found, map(_letters, range(len(found))), _names(found), strict=True)
+    return [_read(*named) for named in names]
+
+
+def table_of(summaries: Sequence[Summary], *, full: bool) -> tuple[list[str], list[list[list[str]]]]:
+    """The columns of one table, and the lines of each benchmark, which begin with its letter.
+
+    Args:
+        summaries: at least one.
+        full: also the network, the data set, the input size and the split where they differ; see `comparison_lines`.
+    """
+    contexts = [flat_rows(summary.benchmark.baseline, [{}])[0] for summary in summaries]
+    told = [key for key in CONTEXT[:4] if full and len({context[key] for context in contexts}) > 1]
+    tables = [comparison_lines(*summary.benchmark[:2], full=full) for summary in summaries]
+    header: list[str] = []
+    # All headers are in one order, of which each leaves something out.
+    for names, _ in tables:
+        for place, name in enumerate(map(_column, names)):
+            if name not in header:
+                header.insert(header.index(_column(names[place - 1])) + 1 if place else 0, name)
+    lettered = [""] * (len(summaries) > 1)
+    parts = []
+    for summary, context, (names, lines) in zip(summaries, contexts, tables, strict=True):
+        first = [summary.letter for _ in lettered] + [str(context[key] or "-") for key in told]
+        cells = [dict(zip(map(_column, names), line, strict=True)) for line in lines]
+        parts.append([[*first, *(line.get(name, "-") for name in header)] for line in cells])
+    return [*lettered, *(key.replace("_", " ") for key in told), *header], parts
+
+
+def differences(summaries: Sequence[Summary]) -> str | None:
+    """In what benchmarks differ so that their numbers do not compare, in one line; None where they do."""
+    said: dict[str, dict[str, list[str]]] = {}
+    for summary in summaries:
+        for name, values in _conditions(summary).items():
+            said.setdefault(name, {}).setdefault(" and ".join(sorted(values)), []).append(summary.letter)
+    apart = []
+    for name, values in said.items():
+        if len(values) > 1:
+            told = "; ".join(f"{', '.join(letters)}: {value}" for value, letters in values.items())
+            apart.append(f"{name} ({told})")
+    return f"not all of these compare, they differ in {', '.join(apart)}" if apart else None
+
+
+def write_comparison(summaries: Sequence[Summary], out: Path) -> list[Path]:
+    """Writes the table as CSV, a row a job, and as Markdown, and the plot, if there is one, as PNG and SVG.
+
+    Args:
+        summaries: at least one.
+        out: the files' name; an ending that is one of theirs is left out.
+
+    Returns:
+        The files.
+    """
+    out = out.with_name(out.name.removesuffix(out.suffix)) if out.suffix in ENDINGS else out
+    make_folder(out.parent)
+    files = {ending: out.with_name(out.name + ending) for ending in ENDINGS}
+    flat = [
+        {"benchmark": str(summary.path), **row} for summary in summaries for row in flat_rows(*summary.benchmark[:2])
+    ]
+    write_csv(files[".csv"], ["benchmark", *(name for name in columns_of(flat) if name != "benchmark")], flat)
+    benchmarks = [summary.benchmark for summary in summaries]
+    for ending in (".png", ".svg"):
+        files[ending].unlink(missing_ok=True)
+        plot_tradeoffs(files[ending], benchmarks)
+    write_text(files[".md"], _markdown(summaries, files[".png"]))
+    return [path for path in files.values() if path.is_file()]
+
+
+def _read(path: Path, letter: str, name: str) -> Summary:
+    if not path.exists():
+        raise BenchError(f"{path} does not exist; name the folder of a benchmark")
+    files = [path] if path.is_file() else [path / file for file in SUMMARIES if (path / file).is_file()]
+    if not files:
+        raise BenchError(f"{path} holds no {' or '.join(SUMMARIES)}; name the --out-dir of benchmark.py")
+    records = [_record(file) for file in files]
+    # Of what both hold, the later one knows more.
+    records.sort(key=lambda record: record["provenance"].get("time") or "")
+    rows: dict[str, Any] = {}
+    for record in records:
+        for row in record["rows"]:
+            key = row.get("folder") or json.dumps([row["method"], row.get("target"), row["ratio"], row["seed"]])
+            if row["status"] == "done" or key not in rows:
+                rows[key] = row
+    return Summary(
+        letter, path, Benchmark(records[-1]["baseline"], list(rows.values()), name), records[-1]["provenance"]
+    )
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise BenchError(f"{path} is not a summary ({FORMAT}); run benchmark.py again, or name another folder")
+    parts = {"baseline": dict, "rows": list, "provenance": dict}
+    if not all(isinstance(record.get(key), kind) for key, kind in parts.items()) or not all(
+        isinstance(row, dict)
+        and {"method", "seed", "status"} <= row.keys()
+        and isinstance(row.get("ratio"), int | float)
+        for row in record["rows"]
+    ):
+        raise BenchError(f"{path} lacks parts of a summary; run benchmark.py again, which writes it anew")
+    return record
+
+
+def _letters(number: int) -> str:
+    """A to Z, then AA and so on."""
+    return chr(ord("A") + number % 26) * (1 + number // 26)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What tells paths apart: all but the folders they share."""
+    whole = [path.absolute() for path in paths]
+    shared = Path(os.path.commonpath(path.parent for path in whole))
+    return [str(path.relative_to(shared)) for path in whole]
+
+
+def _column(name: str) -> str:
+    return "target" if name == "ratio" else name
+
+
+def _conditions(summary: Summary) -> dict[str, set[str]]:
+    """What must be the same, as far as the summary says it."""
+    baseline, rows, _ = summary.benchmark
+    flat = [row for row in flat_rows(baseline, rows) if row["status"] == "done"]
+    found = {name: {str(row[key]) for row in flat if row.get(key) is not None} for key, name in _CONDITIONS.items()}
+    timed = [row for row in flat if row.get("speedup") is not None]
+    for key in _TIMED if timed else ():
+        found[f"latency {key}"] = {str(row[f"latency_{key}"]) for row in timed if row.get(f"latency_{key}")}
+    if timed and not found["latency device"]:
+        # Rows of earlier versions do not say what they were timed on.
+        device = summary.provenance.get("gpu") or summary.provenance.get("processor")
+        found["latency device"] = {device} if device else set()
+    return {name: values for name, values in found.items() if values}
+
+
+def _markdown(summaries: Sequence[Summary], picture: Path) -> str:
+    header, parts = table_of(summaries, full=True)
+    lines = ["# Benchmarks side by side", "", *markdown_table(header, [line for part in parts for line in part]), ""]
+    apart = differences(summaries)
+    lines += [f"**{apart}**", ""] if apart else []
+    if picture.is_file():
+        lines += [f"![mIoU against cost]({picture.name})", ""]
+    lines += [f"* {summary}" for summary in summaries]
+    return "\n".join(lines) + "\n"
