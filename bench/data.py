@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils import data
 
 from bench.datasets import dataset_class, transforms
-from bench.datasets.base import Dataset, image_size, read_image
+from bench.datasets.base import Dataset
+from bench.datasets.image_files import orientation, pixel_count, read_image
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 from bench.system.console import progress
@@ -231,9 +232,14 @@ class _Split:
         pair = self.pairs[index]
         image, label = read_image(pair.image), self._dataset.decode_label(pair.label)
         if image.shape[:2] != label.shape:
+            turned = "".join(
+                f"; the {kind} was turned as its EXIF orientation {orientation(path)} says"
+                for kind, path in pair._asdict().items()
+                if orientation(path) != 1
+            )
             raise BenchError(
                 f"image {pair.image} is {_times(image.shape[:2])} but its label {pair.label} is "
-                f"{_times(label.shape)} (height x width)"
+                f"{_times(label.shape)} (height x width){turned}"
             )
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
 
@@ -245,15 +251,17 @@ class _Split:
 
     def decode(self, in_threads: Callable[..., Iterator[Any]]) -> None:
         """Decodes the whole split."""
-        self._sizes = [image_size(pair.image) for pair in self.pairs]
-        ends = np.cumsum([4 * height * width for height, width in self._sizes]).tolist()
-        self._offsets = [0, *ends]
+        # The sizes follow from decoding: a header may come before the note that the image lies on its side.
+        counts = [pixel_count(pair.image) for pair in self.pairs]
+        self._sizes = [(0, 0)] * len(counts)
+        self._offsets = [0, *np.cumsum([4 * count for count in counts]).tolist()]
         # The threads below could not write to a tensor made in inference mode, nor could training use it later.
         with torch.inference_mode(False):
-            buffer = torch.empty(ends[-1], dtype=torch.uint8)
+            buffer = torch.empty(self._offsets[-1], dtype=torch.uint8)
 
         def fill(index: int) -> None:
             image, label = self.load(index)
+            self._sizes[index] = tuple(label.shape)
             image_slot, label_slot = self._slot(buffer, index)
             image_slot.copy_(image)
             label_slot.copy_(label)
