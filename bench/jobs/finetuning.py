@@ -16,13 +16,14 @@ from bench.system.run_folder import BEST, FINETUNED, FINETUNED_REPORT, LAST, PRU
 from bench.train_eval import fit
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
+from bench.training.state import drop_outdated_run
 
 
 def check_comparable(baseline: Baseline, folder: Path) -> None:
     """Refuses a pruned network that was measured beside another baseline or on other data.
 
     Raises:
-        BenchError: names the first flag that differs, and its earlier value.
+        BenchError: names the first flag that differs, and its earlier value, or the splits that changed.
     """
     report = read_json(folder / REPORT)
     if report["baseline"]["sha256"] != baseline.digest:
@@ -37,6 +38,14 @@ def check_comparable(baseline: Baseline, folder: Path) -> None:
     for name, value in plain(now).items():
         if before[name] != value:
             raise BenchError(f"{folder} was measured {_asked(name, before[name])}, or its numbers do not compare")
+
+    files = report.get("data", {})
+    changed = baseline.data.files(*files).changed_since(files)
+    if changed:
+        raise BenchError(
+            f"{folder} was pruned before images or labels of {' and '.join(changed)} changed, or on other ones; run "
+            "benchmark.py again, or pass the data set it was measured on as `data_root`"
+        )
 
 
 def _asked(name: str, value: Any) -> str:
@@ -56,7 +65,7 @@ def finetune_model(
     seed: int,
     distillation: Distillation | None = None,
 ) -> FinetunedReport:
-    """Fine-tunes the pruned network of a job, unless that was done with the same recipe.
+    """Fine-tunes the pruned network of a job, unless that was done with the same recipe on the same images.
 
     The folder receives `finetuned_model.pt`, the network that scored best on the validation split, and
     `finetuned_report.json`; an interrupted run goes on where it stopped.
@@ -73,12 +82,15 @@ def finetune_model(
     """
     taught = distillation.as_record() if distillation else {}
     recipe = plain({**asdict(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
+    files = baseline.data.files(*dict.fromkeys(["train", "val", baseline.split]))
     if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
         report = read_json(folder / FINETUNED_REPORT)
-        if report["finetune"]["recipe"] == recipe:
+        is_same = report["finetune"]["recipe"] == recipe
+        if is_same and files.fits(report.get("data"), f"{folder.name} was fine-tuned"):
             return report
     saved = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
     history = folder / f"finetune_{digest(recipe)[:8]}"
+    drop_outdated_run(history, files)
     result = fit(
         saved,
         baseline.data.seeded(seed),
@@ -94,6 +106,7 @@ def finetune_model(
     save_model(folder / FINETUNED, best)
     report: FinetunedReport = {
         **baseline.compare(folder / FINETUNED, best, latency=latency_of(read_json(folder / REPORT))),
+        "data": files.record(),
         "finetune": {
             "recipe": recipe,
             "best_epoch": result.best_epoch,

@@ -71,18 +71,19 @@ def run_benchmark(
     Returns:
         One row a job.
     """
+    _check_labelled(session.baseline, finetune)
     rows = []
     for number, job in enumerate(jobs, start=1):
         pruner = pruners[job.method]
         folder = out / _folder_name(session, pruner, job)
 
         def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Measured:
-            if not is_done(folder, PRUNED, INFO, REPORT):
+            if not _is_pruned(session, pruner, folder):
                 prune_model(session, pruner, job.goal, job.seed, folder)
             time_model(session.baseline, folder)
             if finetune is not None:
                 finetune_model(session.baseline, folder, finetune, job.seed, distillation)
-            return measured_in(folder)
+            return measured_in(folder, session.baseline)
 
         row = _attempt(job, folder, work)
         rows.append(row)
@@ -111,6 +112,7 @@ def finetune_benchmark(
     folders = sorted(path.parent for path in out.glob(f"*/{INFO}") if is_done(path.parent, PRUNED, INFO))
     if not folders:
         raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
+    _check_labelled(baseline, finetune)
     rows = []
     for number, folder in enumerate(folders, start=1):
         info = read_json(folder / INFO)
@@ -120,7 +122,7 @@ def finetune_benchmark(
             check_comparable(baseline, folder)
             time_model(baseline, folder)
             finetune_model(baseline, folder, finetune, job.seed, distillation)
-            return measured_in(folder)
+            return measured_in(folder, baseline)
 
         row = _attempt(job, folder, work)
         rows.append(row)
@@ -183,10 +185,33 @@ def _attempt(job: Job, folder: Path, work: Callable[[], Measured]) -> Comparison
     return comparison_row(job.method, job.goal, job.seed, folder.name, measured=measured, error=reason, seconds=seconds)
 
 
-def measured_in(folder: Path) -> Measured:
-    """Reads what was measured on the network of a finished job from its files."""
+def _check_labelled(baseline: Baseline, finetune: TrainOptions | None) -> None:
+    """Finds before the first job what would fail them all."""
+    baseline.data.check_labelled(baseline.split, *(["train", "val"] if finetune else []))
+
+
+def _is_pruned(session: Session, pruner: Method, folder: Path) -> bool:
+    """Whether a job's network is there, of the images and labels there are now; what came of others is removed."""
+    if not is_done(folder, PRUNED, INFO, REPORT):
+        return False
+    fits = session.files_for(pruner).fits(read_json(folder / REPORT).get("data"), f"{folder.name} was pruned")
+    if not fits:
+        for name in (FINETUNED, FINETUNED_REPORT):
+            (folder / name).unlink(missing_ok=True)
+    return fits
+
+
+def measured_in(folder: Path, baseline: Baseline | None = None) -> Measured:
+    """Reads what was measured on the network of a finished job from its files.
+
+    Args:
+        folder: the job's.
+        baseline: with it, a fine-tuning on images or labels that changed since is left out.
+    """
     is_tuned = (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file()
     finetuned = read_json(folder / FINETUNED_REPORT) if is_tuned else None
+    if baseline and finetuned and baseline.data.files(*finetuned.get("data", {})).changed_since(finetuned.get("data")):
+        finetuned = None
     return measured_of(read_json(folder / INFO), read_json(folder / REPORT), finetuned)
 
 
