@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.config.values import parse_path
 from bench.errors import UsageError, unknown_name
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -36,11 +37,18 @@ def config_flags(argv: Sequence[str], actions: Iterable[argparse.Action]) -> lis
 def _config_paths(argv: Sequence[str]) -> Iterator[Path]:
     for position, word in enumerate(argv):
         if word.startswith("--config="):
-            yield Path(word.removeprefix("--config="))
+            yield _path(word.removeprefix("--config="))
         if word == "--config":
             if position + 1 == len(argv):
                 raise UsageError("--config needs a file")
-            yield Path(argv[position + 1])
+            yield _path(argv[position + 1])
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(parse_path(text))
+    except ValueError as error:
+        raise UsageError(f"--config {error}") from None
 
 
 def _located(path: Path) -> Path:

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 from bench.cli.config_file import config_flags
 from bench.cli.help_text import examples_in, short_help
 from bench.config.declare import default_of
-from bench.config.values import parse_settings
+from bench.config.values import parse_path, parse_settings
 from bench.errors import UsageError
 
 Options = TypeVar("Options")
+
+# Flags shown with one of these, such as FILE.yaml, take the name of a file or a folder.
+_PATHS = ("FILE", "DIR")
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,7 +109,15 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parses the command line over the config files: a config key is a flag written earlier."""
         argv = list(sys.argv[1:] if argv is None else argv)
-        return self.parse_args(config_flags(argv, self._actions) + argv)
+        arguments = self.parse_args(config_flags(argv, self._actions) + argv)
+        for action in self._actions:
+            value = getattr(arguments, action.dest, None)
+            if isinstance(value, str) and str(action.metavar).partition(".")[0] in _PATHS:
+                try:
+                    setattr(arguments, action.dest, parse_path(value))
+                except ValueError as error:
+                    self.error(f"argument {'/'.join(action.option_strings)}: {error}")
+        return arguments
 
 
 class _HelpAll(argparse.Action):

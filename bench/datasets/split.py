@@ -82,9 +82,12 @@ class Split:
             (self.load_label(index) != void).any() for index in range(len(self))
         )
         if not self._is_labelled:
+            use = "learn from" if self._name == "train" else "score"
+            # Training needs these two, whatever is scored in the end.
+            other = "" if self._name in ("train", "val") else " or choose another `split`"
             raise BenchError(
                 f"no pixel of {self._dataset.name}'s {self._name} split is labelled with a class, so there is nothing "
-                f"to {'learn from' if self._name == 'train' else 'score'}; see to its labels or choose another `split`"
+                f"to {use}; see to its labels{other}"
             )
 
     def decode(self, in_threads: Callable[..., Iterator[Any]]) -> None:
