@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -15,11 +16,10 @@ def parse_path(text: str) -> str:
     """`'~/runs/$NAME'` -> the path meant, as a shell would have it, which does not see what stands in a config."""
     if os.path.lexists(text):
         return text
-    path = os.path.expandvars(os.path.expanduser(text))
-    if path.startswith("~"):
-        raise ValueError(
-            f"'{text}' begins with the home folder of somebody unknown; write the path out, or ./ before ~"
-        )
+    try:
+        path = os.path.expandvars(str(Path(text).expanduser()) if text.startswith("~") else text)
+    except RuntimeError:
+        raise ValueError(f"'{text}' begins with the home folder of somebody unknown; write it out") from None
     unknown = re.search(r"\$([A-Za-z_]\w*|\{[^}]*\})", path)
     if unknown:
         raise ValueError(f"'{text}' names the environment variable {unknown[0]}, which is not set")
