@@ -157,7 +157,9 @@ def list_images(folder: Path, pattern: str = "*", endings: tuple[str, ...] = IMA
     found = sorted(path for path in found if not path.name.startswith("."))
     for before, path in itertools.pairwise(found):
         if before.with_suffix("") == path.with_suffix(""):
-            raise BenchError(f"{before} and {path} differ in their endings alone; remove the one that is not meant")
+            raise BenchError(
+                f"two images of {folder.name} are called {path.stem}: {before} and {path}; remove the one that is not meant"
+            )
     return found
 
 

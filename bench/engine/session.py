@@ -174,6 +174,9 @@ class Session:
 
         def compute() -> Scores:
             network = MethodNetwork(subject.model, {}, None) if subject else self.network_of(pruner, seed, target)
+            if pruner.needs_data:
+                # Of void alone every gradient is zero, and so is every score.
+                self.baseline.data.check_labelled("train")
             images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
             void = self.baseline.data.classes.ignore_index
             calibration = Calibration(images, void, seed, budget, network.learnt)

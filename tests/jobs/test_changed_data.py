@@ -225,6 +225,15 @@ def test_no_training_on_or_for_a_split_of_void(type_command, root, tmp_path, spl
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_nothing_is_scored_by_labels_of_void(type_command, root, shallow_baseline, tmp_path):
+    void_labels(root, "train")
+    flags = ("--ckpt", shallow_baseline, "--global-ratio", 0.3, "--no-latency", "--calib-images", 2)
+    result = type_command("prune.py", *flags, "--method", "taylor", "--save", tmp_path / "taylor", code=1)
+    assert "train split is labelled" in result.err
+    assert not list((tmp_path / "taylor").glob("*.pt"))
+    type_command("prune.py", *flags, "--method", "l1", "--save", tmp_path / "l1")
+
+
 def test_nothing_is_pruned_for_a_split_of_void(type_command, root, shallow_baseline, tmp_path):
     void_labels(root, "test")
     prune = ("--ckpt", shallow_baseline, "--method", "l1", "--global-ratio", 0.3, "--save", tmp_path / "out")
