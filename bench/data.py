@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.utils import data
 
 from bench.datasets import DEFAULT, dataset_class, transforms
-from bench.datasets.base import Dataset, image_size, read_image
+from bench.datasets.base import Dataset
+from bench.datasets.fingerprint import DataFiles
 from bench.datasets.options import DataOptions
+from bench.datasets.split import Split, times
 from bench.errors import BenchError
 from bench.system.console import progress
 from bench.torch_utils.batches import Batch
@@ -67,7 +69,8 @@ class SegmentationData:
         self._seed = seed
         self._cache = options.cache
         self._workers = options.num_workers
-        self._splits: dict[str, _Split] = {}
+        self._check = options.data_check
+        self._splits: dict[str, Split] = {}
 
     @property
     def record(self) -> dict[str, Any]:
@@ -161,9 +164,22 @@ class SegmentationData:
         """One image as it is on disk, uint8 [3, H, W], and its label, uint8 [H, W]."""
         return self._split(split).load(index)
 
-    def _split(self, name: str, *, decoded: bool = False) -> _Split:
+    def files(self, *splits: str) -> DataFiles:
+        """The files of some splits, to be compared with those that an earlier result was made from."""
+        return DataFiles({name: self._split(name).files for name in splits})
+
+    def check_labelled(self, *splits: str) -> None:
+        """Makes sure that some pixel of each split has a class.
+
+        Raises:
+            BenchError: a split of void alone.
+        """
+        for name in splits:
+            self._split(name).check_labelled()
+
+    def _split(self, name: str, *, decoded: bool = False) -> Split:
         if name not in self._splits:
-            self._splits[name] = _Split(self.dataset, name)
+            self._splits[name] = Split(self.dataset, name, self._check)
         split = self._splits[name]
         if decoded and self._cache and not split.is_decoded:
             split.decode(self._in_threads)
@@ -213,72 +229,6 @@ class TrainLoader(Loader):
         self._order.epoch = epoch
 
 
-class _Split:
-    """The pairs of a split, decoded on demand or once into one buffer.
-
-    One buffer for all images, because each shared tensor costs a file descriptor. It needs no shared memory of its
-    own: forked workers see the parent's pages, and where workers are spawned torch shares it when it is sent.
-    """
-
-    def __init__(self, dataset: Dataset, name: str):
-        self.pairs = dataset.pairs(name)
-        self._dataset = dataset
-        self._buffer: Tensor | None = None
-        self._sizes: list[Size] = []
-        self._offsets: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    @property
-    def is_decoded(self) -> bool:
-        return self._buffer is not None
-
-    def load(self, index: int) -> tuple[Tensor, Tensor]:
-        """The image, uint8 [3, H, W] stored channels last, and its label, uint8 [H, W]."""
-        if self._buffer is not None:
-            return self._slot(self._buffer, index)
-        pair = self.pairs[index]
-        image, label = read_image(pair.image), self._dataset.decode_label(pair.label)
-        if image.shape[:2] != label.shape:
-            raise BenchError(
-                f"image {pair.image} is {_times(image.shape[:2])} but its label {pair.label} is "
-                f"{_times(label.shape)} (height x width)"
-            )
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
-
-    def load_label(self, index: int) -> np.ndarray:
-        """The label alone, uint8 [H, W]."""
-        if self._buffer is not None:
-            return self._slot(self._buffer, index)[1].numpy()
-        return self._dataset.decode_label(self.pairs[index].label)
-
-    def decode(self, in_threads: Callable[..., Iterator[Any]]) -> None:
-        """Decodes the whole split."""
-        self._sizes = [image_size(pair.image) for pair in self.pairs]
-        ends = np.cumsum([4 * height * width for height, width in self._sizes]).tolist()
-        self._offsets = [0, *ends]
-        # The threads below could not write to a tensor made in inference mode, nor could training use it later.
-        with torch.inference_mode(False):
-            buffer = torch.empty(ends[-1], dtype=torch.uint8)
-
-        def fill(index: int) -> None:
-            image, label = self.load(index)
-            image_slot, label_slot = self._slot(buffer, index)
-            image_slot.copy_(image)
-            label_slot.copy_(label)
-
-        for _ in in_threads(fill, range(len(self)), "decoding images"):
-            pass
-        self._buffer = buffer
-
-    def _slot(self, buffer: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        height, width = self._sizes[index]
-        slot = buffer[self._offsets[index] : self._offsets[index + 1]]
-        image, label = slot.split((3 * height * width, height * width))
-        return image.view(height, width, 3).permute(2, 0, 1), label.view(height, width)
-
-
 class _Samples(data.Dataset):
     """Samples by key. An error is returned in the sample's place: raised in a worker it would lose its message."""
 
@@ -293,7 +243,7 @@ class _Samples(data.Dataset):
 
 
 class _TrainSamples(_Samples):
-    def __init__(self, split: _Split, seed: int, input_size: Size, crop_size: Size, ignore_index: int):
+    def __init__(self, split: Split, seed: int, input_size: Size, crop_size: Size, ignore_index: int):
         self._split = split
         self._seed = seed
         self._sizes = {"input_size": input_size, "crop_size": crop_size, "ignore_index": ignore_index}
@@ -306,7 +256,7 @@ class _TrainSamples(_Samples):
 
 
 class _EvalSamples(_Samples):
-    def __init__(self, split: _Split, input_size: Size):
+    def __init__(self, split: Split, input_size: Size):
         self._split = split
         self._input_size = input_size
 
@@ -363,7 +313,7 @@ def _collate(samples: list[tuple[Tensor, Tensor] | BenchError]) -> Batch | Bench
             return sample
     sizes = {tuple(label.shape) for _, label in samples}
     if len(sizes) > 1:
-        shown = " and ".join(_times(size) for size in sorted(sizes)[:2])
+        shown = " and ".join(times(size) for size in sorted(sizes)[:2])
         return BenchError(f"labels of one batch differ in size ({shown}); use `eval_batch_size=1`")
     images, labels = data.default_collate(samples)
     return images, labels
@@ -378,7 +328,3 @@ def _generator(*numbers: int) -> torch.Generator:
     """A generator whose state is a function of the numbers."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
-
-
-def _times(size: Sequence[int]) -> str:
-    return "x".join(str(length) for length in size)

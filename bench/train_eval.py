@@ -106,7 +106,8 @@ def fit(
 
     Raises:
         UsageError: fp16 on CPU.
-        BenchError: the loss is no longer finite; resuming with other options or without `last.pt`.
+        BenchError: a split without labels; the loss is no longer finite; resuming with other options, on images or
+            labels that changed, or without `last.pt`.
         KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
     """
     check_precision(options, device)
@@ -138,6 +139,7 @@ class _Trainer:
         self.options, self.seed, self.folder, self.device, self.label = options, seed, folder, device, label
         self.world = processes.world()
         self.classes: Classes = data.classes
+        data.check_labelled("train", "val")
         shard = {"rank": self.world.rank, "world": self.world.size}
         self.train_loader = data.train_loader(options.batch_size, crop_size=options.crop_size, **shard)
         self.val_loader = data.eval_loader("val", eval_batch_size, **shard)
@@ -148,7 +150,7 @@ class _Trainer:
         to_device(saved.model, device, options.channels_last)
         self.wrapped = processes.wrapped(saved.model, device)
         identity = run_identity(saved, data, options, seed, self.world.size, taught)
-        self.state = new_state(saved, options, device, identity)
+        self.state = new_state(saved, options, device, identity, data.files("train", "val"))
         self.meta = {
             **data.record,
             "crop_size": options.crop_size or data.crop_size,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import data as data_module
 from bench.data import SegmentationData, median_frequency
+from bench.datasets import split as split_module
 from bench.datasets import transforms
 from bench.datasets.camvid import COLOURS, NAMES, VOID, CamVid
 from bench.datasets.cityscapes import IGNORED, TRAIN_ID_TO_ID, Cityscapes
@@ -336,7 +336,7 @@ class TestTraining:
         def never(_path):
             raise AssertionError("decoded again")
 
-        monkeypatch.setattr(data_module, "read_image", never)
+        monkeypatch.setattr(split_module, "read_image", never)
         assert epoch_of(loader, 0)[0].shape[0] == 6
         data.train_loader(2)
 

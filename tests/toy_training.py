@@ -24,6 +24,7 @@ if __name__ == "__main__":
 from bench.cli.entry import run
 from bench.cli.parser import Parser, collect
 from bench.datasets.base import Classes
+from bench.datasets.fingerprint import DataFiles
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
 from bench.system import processes
@@ -140,6 +141,12 @@ class ToyData:
     def eval_loader(self, split: str, batch_size: int, *, rank: int = 0, world: int = 1) -> list[tuple[Tensor, Tensor]]:
         images, labels = (part[rank::world] for part in getattr(self, split))
         return list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+
+    def files(self, *splits: str) -> DataFiles:
+        return DataFiles({})
+
+    def check_labelled(self, *splits: str) -> None:
+        pass
 
     def class_weights(self) -> Tensor:
         return torch.tensor([1.0, 2.0, 5.0, 0.0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.config.shipped import located
+from bench.config.values import parse_path
 from bench.errors import UsageError, unknown_name
 from bench.system.console import say
 
@@ -66,7 +67,14 @@ def recipes_for(argv: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _opened(argv: Sequence[str]) -> list[ConfigFile]:
-    return [(path, _read(path)) for path in map(located, words_after(argv, "--config"))]
+    return [(path, _read(path)) for path in map(_located, words_after(argv, "--config"))]
+
+
+def _located(text: str) -> Path:
+    try:
+        return located(parse_path(text))
+    except ValueError as error:
+        raise UsageError(f"--config {error}") from None
 
 
 def _recipes_of(files: Sequence[ConfigFile]) -> dict[str, tuple[Path, dict[str, Any]]]:

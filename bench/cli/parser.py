@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 from bench.cli.config_file import COMMAND_LINE_ONLY, config_settings
 from bench.cli.help_text import examples_in, short_help
 from bench.config.declare import default_of
-from bench.config.values import parse_settings
+from bench.config.values import parse_path, parse_settings
 from bench.errors import UsageError
 
 Options = TypeVar("Options")
+
+# Flags shown with one of these, such as FILE.yaml, take the name of a file or a folder.
+_PATHS = ("FILE", "DIR")
 
 
 class Parser(argparse.ArgumentParser):
@@ -145,8 +148,19 @@ class Parser(argparse.ArgumentParser):
             words = [word for setting in left for word in setting.words] + words
             named |= {setting.dest for setting in left}
         arguments = self.parse_args(words)
+        self._resolve_paths(arguments)
         arguments.typed, arguments.given = frozenset(typed), frozenset(named)
         return arguments
+
+    def _resolve_paths(self, arguments: argparse.Namespace) -> None:
+        """Lets names of files begin at home or in a variable, as in a shell."""
+        for action in self._actions:
+            value = getattr(arguments, action.dest, None)
+            if isinstance(value, str) and str(action.metavar).partition(".")[0] in _PATHS:
+                try:
+                    setattr(arguments, action.dest, parse_path(value))
+                except ValueError as error:
+                    self.error(f"argument {'/'.join(action.option_strings)}: {error}")
 
     def _named_in(self, argv: Sequence[str]) -> set[str]:
         """The fields that the words of a command line name."""

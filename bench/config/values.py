@@ -5,14 +5,30 @@ Each function returns the value or raises ValueError with a reason and an exampl
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+
+def parse_path(text: str) -> str:
+    """`'~/runs/$NAME'` -> the path meant, as a shell would have it, which does not see what stands in a config."""
+    if os.path.lexists(text):
+        return text
+    try:
+        path = os.path.expandvars(str(Path(text).expanduser()) if text.startswith("~") else text)
+    except RuntimeError:
+        raise ValueError(f"'{text}' begins with the home folder of somebody unknown; write it out") from None
+    unknown = re.search(r"\$([A-Za-z_]\w*|\{[^}]*\})", path)
+    if unknown:
+        raise ValueError(f"'{text}' names the environment variable {unknown[0]}, which is not set")
+    return path
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """`'360,480'` or `'360x480'` -> `(360, 480)`, height first, in pixels."""
-    parts = text.replace("x", ",").split(",")
+    parts = text.lower().replace("x", ",").split(",")
     if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
         raise ValueError(f"'{text}' is not a size; write height,width such as 360,480")
     height, width = (int(part) for part in parts)

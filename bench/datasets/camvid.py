@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.datasets.base import Classes, Dataset, Pair, list_images, open_image, read_ids
+from bench.datasets.base import Classes, Dataset, Pair
+from bench.datasets.image_files import IMAGE_ENDINGS, list_images, read_colours, read_ids
 from bench.errors import BenchError
 
 VOID = 11
@@ -62,6 +63,8 @@ COLOURS: dict[tuple[int, int, int], tuple[str, int]] = {
     (64, 192, 0): ("Wall", 1),
 }
 
+_CLASS_OF = {colour: class_id for colour, (_, class_id) in COLOURS.items()}
+
 _UNKNOWN = 255
 
 
@@ -110,7 +113,7 @@ class CamVid(Dataset):
                     f"no {wanted} of {self.name}'s {split} split in {self.root.absolute()}: expected {split}/ "
                     f"beside {split}annot/ (class ids) or {split}_labels/ (colours); set `data_root`"
                 )
-        label_of = {path.stem: path for path in labels.glob("*.png")}
+        label_of = {path.stem: path for path in list_images(labels, endings=(".png",))}
         pairs = []
         for image in list_images(images):
             label = label_of.get(image.stem) or label_of.get(f"{image.stem}_L")
@@ -118,20 +121,20 @@ class CamVid(Dataset):
                 raise BenchError(f"image {image} has no label: expected {labels / image.stem}.png or ..._L.png")
             pairs.append(Pair(image, label))
         if not pairs:
-            raise BenchError(f"no images in {images}: expected .png, .jpg or .jpeg files")
+            raise BenchError(f"no images in {images}: expected files ending in {', '.join(IMAGE_ENDINGS)}")
         return pairs
 
     def decode_label(self, path: Path) -> np.ndarray:
         if path.parent.name.endswith("_labels"):
             return _decode_colours(path)
-        ids = read_ids(path)
+        ids = read_ids(path, _CLASS_OF)
         if ids.max() > VOID:
             raise BenchError(f"label {path} holds id {ids.max()}; ids are 0 to {VOID} ({VOID} is void)")
         return ids
 
 
 def _decode_colours(path: Path) -> np.ndarray:
-    colours = np.array(open_image(path).convert("RGB"))
+    colours = read_colours(path)
     red, green, blue = (colours[..., channel] >> 6 for channel in range(3))
     ids = _COLOUR_TABLE[red << 4 | green << 2 | blue]
     wrong = (ids == _UNKNOWN) | (colours & 63).any(axis=-1)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.datasets.base import Classes, Dataset, Pair, read_ids
+from bench.datasets.base import Classes, Dataset, Pair
+from bench.datasets.image_files import list_images, read_ids
 from bench.errors import BenchError
 
 IGNORED = 255
@@ -17,7 +18,7 @@ TRAIN_ID_TO_ID = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 _LAST_ID = 33
 _UNKNOWN = 254
 
-_IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+_IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
 
 
 def _tables() -> tuple[np.ndarray, np.ndarray]:
@@ -97,22 +98,23 @@ class Cityscapes(Dataset):
             if not folder.is_dir():
                 raise BenchError(
                     f"no {folder.relative_to(self.root)}/ in {self.root.absolute()}: expected "
-                    f"leftImg8bit/{split}/CITY/*{_IMAGE} and gtFine/{split}/CITY/*{_IDS}; set `data_root`"
+                    f"leftImg8bit/{split}/CITY/*{_IMAGE}.png and gtFine/{split}/CITY/*{_IDS}.png; set `data_root`"
                 )
         pairs = []
-        for image in sorted(images.glob(f"*/*{_IMAGE}")):
-            frame = labels / image.parent.name / image.name.removesuffix(_IMAGE)
-            found = [path for ending in (_IDS, _TRAIN_IDS) if (path := Path(f"{frame}{ending}")).is_file()]
-            if not found:
-                raise BenchError(f"image {image} has no label: expected {frame}{_IDS}")
-            pairs.append(Pair(image, found[0]))
+        for image in list_images(images, f"*/*{_IMAGE}"):
+            frame = labels / image.parent.name / image.stem.removesuffix(_IMAGE)
+            names = [Path(f"{frame}{kind}{ending}") for kind in (_IDS, _TRAIN_IDS) for ending in (".png", ".PNG")]
+            label = next((path for path in names if path.is_file()), None)
+            if label is None:
+                raise BenchError(f"image {image} has no label: expected {names[0]}")
+            pairs.append(Pair(image, label))
         if not pairs:
-            raise BenchError(f"no images in {images}: expected CITY/*{_IMAGE}")
+            raise BenchError(f"no images in {images}: expected CITY/*{_IMAGE}.png")
         return pairs
 
     def decode_label(self, path: Path) -> np.ndarray:
         ids = read_ids(path)
-        mapped = (_FROM_TRAIN_IDS if path.name.endswith(_TRAIN_IDS) else _FROM_IDS)[ids]
+        mapped = (_FROM_TRAIN_IDS if path.stem.endswith(_TRAIN_IDS) else _FROM_IDS)[ids]
         wrong = mapped == _UNKNOWN
         if wrong.any():
             raise BenchError(f"label {path} holds id {ids[wrong][0]}, which is not in the Cityscapes table")

@@ -31,3 +31,9 @@ class DataOptions:
     )
     cache: bool = option(False, "keep decoded images in RAM")
     num_workers: int = option(2, "processes that load images", parse=whole, aliases=("workers", "j"))
+    data_check: str = option(
+        "stat",
+        "what tells that images or labels changed since a result was made, which is then done again: their names, "
+        "sizes and times (stat), or their content too, which takes reading them",
+        choices=("stat", "content"),
+    )

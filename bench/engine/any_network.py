@@ -23,6 +23,7 @@ from bench.pruners import make_pruner
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
 from bench.recover import bias_absorption, recalibration
 from bench.torch_utils.batches import Batch
+from bench.torch_utils.finite import first_fault
 from bench.torch_utils.hooks import outputs_seen
 from bench.torch_utils.sparse_weights import set_to_zero
 
@@ -117,7 +118,8 @@ def prune(
 
     Raises:
         UsageError: what is asked for does not exist or go together.
-        BenchError: the target is out of reach, the network cannot be traced, or the method cannot score it.
+        BenchError: the target is out of reach, a weight is not finite, the network cannot be traced, or the method
+            cannot score it.
     """
     pruner = make_pruner(method, dict(options or {})) if isinstance(method, str) else method
     goal = pruner.aim(_goal(target))
@@ -219,6 +221,9 @@ def _images(
 
 def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrate: bool) -> None:
     """Finds what cannot be before anything is computed."""
+    fault = first_fault(model.state_dict())
+    if fault:
+        raise BenchError(f"the network cannot be pruned: {fault}")
     if isinstance(pruner, Pruner) and (pruner.trains_first or pruner.starts_anew):
         raise UsageError(
             f"{pruner.name} trains with the options it has, which needs a run folder; prune with prune.py, or choose "

@@ -13,7 +13,8 @@ from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners.base import Pruner, Training
 from bench.system.console import say
 from bench.system.files import file_digest
-from bench.system.run_folder import BEST, LAST, run_folder
+from bench.system.run_folder import BEST, LAST, is_done, run_folder
+from bench.training.state import drop_outdated_run
 
 NETWORK = "network.pt"
 
@@ -44,13 +45,24 @@ def train_by(pruner: Pruner, saved: SavedModel, training: Training) -> None:
     folder = training.folder
     say(f"{pruner.name} trains the network before it scores it; the result is kept in {folder}")
     with run_folder(folder):
+        drop_outdated_run(folder, training.data.files("train", "val"))
         network = replace(saved, model=copy.deepcopy(saved.model))
         outcome = pruner.prepare(network, training)
         meta = {**saved.meta, "preparation": {"method": pruner.name, **outcome.spent}}
         learnt = {name: tensor.detach().cpu() for name, tensor in outcome.learnt.items()}
-        save_model(folder / NETWORK, replace(network, meta=meta, state={"learnt": learnt}))
+        state = {"learnt": learnt, "data": training.data.files("train", "val").record()}
+        save_model(folder / NETWORK, replace(network, meta=meta, state=state))
     for name in (BEST, LAST):
         (folder / name).unlink(missing_ok=True)
+
+
+def is_trained(training: Training) -> bool:
+    """Whether the training's folder holds a finished network, of the images and labels there are now."""
+    folder = training.folder
+    if not is_done(folder, NETWORK):
+        return False
+    before = load_model(folder / NETWORK).state.get("data")
+    return training.data.files("train", "val").fits(before, f"the network in {folder} was trained")
 
 
 def open_trained(training: Training) -> MethodNetwork:

@@ -10,13 +10,9 @@ from typing import Any
 from torch import nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
+from bench.datasets.fingerprint import DataFiles
 from bench.engine.cut_schedule import CutSchedule
-from bench.engine.method_training import (
-    NETWORK,
-    MethodNetwork,
-    open_trained,
-    train_by,
-)
+from bench.engine.method_training import MethodNetwork, is_trained, open_trained, train_by
 from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError
 from bench.engine.results import Subject
@@ -31,7 +27,6 @@ from bench.plan.target import Goal, Target
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.recover.recalibration import recalibrate
 from bench.system.files import digest
-from bench.system.run_folder import is_done
 from bench.torch_utils.batches import Batch
 
 # Not a pruning's own: errors on the same images can be compared.
@@ -151,7 +146,7 @@ class Session:
         identity = digest(self.training_identity(pruner, seed, target))
         folder = self.folder / f"prepared_{pruner.name}_{identity}"
         training = Training(baseline.data.seeded(seed), groups, seed, baseline.device, folder, budget)
-        if not is_done(folder, NETWORK):
+        if not is_trained(training):
             with self.stopwatch.stage("prepare"):
                 train_by(pruner, baseline.saved, training)
         return open_trained(training)
@@ -179,6 +174,9 @@ class Session:
 
         def compute() -> Scores:
             network = MethodNetwork(subject.model, {}, None) if subject else self.network_of(pruner, seed, target)
+            if pruner.needs_data:
+                # Of void alone every gradient is zero, and so is every score.
+                self.baseline.data.check_labelled("train")
             images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
             void = self.baseline.data.classes.ignore_index
             calibration = Calibration(images, void, seed, budget, network.learnt)
@@ -190,7 +188,16 @@ class Session:
                 )
             return scores
 
-        return self._scores.get(pruner.name, self.score_identity(pruner, seed, target, subject), compute)
+        looks = pruner.needs_data or pruner.trains_first
+        files = self.baseline.data.files("train") if looks else None
+        return self._scores.get(pruner.name, self.score_identity(pruner, seed, target, subject), compute, files)
+
+    def files_for(self, pruner: Method) -> DataFiles:
+        """The images and labels that a pruning by a method depends on, and what is measured on it."""
+        options = self.options
+        looks = isinstance(pruner, Pruner) and (pruner.needs_data or pruner.trains_first)
+        looks = looks or options.recalibrate or options.reconstruction_images > 0 or self.schedule is not None
+        return self.baseline.data.files(*dict.fromkeys([*(["train"] if looks else []), self.baseline.split]))
 
     def score_identity(
         self, pruner: Pruner, seed: int, target: Target | None = None, subject: Subject | None = None

@@ -70,7 +70,7 @@ def as_measured(
 
 
 def difference(baseline: Baseline, folder: Path) -> str | None:
-    """How a pruned network was measured otherwise: the first flag that differs, and its earlier value."""
+    """How a pruned network was measured otherwise: the first flag that differs, and its earlier value, or the data."""
     report = read_json(folder / REPORT)
     if report["baseline"]["sha256"] != baseline.digest:
         return (
@@ -80,7 +80,16 @@ def difference(baseline: Baseline, folder: Path) -> str | None:
     now = {"dataset": baseline.data.name, "input_size": baseline.data.input_size, "split": baseline.split}
     settings = _settings(report)
     name = _contradiction(settings, plain(now | asdict(baseline.scoring)))
-    return _explained(folder, settings, name) if name else None
+    if name:
+        return _explained(folder, settings, name)
+    files = report.get("data", {})
+    changed = baseline.data.files(*files).changed_since(files)
+    if changed:
+        return (
+            f"{folder} was pruned before images or labels of {' and '.join(changed)} changed, or on other ones; run "
+            "benchmark.py again, or pass the data set it was measured on as `data_root`"
+        )
+    return None
 
 
 def _settings(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def evaluate_pair(baseline: Baseline, candidate: Path | None, report: Path, page
         UsageError: the report has the name of the page.
     """
     page_path = report.with_suffix(".html")
-    if page.html and page_path == report:
+    if page.html and report.suffix.lower() == page_path.suffix:
         raise UsageError(f"--report names the JSON file; pass {report.with_suffix('.json')}, the page goes beside it")
     make_folder(report.parent)
     networks = {"baseline": baseline.saved.model}

@@ -13,6 +13,7 @@ from bench.system.run_folder import BEST, FINETUNED, FINETUNED_REPORT, LAST, PRU
 from bench.train_eval import fit
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
+from bench.training.state import drop_outdated_run
 
 
 def finetune_model(
@@ -22,7 +23,7 @@ def finetune_model(
     seed: int,
     distillation: Distillation | None = None,
 ) -> FinetunedReport:
-    """Fine-tunes the pruned network of a job, unless that was done with the same recipe.
+    """Fine-tunes the pruned network of a job, unless that was done with the same recipe on the same images.
 
     The folder receives `finetuned_model.pt`, the network that scored best on the validation split, and
     `finetuned_report.json`; an interrupted run goes on where it stopped.
@@ -39,12 +40,15 @@ def finetune_model(
     """
     taught = distillation.as_record() if distillation else {}
     recipe = plain({**asdict(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
+    files = baseline.data.files(*dict.fromkeys(["train", "val", baseline.split]))
     if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
         report = read_json(folder / FINETUNED_REPORT)
-        if report["finetune"]["recipe"] == recipe:
+        is_same = report["finetune"]["recipe"] == recipe
+        if is_same and files.fits(report.get("data"), f"{folder.name} was fine-tuned"):
             return report
     saved = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
     history = folder / f"finetune_{digest(recipe)[:8]}"
+    drop_outdated_run(history, files)
     result = fit(
         saved,
         baseline.data.seeded(seed),
@@ -60,6 +64,7 @@ def finetune_model(
     save_model(folder / FINETUNED, best)
     report: FinetunedReport = {
         **baseline.compare(folder / FINETUNED, best, latency=latency_of(read_json(folder / REPORT))),
+        "data": files.record(),
         "finetune": {
             "recipe": recipe,
             "best_epoch": result.best_epoch,

@@ -39,7 +39,7 @@ def finished_cells(baseline: Baseline, out: Path, asked: Collection[str]) -> lis
         latency = latency_of(report)
         if baseline.is_timed and latency and not baseline.times_alike(latency):
             report = {**report, "latency": None}
-        measured = measured_of(info, report, finetuned_in(folder))
+        measured = measured_of(info, report, finetuned_in(folder, baseline))
         goal = Goal(info["target"]["kind"], info["target"]["value"])
         rows.append(
             comparison_row(info["method"], goal, info["seed"], folder.name, measured=measured, error=None, seconds=0.0)
@@ -68,10 +68,18 @@ def comparable_folders(baseline: Baseline, folders: Collection[Path]) -> tuple[l
     return kept, reasons
 
 
-def finetuned_in(folder: Path) -> EvaluationReport | None:
-    """What was measured on the fine-tuned network of a job, if there is one."""
-    is_tuned = (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file()
-    return read_json(folder / FINETUNED_REPORT) if is_tuned else None
+def finetuned_in(folder: Path, baseline: Baseline | None = None) -> EvaluationReport | None:
+    """What was measured on the fine-tuned network of a job, if there is one.
+
+    Args:
+        folder: the job's.
+        baseline: with it, a fine-tuning on images or labels that changed since is left out.
+    """
+    if not ((folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file()):
+        return None
+    report = read_json(folder / FINETUNED_REPORT)
+    files = report.get("data", {})
+    return None if baseline and baseline.data.files(*files).changed_since(files) else report
 
 
 def _unfit(baseline: Baseline, folder: Path) -> str | None:

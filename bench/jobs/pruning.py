@@ -36,13 +36,14 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
     Returns:
         What `pruning_info.json` says.
     """
+    session.baseline.data.check_labelled(session.baseline.split)
     with run_folder(folder):
         pruned = prune_network(session, pruner, session.target(pruner, goal), seed)
         save_model(folder / PRUNED, pruned.saved)
         report = session.baseline.compare(
             folder / PRUNED, pruned.saved, evaluation=pruned.evaluation, cost=pruned.cost, latency=pruned.latency
         )
-        write_json(folder / REPORT, report)
+        write_json(folder / REPORT, {**report, "data": session.files_for(pruner).record()})
         info = {**pruned.info, "saved_model": str(folder / PRUNED)}
         write_json(folder / INFO, info)
     return info

@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 
 from bench.channels.groups import ChannelGroup, prunable
+from bench.datasets.fingerprint import DataFiles
 from bench.engine.one_cut import smaller
 from bench.engine.session import Session
 from bench.errors import UsageError
@@ -88,6 +89,9 @@ def measure_sensitivity(
     """
     ratios = sorted(set(options.sensitivity_ratios))
     _check_ratios(ratios, session)
+    data = session.baseline.data
+    data.check_labelled(split)
+    files = data.files(*dict.fromkeys([*session.files_for(pruner).record(), split]))
     with run_folder(folder):
         scores, scores_file = session.scores(pruner, seed)
         groups = [group for group in prunable(session.groups) if group.name in scores]
@@ -98,9 +102,10 @@ def measure_sensitivity(
             "scores": scores_file,
             "skipped_groups": [group.name for group in prunable(session.groups) if group.name not in scores],
             "images": ruler.describe(),
+            "data": files.record(),
             "identity": digest([session.score_identity(pruner, seed), ruler.describe(), asdict(session.options)]),
         }
-        baseline, measured = _measured_before(folder / RECORD, record["identity"])
+        baseline, measured = _measured_before(folder / RECORD, record["identity"], files)
         record["baseline"] |= baseline or ruler.baseline()
         dense = record["baseline"]["miou_treated"]
 
@@ -233,11 +238,13 @@ def _header(session: Session, pruner: Pruner, options: SensitivityOptions, seed:
     }
 
 
-def _measured_before(path: Path, identity: str) -> tuple[dict[str, float], dict[tuple[str, float], SensitivityRow]]:
+def _measured_before(
+    path: Path, identity: str, files: DataFiles
+) -> tuple[dict[str, float], dict[tuple[str, float], SensitivityRow]]:
     """What `_Ruler.baseline` said and (group, ratio) -> row, as far as an earlier run measured them in the same way."""
     if path.is_file():
         record = read_json(path)
-        if record.get("identity") == identity:
+        if record.get("identity") == identity and files.fits(record.get("data"), f"{path} was measured"):
             baseline = {key: value for key, value in record["baseline"].items() if key.startswith("miou")}
             return baseline, {(row["group"], row["ratio"]): row for row in record["rows"]}
     return {}, {}

@@ -32,7 +32,7 @@ from bench.report.summary_record import ComparisonRow, Measured, baseline_record
 from bench.system.console import say
 from bench.system.files import digest, make_folder, plain, read_json
 from bench.system.provenance import provenance
-from bench.system.run_folder import FAILED, INFO, PRUNED, REPORT, fail, is_done
+from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
 from bench.training.options import FinetuneOptions, TrainOptions
 
@@ -79,6 +79,7 @@ def run_benchmark(
     """
     if session.baseline.is_timed or any(job.goal.is_timed for job in jobs):
         settle_format(session.baseline, out)
+    _check_labelled(session.baseline, finetune)
     rows, schedule = [], session.schedule.as_record() if session.schedule else None
     for number, job in enumerate(jobs, start=1):
         pruner = pruners[job.method]
@@ -86,12 +87,12 @@ def run_benchmark(
         folder = out / _folder_name(session, pruner, job)
 
         def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Measured:
-            if not is_done(folder, PRUNED, INFO, REPORT):
+            if not _is_pruned(session, pruner, folder):
                 prune_model(session, pruner, job.goal, job.seed, folder)
             time_model(session.baseline, folder)
             if finetune is not None:
                 finetune_model(session.baseline, folder, finetune, job.seed, distillation)
-            return measured_in(folder)
+            return measured_in(folder, session.baseline)
 
         row = _attempt(job, folder, work, settings)
         rows.append(row)
@@ -130,6 +131,7 @@ def finetune_benchmark(
         say(f"left out, of the pruned networks in {out}: {others}")
     if baseline.is_timed:
         settle_format(baseline, out)
+    _check_labelled(baseline, finetune)
     rows = []
     for number, folder in enumerate(folders, start=1):
         info = read_json(folder / INFO)
@@ -139,7 +141,7 @@ def finetune_benchmark(
         def work(job: Job = job, folder: Path = folder) -> Measured:
             time_model(baseline, folder)
             finetune_model(baseline, folder, finetune, job.seed, distillation)
-            return measured_in(folder)
+            return measured_in(folder, baseline)
 
         row = _attempt(job, folder, work, settings)
         rows.append(row)
@@ -203,9 +205,30 @@ def _attempt(job: Job, folder: Path, work: Callable[[], Measured], settings: Set
     return comparison_row(job.method, job.goal, job.seed, folder.name, **how)
 
 
-def measured_in(folder: Path) -> Measured:
-    """Reads what was measured on the network of a finished job from its files."""
-    return measured_of(read_json(folder / INFO), read_json(folder / REPORT), finetuned_in(folder))
+def _check_labelled(baseline: Baseline, finetune: TrainOptions | None) -> None:
+    """Finds before the first job what would fail them all."""
+    baseline.data.check_labelled(baseline.split, *(["train", "val"] if finetune else []))
+
+
+def _is_pruned(session: Session, pruner: Method, folder: Path) -> bool:
+    """Whether a job's network is there, of the images and labels there are now; what came of others is removed."""
+    if not is_done(folder, PRUNED, INFO, REPORT):
+        return False
+    fits = session.files_for(pruner).fits(read_json(folder / REPORT).get("data"), f"{folder.name} was pruned")
+    if not fits:
+        for name in (FINETUNED, FINETUNED_REPORT):
+            (folder / name).unlink(missing_ok=True)
+    return fits
+
+
+def measured_in(folder: Path, baseline: Baseline | None = None) -> Measured:
+    """Reads what was measured on the network of a finished job from its files.
+
+    Args:
+        folder: the job's.
+        baseline: with it, a fine-tuning on images or labels that changed since is left out.
+    """
+    return measured_of(read_json(folder / INFO), read_json(folder / REPORT), finetuned_in(folder, baseline))
 
 
 def _outcome(row: ComparisonRow) -> str:

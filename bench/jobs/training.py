@@ -92,7 +92,7 @@ def train_model(
         data, saved = _open(data_options, model_options, run.seed, checkpoint, reset_head)
         if finished and resume:
             identity = run_identity(saved, data, options, run.seed, world.size)
-            check_same_run(folder, load_model(folder / LAST), saved, identity)
+            check_same_run(folder, load_model(folder / LAST), saved, identity, data.files("train", "val"))
             if options.epochs == done:
                 say(f"{folder} is finished already; nothing to do")
                 return read_json(folder / REPORT)
@@ -105,6 +105,7 @@ def train_model(
 
         # Opened before training, so that a missing split is not found out after it.
         splits = dict.fromkeys(("val", scoring.split or data.headline_split))
+        data.check_labelled("train", *splits)
         loaders = {
             split: data.eval_loader(split, scoring.eval_batch_size, rank=world.rank, world=world.size)
             for split in splits
@@ -148,6 +149,7 @@ def train_model(
                 "input_size": data.input_size,
                 "scoring": asdict(how),
                 **({"extended": result.extended} if result.extended else {}),
+                "data": data.files(*dict.fromkeys(("train", *splits))).record(),
                 **{split: asdict(quality) for split, quality in scores.items()},
             }
             if world.is_first:
@@ -245,6 +247,18 @@ def ensure_baseline(
     if is_done(checkpoint.parent, BEST, REPORT):
         _check_trained_so(checkpoint, asked, data_options, model_options, options)
         say(f"baseline {checkpoint} is there already")
+        _warn_of_other_data(checkpoint.parent, data_options)
         return
     folder = checkpoint.parent
     train_model(data_options, model_options, options, run, scoring, folder, timing=timing, resume=True)
+
+
+def _warn_of_other_data(folder: Path, data_options: DataOptions) -> None:
+    """Says that a finished network was trained on images or labels that have changed since."""
+    before = read_json(folder / REPORT).get("data", {})
+    changed = SegmentationData(data_options).files(*before).changed_since(before)
+    if changed:
+        say(
+            f"images or labels of {' and '.join(changed)} changed since it was trained; remove {folder} to have it "
+            "trained again"
+        )

@@ -15,7 +15,6 @@ from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.datasets.options import DataOptions
 from bench.datasets.recorded import settled
-from bench.errors import BenchError
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
 from bench.measure.evaluation_report import (
@@ -160,11 +159,10 @@ class Baseline:
         Raises:
             BenchError: no pixel of the split has a class.
         """
+        self.data.check_labelled(self.split)
         name = f"{label}, {self.split}"
-        return self._checked(
-            evaluate_images(
-                model, self._loader, self.data.classes, device=self.device, label=name, scoring=self.scoring
-            )
+        return evaluate_images(
+            model, self._loader, self.data.classes, device=self.device, label=name, scoring=self.scoring
         )
 
     def evaluate_beside(self, candidate: nn.Module) -> tuple[Evaluation, Tensor]:
@@ -176,21 +174,14 @@ class Baseline:
         Raises:
             BenchError: no pixel of the split has a class.
         """
+        self.data.check_labelled(self.split)
         name = f"baseline and candidate, {self.split}"
         networks = (self.saved.model, candidate, self._loader, self.data.classes)
         # What a cached property is given, it keeps.
         self.evaluation, evaluation, differing = evaluate_both(
             *networks, device=self.device, label=name, scoring=self.scoring
         )
-        return self._checked(evaluation), differing
-
-    def _checked(self, evaluation: Evaluation) -> Evaluation:
-        if not evaluation.per_image.any():
-            raise BenchError(
-                f"no pixel of {self.data.name}'s {self.split} split is labelled with a class, so there is nothing to "
-                "score; choose another `split`"
-            )
-        return evaluation
+        return evaluation, differing
 
     def predictions(self, model: nn.Module, label: str) -> Iterator[tuple[str, Tensor]]:
         """Yields the name of each image of the split and what a network predicts for it, int64 [H, W] on the CPU."""
@@ -305,6 +296,7 @@ class Baseline:
             "model": self.saved.spec,
             "input_size": self.data.input_size,
             "scoring": self.scoring,
+            "data": self.data.files(self.split).record(),
             "baseline": network_record(self.record, self.saved, self.quality, self.cost),
             "candidate": candidate,
             "change": change,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.datasets.base import Classes
+from bench.errors import BenchError
 from bench.measure.boundary_score import BoundaryCounts
 from bench.measure.inference import PLAIN, Scoring, predict
 from bench.metrics import ConfusionMatrix, Quality
@@ -86,6 +87,9 @@ def evaluate_images(
         channels_last: memory format that images and network are brought to; contiguous otherwise.
         label: what the progress bar says.
         scoring: how often and how large the network sees an image, and whether outlines are scored too.
+
+    Raises:
+        BenchError: the network's output is not finite.
     """
     judge = _Judge(classes, device, scoring)
     found = predictions(
@@ -159,12 +163,29 @@ def _predictions(
 
         return network
 
+    are_finite: list[Tensor] = []
+
+    def watch(logits: Tensor) -> None:
+        # Where a logit is nan, it is the one that is chosen.
+        are_finite.append(logits.isfinite().all())
+
     networks, everything = [through(model) for model in models], nn.ModuleList(models)
     with flags_kept(everything):
         everything.eval()
-        for images, labels in progress(loader, label):
+        for number, (images, labels) in enumerate(progress(loader, label)):
             images, labels = moved(images, labels, device, channels_last)
             # Closed before the batch is handed out: the mode would hold for the caller as well.
             with torch.inference_mode():
-                found = [predict(network, images, labels.shape[-2:], scoring) for network in networks]
+                found = [predict(network, images, labels.shape[-2:], scoring, watch) for network in networks]
+            if number == 0:
+                _check_finite(are_finite, label, amp)
             yield found, labels
+    # Not batch by batch: each look makes the host wait for the device.
+    _check_finite(are_finite, label, amp)
+
+
+def _check_finite(are_finite: Sequence[Tensor], label: str, amp: str) -> None:
+    """Refuses outputs that are not numbers, of which the largest is still found and scored."""
+    if are_finite and not torch.stack(list(are_finite)).all():
+        how = "its weights are not usable" if amp == "none" else "pass `amp=none`"
+        raise BenchError(f"{label}: the network's output is nan or inf, so it cannot be scored; {how}")

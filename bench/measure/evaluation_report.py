@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bench.channels.layer_axes import widths
+from bench.datasets.fingerprint import Fingerprint
 from bench.measure.latency_report import LatencyReport
 from bench.measure.layer_costs import LayerCost
 from bench.models.checkpoint import SavedModel
@@ -95,6 +96,7 @@ class EvaluationReport(TypedDict):
     model: dict[str, Any]
     input_size: list[int]
     scoring: dict[str, Any]
+    data: dict[str, Fingerprint]
     baseline: NetworkRecord
     candidate: NetworkRecord | None
     change: Change | None

@@ -60,7 +60,13 @@ PLAIN = Scoring()
 """One pass over the whole image."""
 
 
-def predict(network: Network, images: Tensor, size: Sequence[int], scoring: Scoring = PLAIN) -> Tensor:
+def predict(
+    network: Network,
+    images: Tensor,
+    size: Sequence[int],
+    scoring: Scoring = PLAIN,
+    watch: Callable[[Tensor], None] | None = None,
+) -> Tensor:
     """The output chosen for each pixel.
 
     The logits of all passes are averaged, each scaled (bilinearly) before that to the size asked for.
@@ -70,12 +76,17 @@ def predict(network: Network, images: Tensor, size: Sequence[int], scoring: Scor
         images: [N, 3, H, W], as the network wants them.
         size: (height, width) of the result.
         scoring: which passes.
+        watch: is shown the logits that were chosen, float32 [N, *size].
 
     Returns:
         int64 [N, *size], values in [0, C).
     """
     # Every pass weighs the same, so the sum has its maximum where the mean has it.
-    return functools.reduce(torch.add, _passes(network, images, size, scoring)).argmax(1)
+    logits = functools.reduce(torch.add, _passes(network, images, size, scoring))
+    chosen = logits.argmax(1)
+    if watch:
+        watch(logits.gather(1, chosen[:, None])[:, 0])
+    return chosen
 
 
 def _passes(network: Network, images: Tensor, size: Sequence[int], scoring: Scoring) -> Iterator[Tensor]:

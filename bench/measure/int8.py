@@ -31,6 +31,7 @@ from bench.system.files import file_digest, plain, whole_file, write_json
 from bench.system.provenance import provenance
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.finite import first_fault
 from bench.torch_utils.memory_format import contiguous
 
 FORMAT = "segmentation-pruning-bench-int8/1"
@@ -96,6 +97,9 @@ def load_int8(path: Path) -> nn.Module:
         content = read_file(path)
     if content.get("format") != FORMAT:
         raise BenchError(f"{path} is no int8 network of eval.py --int8")
+    fault = first_fault({name: tensor for name, tensor in content["state_dict"].items() if isinstance(tensor, Tensor)})
+    if fault:
+        raise BenchError(f"{path} cannot be used: {fault}; quantise the network again with eval.py --int8")
     with torch.device("meta"):
         model = build_model(ModelSpec(**content["model"]))
     adopt_shapes(model, {name: tuple(shape) for name, shape in content["shapes"].items()})

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.datasets.base import read_image
+from bench.datasets.image_files import read_image
 from bench.datasets.transforms import network_input
 from bench.errors import UsageError
 from bench.measure.inference import predict as choose_outputs

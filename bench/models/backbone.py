@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError, UsageError
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file
+from bench.models.wrapper_names import unwrapped
 
 DOWNLOAD = "imagenet"
 
@@ -62,13 +63,15 @@ def load_backbone(model: nn.Module, source: str) -> None:
             f"{type(model).__name__} has no backbone with published weights; leave out `pretrained_backbone`"
         )
     weights = _download(model.architecture) if source == DOWNLOAD else as_state_dict(source, read_file(source))
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(_HEADS)}
+    where = f"{source} does not fit the backbone {model.architecture}"
     expected = {
         f"{prefix}.{name}": tensor
         for prefix, layer in model.backbone_layers().items()
         for name, tensor in layer.state_dict().items()
     }
-    fitted = fitting_tensors(weights, expected, where=f"{source} does not fit the backbone {model.architecture}")
+    weights = unwrapped(weights, expected, where)
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(_HEADS)}
+    fitted = fitting_tensors(weights, expected, where)
     for name, tensor in expected.items():
         tensor.copy_(fitted[name])
 

@@ -13,6 +13,25 @@ import torch
 from torch import Tensor
 
 from bench.errors import BenchError
+from bench.models.wrapper_names import unwrapped
+from bench.torch_utils.finite import first_fault
+
+# Where training programs put a network among the other things of a file: the first there is counts.
+_CONTAINERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "network",
+    "net",
+    "weights",
+    "params",
+    "module",
+    "state_dict_ema",
+    "ema_state_dict",
+    "model_ema",
+    "ema",
+)
 
 # What torch.load and its unpickler raise over damaged or foreign bytes.
 _DAMAGE = (
@@ -61,23 +80,29 @@ def as_state_dict(path: Path | str, content: Mapping[Any, Any]) -> dict[str, Ten
         content: what `read_file` returned.
 
     Raises:
-        BenchError: there is no state dict in it.
+        BenchError: there is no state dict in it, or several and none under a usual name.
     """
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not content or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
-        raise BenchError(f"{path} is not a checkpoint: it holds neither this project's format nor a state_dict")
-    # DistributedDataParallel puts a prefix before every name.
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    while not _is_state_dict(content):
+        inner = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+        usual = [key for key in _CONTAINERS if inner.get(key)]
+        others = [key for key, value in inner.items() if _is_state_dict(value)]
+        if not usual and len(others) > 1:
+            raise BenchError(f"{path} holds several networks: {', '.join(map(str, others))}; save one by itself")
+        if not usual and not others:
+            raise BenchError(f"{path} is not a checkpoint: it holds neither this project's format nor a state_dict")
+        content = inner[(usual or others)[0]]
+    return dict(content)
+
+
+def _is_state_dict(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in content.items())
 
 
 def fitting_tensors(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Copies tensors into the dtypes of a network after checking that they are exactly its tensors.
+    """Copies tensors into the dtypes of a network after checking that they are exactly its tensors, and numbers.
 
     Args:
-        weights: name -> tensor of a file.
+        weights: name -> tensor of a file; names may have those of wrappers before them.
         expected: name -> tensor of the network, possibly on the meta device.
         where: the beginning of the message: which file does not fit which network.
 
@@ -85,9 +110,10 @@ def fitting_tensors(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor
         One contiguous tensor for each name in `expected`, none sharing memory with `weights`.
 
     Raises:
-        BenchError: the first tensor that is missing, has another shape, or is not the network's.
+        BenchError: the first tensor that is missing, has another shape or kind of number, is not the network's, or is
+            not finite.
     """
-    fitted = {}
+    weights, fitted = unwrapped(weights, expected, where), {}
     for key, tensor in expected.items():
         if key in weights:
             given = weights[key]
@@ -98,11 +124,30 @@ def fitting_tensors(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor
             raise BenchError(f"{where}: tensor {key} is missing")
         if given.shape != tensor.shape:
             raise BenchError(f"{where}: {key} is {list(given.shape)}, the network has {list(tensor.shape)}")
+        kind = _kind(given)
+        if kind != "plain" and not (kind == "whole" and not tensor.is_floating_point()):
+            raise BenchError(f"{where}: {key} holds {kind} numbers, the network {str(tensor.dtype).partition('.')[2]}")
         fitted[key] = given.to(tensor.dtype, copy=True, memory_format=torch.contiguous_format)
     for key in weights:
         if key not in expected:
             raise BenchError(f"{where}: the network has no tensor {key}")
+    fault = first_fault(fitted)
+    if fault:
+        raise BenchError(f"{where}: {fault}; use a checkpoint of before the training failed")
     return fitted
+
+
+def _kind(tensor: Tensor) -> str:
+    """What a tensor's numbers are, where they are not simply there to be rounded to another precision."""
+    if tensor.is_meta:
+        return "no"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.is_complex():
+        return "complex"
+    return "plain" if tensor.is_floating_point() else "whole"
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
+from bench.datasets.fingerprint import DataFiles
 from bench.errors import BenchError
 from bench.oracle.incremental_forward import IncrementalForward
 from bench.system.console import progress
@@ -46,6 +47,7 @@ class Ablation:
         device: torch.device,
         path: Path,
         identity: Any,
+        files: DataFiles | None = None,
     ):
         """Takes over what an earlier run measured.
 
@@ -56,13 +58,16 @@ class Ablation:
             device: where to run.
             path: the file that keeps the losses; named by what they depend on.
             identity: what that is, for the record.
+            files: the images and labels, if they are files; losses of others are measured again.
         """
         self._model, self._device, self._path, self._identity = model, device, path, identity
         self._images = [pair for images, labels in batches for pair in zip(images.split(1), labels, strict=True)]
         self._ignore_index = ignore_index
         self.pixels = torch.tensor([int((label != ignore_index).sum()) for _, label in self._images])
-        if path.is_file():
-            self._known: list[dict[str, float]] = read_json(path)["images"]
+        self._data = files and files.record()
+        kept = read_json(path) if path.is_file() else None
+        if kept and (files is None or files.fits(kept.get("data"), f"{path.name} was measured")):
+            self._known: list[dict[str, float]] = kept["images"]
         else:
             self._known = [{} for _ in self._images]
 
@@ -89,7 +94,8 @@ class Ablation:
             missing = {name: removal for name, removal in distinct.items() if name not in known}
             if missing or "" not in known:
                 known |= self._measured(number, missing)
-                write_json(self._path, {"format": FORMAT, "identity": self._identity, "images": self._known})
+                record = {"format": FORMAT, "identity": self._identity, "data": self._data, "images": self._known}
+                write_json(self._path, record)
         return torch.tensor([[known[name] for known in self._known] for name in names], dtype=torch.float64)
 
     def _measured(self, number: int, removals: Mapping[str, Removal]) -> dict[str, float]:

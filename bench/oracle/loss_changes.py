@@ -85,6 +85,7 @@ def measure_oracle(session: Session, options: OracleOptions, folder: Path) -> Or
         raise UsageError("`oracle_images` must be at least 2, because two halves of them are compared")
     baseline, groups = session.baseline, prunable(session.groups)
     data = baseline.data
+    data.check_labelled("train")
     batches = session.batches(options.oracle_images, options.oracle_seed)
     identity = plain(
         {
@@ -101,5 +102,6 @@ def measure_oracle(session: Session, options: OracleOptions, folder: Path) -> Or
         device=baseline.device,
         path=folder / f"oracle_losses_{digest(identity)}.json",
         identity=identity,
+        files=data.files("train"),
     )
     return Oracle(groups, ablation, options.oracle_units, options.oracle_seed)

@@ -62,7 +62,7 @@ class TrainingBetweenCuts:
         self._data, self._options, self._steps, self._seed, self._device = data, options, steps, seed, device
         to_device(saved.model, device, options.channels_last)
         self._distillation = distillation
-        self._state = new_state(saved, options, device, {})
+        self._state = new_state(saved, options, device, {}, data.files())
         for model in self.networks:
             # The averaged one too, because a method may score it by its gradients.
             model.requires_grad_(True)

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
+from bench.datasets.fingerprint import DataFiles
 from bench.errors import BenchError
 from bench.models.checkpoint import SavedModel, load_model, read_meta, save_model, stored_tensors
 from bench.system.files import plain, write_csv
@@ -88,11 +89,13 @@ def finished_epochs(folder: Path) -> int | None:
     return read_meta(path).get("epoch", 1) if path.is_file() else None
 
 
-def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity: dict[str, Any]) -> None:
-    """Refuses to go on with a run under other options, but for more epochs than a finished one had.
+def check_same_run(
+    folder: Path, found: SavedModel, saved: SavedModel, identity: dict[str, Any], files: DataFiles
+) -> None:
+    """Refuses to go on with a run under other options, but for more epochs than a finished one had, or on other images.
 
     Raises:
-        BenchError: names the first option that differs, and its old value.
+        BenchError: names the first option that differs, and its old value, or the splits that changed.
     """
     if not found.state:
         raise BenchError(f"{folder / LAST} holds no training state; start a new run with `ckpt={folder / LAST}`")
@@ -117,6 +120,19 @@ def check_same_run(folder: Path, found: SavedModel, saved: SavedModel, identity:
             )
     if plain(found.channels) != plain(saved.channels):
         raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the `ckpt` it began with")
+    changed = files.changed_since(found.state.get("data"))
+    if changed:
+        raise BenchError(
+            f"cannot resume {folder}: images or labels of {' and '.join(changed)} changed since the run was started; "
+            f"train on from its weights with `ckpt={folder / LAST}` and another `save`, or start anew with `overwrite`"
+        )
+
+
+def drop_outdated_run(folder: Path, files: DataFiles) -> None:
+    """Removes the state of an unfinished run that began on images or labels that have changed since."""
+    last = folder / LAST
+    if last.is_file() and not files.fits(load_model(last).state.get("data"), f"the training in {folder} began"):
+        last.unlink()
 
 
 def shown(value: Any) -> str:
@@ -140,6 +156,7 @@ class TrainingState:
         scaler: of fp16 gradients; disabled otherwise.
         ema: the averaged network, if one is kept.
         identity: see `run_identity`.
+        files: the images and labels.
         epoch: finished epochs.
         best_miou: highest validation mIoU so far.
         best_epoch: the epoch it was reached in, from 1; 0 before the first validation.
@@ -153,6 +170,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     ema: Ema | None
     identity: dict[str, Any]
+    files: DataFiles
     epoch: int = 0
     best_miou: float = 0.0
     best_epoch: int = 0
@@ -176,10 +194,10 @@ class TrainingState:
         """Goes back to the last finished epoch of the run in a folder.
 
         Raises:
-            BenchError: no or a damaged `last.pt`, or one of a run with other options.
+            BenchError: no or a damaged `last.pt`, or one of a run with other options or on other images.
         """
         found = load_model(folder / LAST)
-        check_same_run(folder, found, self.saved, self.identity)
+        check_same_run(folder, found, self.saved, self.identity, self.files)
         state, scored = found.state, found.model.state_dict()
         self.saved.model.load_state_dict(state["live"] if self.ema else scored)
         if self.ema:
@@ -199,6 +217,7 @@ class TrainingState:
         """Writes everything `restore` needs, then the table of epochs that belongs to it."""
         state = {
             "identity": self.identity,
+            "data": self.files.record(),
             "epoch": self.epoch,
             "best_miou": self.best_miou,
             "best_epoch": self.best_epoch,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config.declare import require
+from bench.datasets.fingerprint import DataFiles
 from bench.models.checkpoint import SavedModel
 from bench.torch_utils.batches import batchnorm_explained
 from bench.torch_utils.contexts import autocast
@@ -30,7 +31,7 @@ def check_precision(options: TrainOptions, device: torch.device) -> None:
 
 
 def new_state(
-    saved: SavedModel, options: TrainOptions, device: torch.device, identity: dict[str, Any]
+    saved: SavedModel, options: TrainOptions, device: torch.device, identity: dict[str, Any], files: DataFiles
 ) -> TrainingState:
     """What a run begins with.
 
@@ -39,6 +40,7 @@ def new_state(
         options: the recipe.
         device: where it is trained.
         identity: see `bench.training.state.run_identity`.
+        files: the images and labels.
     """
     return TrainingState(
         saved,
@@ -46,6 +48,7 @@ def new_state(
         torch.amp.GradScaler(device.type, enabled=options.amp == "fp16"),
         Ema(saved.model, options.ema) if options.ema else None,
         identity,
+        files,
     )
 
 

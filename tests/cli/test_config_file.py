@@ -193,3 +193,33 @@ def test_data_and_results_stay_with_the_working_folder(tmp_path: Path, monkeypat
     data = SegmentationData(collect(DataOptions, arguments))
     assert data.dataset.root == Path("datasets/synthetic")
     assert not Path(arguments.out_dir).is_absolute()
+
+
+PATH_FLAGS = {
+    "train": ("save", "ckpt", "data-root", "pretrained-backbone"),
+    "prune": ("save", "ckpt", "data-root"),
+    "eval": ("baseline", "candidate", "report", "picture", "predict", "data-root"),
+    "benchmark": ("baseline", "out-dir", "data-root", "pretrained-backbone"),
+    "finetune_batch": ("benchmark-dir", "baseline", "data-root"),
+}
+
+
+@pytest.mark.parametrize("script", PATH_FLAGS)
+@pytest.mark.parametrize("by_config", [False, True])
+def test_paths_may_begin_at_home_or_in_a_variable(script, by_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RUN", "a b")
+    flags = PATH_FLAGS[script]
+    words = [f"--{flag}=~/$RUN/{flag}" for flag in flags]
+    if by_config:
+        (tmp_path / "my.YML").write_text("".join(f"{flag}: ~/$RUN/{flag}\n" for flag in flags), encoding="utf-8")
+        words = ["--config", "~/my.YML"]
+    arguments = vars(script_parser(script).parse(words))
+    assert {flag: arguments[flag.replace("-", "_")] for flag in flags} == {
+        flag: f"{tmp_path}/a b/{flag}" for flag in flags
+    }
+    monkeypatch.delenv("RUN")
+    with pytest.raises(UsageError, match=r"argument --.*\$RUN, which is not set"):
+        script_parser(script).parse(words)
+    with pytest.raises(UsageError, match=r"--config .*not set"):
+        script_parser(script).parse(["--config=$RUN/my.yaml"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench.config.values import above_zero, parse_ratio, parse_settings, parse_size, positive, share, whole
+from bench.config.values import above_zero, parse_path, parse_ratio, parse_settings, parse_size, positive, share, whole
 
 
-@pytest.mark.parametrize("text", ["360,480", "360x480", " 360 , 480 "])
+@pytest.mark.parametrize("text", ["360,480", "360x480", "360X480", " 360 , 480 "])
 def test_a_size_is_height_then_width(text):
     assert parse_size(text) == (360, 480)
 
@@ -62,3 +62,32 @@ def test_a_setting_may_be_a_list():
 def test_malformed_settings_are_refused(text):
     with pytest.raises(ValueError, match="is not KEY=VALUE"):
         parse_settings(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("~", "/home/me"),
+        ("~/runs/a", "/home/me/runs/a"),
+        ("$DATA/camvid", "/mnt/data/camvid"),
+        ("${DATA}x/~", "/mnt/datax/~"),
+        ("~/$DATA", "/home/me//mnt/data"),
+        ("./~/a", "./~/a"),
+        ("imagenet", "imagenet"),
+        ("cost$5/100%", "cost$5/100%"),
+    ],
+)
+def test_a_path_is_what_a_shell_would_make_of_it(text, path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/mnt/data")
+    assert parse_path(text) == path
+
+
+@pytest.mark.parametrize("text", ["$NOT_SET/a", "a/${NOT_SET}", "~nobody-of-that-name/a"])
+def test_a_path_that_means_nothing_is_refused_unless_it_is_there(text, tmp_path, monkeypatch):
+    monkeypatch.delenv("NOT_SET", raising=False)
+    with pytest.raises(ValueError, match=r"not set|somebody unknown"):
+        parse_path(text)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / text).mkdir(parents=True)
+    assert parse_path(text) == text

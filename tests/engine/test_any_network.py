@@ -185,3 +185,11 @@ def test_the_example_prunes_from_a_folder_outside_the_project(project_root, tmp_
     assert "MACs -50.0 %" in done.stdout
     assert "logits (2, 5, 64, 96)" in done.stdout
     assert (tmp_path / "smaller.pt").is_file()
+
+
+@pytest.mark.parametrize("name", ["body.0.weight", "stem.1.running_mean"])
+@pytest.mark.parametrize("method", ["l1", "random", "magnitude"])
+def test_a_network_that_is_no_numbers_is_refused_by_name(network, batches, name, method):
+    network.state_dict()[name].view(-1)[0] = float("nan")
+    with pytest.raises(BenchError, match=f"{name} is not finite"):
+        bench.prune(network, batches, method=method, target={"channels": 0.4})

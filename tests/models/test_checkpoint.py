@@ -309,6 +309,38 @@ def test_the_first_wrong_tensor_is_named(model: nn.Module, tmp_path: Path) -> No
         assert message in refused(tmp_path / "x.pt", name="unet_small", outputs=12)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["final_conv.bias", "bottleneck.conv.1.running_mean", "bottleneck.conv.1.running_var"])
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_weights_and_statistics_that_are_no_numbers(
+    name: str, value: float, is_plain: bool, model: nn.Module, tmp_path: Path
+) -> None:
+    model.state_dict()[name].view(-1)[1] = value
+    if is_plain:
+        torch.save(model.state_dict(), tmp_path / "x.pt")
+    else:
+        save_model(tmp_path / "x.pt", SavedModel(model, SPEC))
+    assert f"{name} is not finite (1 of " in refused(tmp_path / "x.pt", name="unet_small", outputs=12)
+
+
+def test_numbers_of_another_kind(model: nn.Module, tmp_path: Path) -> None:
+    name, variance = "bottleneck.conv.0.weight", "bottleneck.conv.1.running_var"
+    state = model.state_dict()
+    for content, message in [
+        ({**state, name: state[name].to(torch.complex64)}, f"{name} holds complex numbers, the network float32"),
+        ({**state, name: (99 * state[name]).to(torch.int8)}, f"{name} holds whole numbers, the network float32"),
+        ({**state, name: state[name].to_sparse()}, f"{name} holds sparse numbers, the network float32"),
+        # Finite in the file, but not in the network.
+        ({**state, name: state[name].double() * 1e300}, f"{name} is not finite"),
+        ({**state, variance: -state[variance]}, f"{variance} is a variance below 0"),
+    ]:
+        torch.save(content, tmp_path / "x.pt")
+        assert message in refused(tmp_path / "x.pt", name="unet_small", outputs=12)
+    torch.save({key: tensor.double() for key, tensor in state.items()}, tmp_path / "double.pt")
+    opened = load_model(tmp_path / "double.pt", name="unet_small", outputs=12).model
+    assert all(torch.equal(tensor, state[key]) for key, tensor in opened.state_dict().items())
+
+
 def test_a_folder_that_cannot_be_written(model: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="cannot write"):
         save_model(tmp_path / "missing" / "best.pt", SavedModel(model, SPEC))

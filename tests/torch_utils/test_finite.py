@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy_networks as toys
 
-from bench.torch_utils.finite import has_finite_weights
+from bench.torch_utils.finite import first_fault, has_finite_weights
 
 
 def test_a_network_of_numbers_is_finite() -> None:
@@ -25,3 +25,12 @@ def test_a_single_value_of_a_weight_or_a_buffer_is_found(name: str, value: float
     with torch.no_grad():
         model.state_dict()[name].view(-1)[-1] = value
     assert not has_finite_weights(model)
+    assert first_fault(model.state_dict()).startswith(f"{name} is not finite (1 of ")
+
+
+def test_a_variance_below_zero_is_a_fault_though_finite() -> None:
+    model = toys.settled(toys.Chain())
+    assert first_fault(model.state_dict()) is None
+    model.state_dict()["second.1.running_var"][2] = -0.25
+    assert has_finite_weights(model)
+    assert first_fault(model.state_dict()) == "second.1.running_var is a variance below 0 (-0.25)"
