@@ -121,6 +121,11 @@ def test_epochs_of_finetuning_and_devices_that_rows_name_are_compared(tmp_path):
     assert "they differ in epochs of fine-tuning (A: 1; B: 5)\n" in done.out
 
 
+def test_latencies_of_compiled_networks_do_not_compare_with_others(tmp_path):
+    folders = [benchmark(tmp_path / name, row("l1", latency_compiled=name == "b")) for name in "ab"]
+    assert "they differ in latency compiled (A: False; B: True)\n" in compare(tmp_path, *folders).out
+
+
 def test_a_folder_of_the_version_before_is_read(tmp_path):
     new = benchmark(tmp_path / "new", row("l1"), model="unet_small")
     done = compare(tmp_path, BEFORE, new)

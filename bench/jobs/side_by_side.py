@@ -30,7 +30,7 @@ _CONDITIONS = {
     "finetune_epochs": "epochs of fine-tuning",
 }
 _NEEDED = {"method", "ratio", "seed", "status"}
-_TIMED = ("device", "threads", "precision", "format")
+_TIMED = ("device", "threads", "precision", "format", "compiled")
 
 
 class Summary(NamedTuple):
@@ -191,7 +191,7 @@ def _conditions(summary: Summary) -> dict[str, set[str]]:
     found = {name: {str(row[key]) for row in flat if row.get(key) is not None} for key, name in _CONDITIONS.items()}
     timed = [row for row in flat if row.get("speedup") is not None]
     for key in _TIMED if timed else ():
-        found[f"latency {key}"] = {str(row[f"latency_{key}"]) for row in timed if row.get(f"latency_{key}")}
+        found[f"latency {key}"] = {str(row[f"latency_{key}"]) for row in timed if row.get(f"latency_{key}") is not None}
     if timed and not found["latency device"]:
         # Rows of earlier versions do not say what they were timed on.
         device = summary.provenance.get("gpu") or summary.provenance.get("processor")
