@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from records import faults
 from scripts import Outcome
 from toy_latency import formats_take
 
@@ -80,6 +81,7 @@ def test_it_is_kept_for_all_that_comes_later_under_the_same_conditions(opened, m
     kept = json.loads((tmp_path / FILE).read_text())
     assert kept["format"] == "latency-format/1"
     assert [choice["memory_format"] for choice in kept["choices"]] == ["channels_last", "contiguous", "contiguous"]
+    assert faults(kept) == []
     names = ["baseline", "device", "threads", "input_size", "amp", "compiled"]
     assert all(list(choice["conditions"]) == names for choice in kept["choices"])
 
