@@ -179,7 +179,7 @@ def test_a_job_that_is_not_done_finds_its_scores(unpacked, runs, compare):
         again = read_json(runs / "benchmark" / job / "pruning_info.json")
         # Another processor sums in another order: scores differ in the last digits of a float.
         threshold, earlier = (plan["search"].pop("threshold") for plan in (again["plan"], info["plan"]))
-        assert threshold is earlier is None or threshold == pytest.approx(before_then, rel=1e-5)
+        assert threshold is earlier is None or threshold == pytest.approx(earlier, rel=1e-5)
         assert again["plan"] == info["plan"]
         assert again["cost"] == info["cost"]
         assert now[f"{job}/pruned_model.pt"][1] > before[f"{job}/pruned_model.pt"][1]
