@@ -54,7 +54,7 @@ def build_parser() -> Parser:
     parser.add_options("pruning", PruneOptions)
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
-    parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
+    parser.add_options("training, between cuts and of methods that train first", TrainOptions, skip=("lr", *OF_EPOCHS))
     parser.add_options("distillation between cuts", DistillOptions)
     parser.add_options("sensitivity", SensitivityOptions)
     parser.add_options("scoring", ScoringOptions)
@@ -103,7 +103,8 @@ def main(argv: list[str]) -> None:
         goal = pruner.aim(goal)
         check_schedule(schedule, pruner, goal)
     folder = make_folder(arguments.save)
-    session = Session(baseline_of(arguments, arguments.ckpt), collect(PruneOptions, arguments), folder, schedule)
+    baseline = baseline_of(arguments, arguments.ckpt)
+    session = Session(baseline, collect(PruneOptions, arguments), folder, schedule, recipe)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")

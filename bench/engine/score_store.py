@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench.models.state_dict_file import read_file, write_file
 from bench.plan.pruning_plan import Scores
-from bench.system.files import digest, make_folder, plain, whole_file
+from bench.system.files import digest, make_folder, plain
+from bench.system.kept_files import read_kept
 
 
 class ScoreStore:
@@ -23,7 +23,7 @@ class ScoreStore:
         self.folder = folder
 
     def get(self, method: str, identity: Any, compute: Callable[[], Scores]) -> tuple[Scores, str]:
-        """Scores and the name of the file they are in; they are computed only where there is no such file.
+        """Scores and the name of the file they are in; computed only where there is no such file or a damaged one.
 
         Args:
             method: the method's name, the first part of the file's.
@@ -32,10 +32,9 @@ class ScoreStore:
         """
         identity = plain(identity)
         path = self.folder / f"scores_{method}_{digest(identity)}.pt"
-        if path.is_file():
-            return torch.load(path, weights_only=True)["scores"], path.name
-        scores = {name: score.detach().cpu() for name, score in compute().items()}
-        make_folder(self.folder)
-        with whole_file(path) as temporary:
-            torch.save({"identity": identity, "scores": scores}, temporary)
+        scores = read_kept(path, lambda kept: read_file(kept)["scores"])
+        if scores is None:
+            scores = {name: score.detach().cpu() for name, score in compute().items()}
+            make_folder(self.folder)
+            write_file(path, {"identity": identity, "scores": scores})
         return scores, path.name

@@ -30,9 +30,12 @@ from bench.plan.pruning_plan import Scores
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.recover.recalibration import recalibrate
+from bench.system.failures import memory_of
 from bench.system.files import digest
+from bench.system.kept_files import read_kept
 from bench.system.run_folder import is_done
 from bench.torch_utils.batches import Batch
+from bench.training.options import TrainOptions
 
 # Not a pruning's own: errors on the same images can be compared.
 RECONSTRUCTION_SEED = 0
@@ -51,7 +54,14 @@ class Session:
         stopwatch: what the stages of the present pruning took.
     """
 
-    def __init__(self, baseline: Baseline, options: PruneOptions, folder: Path, schedule: CutSchedule | None = None):
+    def __init__(
+        self,
+        baseline: Baseline,
+        options: PruneOptions,
+        folder: Path,
+        schedule: CutSchedule | None = None,
+        recipe: TrainOptions | None = None,
+    ):
         """Sets up the session; nothing is computed before it is needed.
 
         Args:
@@ -59,7 +69,9 @@ class Session:
             options: what is the same for all prunings.
             folder: where scores, and networks that methods trained, are kept, to be found again by content.
             schedule: several cuts, if that is wanted.
+            recipe: of which the methods' own trainings take crop size, precision and memory format.
         """
+        self._recipe = recipe or TrainOptions()
         self.baseline, self.options, self.schedule, self.stopwatch = baseline, options, schedule, Stopwatch()
         self.folder, self._scores = folder, ScoreStore(folder)
         self._trained_quality: dict[str, dict[str, Any]] = {}
@@ -150,10 +162,13 @@ class Session:
         groups, budget = self.prunable_groups(), self._budget(pruner, target)
         identity = digest(self.training_identity(pruner, seed, target))
         folder = self.folder / f"prepared_{pruner.name}_{identity}"
-        training = Training(baseline.data.seeded(seed), groups, seed, baseline.device, folder, budget)
-        if not is_done(folder, NETWORK):
-            with self.stopwatch.stage("prepare"):
-                train_by(pruner, baseline.saved, training)
+        training = Training(baseline.data.seeded(seed), groups, seed, baseline.device, folder, budget, self._recipe)
+        if is_done(folder, NETWORK):
+            kept = read_kept(folder / NETWORK, lambda _: open_trained(training))
+            if kept is not None:
+                return kept
+        with self.stopwatch.stage("prepare"):
+            train_by(pruner, baseline.saved, training)
         return open_trained(training)
 
     def scores(
@@ -182,7 +197,8 @@ class Session:
             images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
             void = self.baseline.data.classes.ignore_index
             calibration = Calibration(images, void, seed, budget, network.learnt)
-            with self.stopwatch.stage("score"):
+            smaller = "use a smaller `calib_batch_size`, or fewer `calib_images`"
+            with self.stopwatch.stage("score"), memory_of(f"scoring channels by {pruner.name}", smaller):
                 scores = pruner.score(network.model, groups, calibration)
             if not scores:
                 raise BenchError(
@@ -210,10 +226,19 @@ class Session:
             identity["data"] = [data.name, data.dataset.root.absolute(), data.input_size]
         if pruner.needs_data:
             identity["images"] = [options.calib_images, options.calib_batch_size]
+        identity |= self.method_training(pruner)
         budget = self._budget(pruner, target)
         if budget:
             identity["budget"] = [budget.macs, dict(budget.given)]
         return identity
+
+    def method_training(self, pruner: Method) -> dict[str, Any]:
+        """What a method's own training takes from the user's recipe and its result depends on; nothing of the usual."""
+        if not (isinstance(pruner, Pruner) and pruner.trains_first):
+            return {}
+        usual = TrainOptions()
+        asked = {name: getattr(self._recipe, name) for name in ("crop_size", "amp")}
+        return {name: value for name, value in asked.items() if value != getattr(usual, name)}
 
     def training_identity(self, pruner: Pruner, seed: int, target: Target | None = None) -> dict[str, Any]:
         """All that a method's own training depends on: what its scores do, but for the calibration images."""

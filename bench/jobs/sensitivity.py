@@ -30,6 +30,7 @@ from bench.recover.recalibration import recalibrate
 from bench.report.plots import heat_map
 from bench.system.console import progress, say
 from bench.system.files import digest, plain, read_json, write_csv, write_json, write_text
+from bench.system.kept_files import read_kept
 from bench.system.provenance import provenance
 from bench.system.run_folder import run_folder
 from bench.torch_utils.batches import Batch
@@ -235,12 +236,11 @@ def _header(session: Session, pruner: Pruner, options: SensitivityOptions, seed:
 
 def _measured_before(path: Path, identity: str) -> tuple[dict[str, float], dict[tuple[str, float], SensitivityRow]]:
     """What `_Ruler.baseline` said and (group, ratio) -> row, as far as an earlier run measured them in the same way."""
-    if path.is_file():
-        record = read_json(path)
-        if record.get("identity") == identity:
-            baseline = {key: value for key, value in record["baseline"].items() if key.startswith("miou")}
-            return baseline, {(row["group"], row["ratio"]): row for row in record["rows"]}
-    return {}, {}
+    record = read_kept(path, read_json)
+    if record is None or record.get("identity") != identity:
+        return {}, {}
+    baseline = {key: value for key, value in record["baseline"].items() if key.startswith("miou")}
+    return baseline, {(row["group"], row["ratio"]): row for row in record["rows"]}
 
 
 def _row(group: ChannelGroup, ratio: float, plan: PruningPlan, dense: float, miou: float) -> SensitivityRow:

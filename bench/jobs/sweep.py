@@ -5,17 +5,19 @@ A job that is done is not done again; one that failed says why in its folder and
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bench.engine.session import Session
-from bench.errors import BenchError, as_flags
+from bench.errors import BenchError, DamagedFile, as_flags
 from bench.jobs.finetuning import check_comparable, finetune_model
 from bench.jobs.pruning import prune_model, time_model
 from bench.measure.baseline import Baseline
@@ -26,7 +28,9 @@ from bench.pruners.base import Method
 from bench.report.summary import write_summary
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row, measured_of
 from bench.system.console import say
+from bench.system.failures import explained, in_one_line
 from bench.system.files import digest, make_folder, plain, read_json
+from bench.system.kept_files import with_kept
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
@@ -84,7 +88,7 @@ def run_benchmark(
                 finetune_model(session.baseline, folder, finetune, job.seed, distillation)
             return measured_in(folder)
 
-        row = _attempt(job, folder, work)
+        row = _attempt(job, folder, lambda work=work, folder=folder: with_kept(work, folder))
         rows.append(row)
         say(f"[{number}/{len(jobs)}] {job}: {_outcome(row)}")
     write_summary(out, baseline_record(session.baseline), rows, provenance())
@@ -111,9 +115,11 @@ def finetune_benchmark(
     folders = sorted(path.parent for path in out.glob(f"*/{INFO}") if is_done(path.parent, PRUNED, INFO))
     if not folders:
         raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
+    infos = {folder: _readable_info(folder) for folder in folders}
     rows = []
+    folders = [folder for folder, info in infos.items() if info is not None]
     for number, folder in enumerate(folders, start=1):
-        info = read_json(folder / INFO)
+        info = infos[folder]
         job = Job(info["method"], Goal(info["target"]["kind"], info["target"]["value"]), info["seed"])
 
         def work(job: Job = job, folder: Path = folder) -> Measured:
@@ -126,7 +132,20 @@ def finetune_benchmark(
         rows.append(row)
         say(f"[{number}/{len(folders)}] {job}: {_outcome(row)}")
     write_summary(out, baseline_record(baseline), rows, provenance(), name="finetuned_summary")
+    if len(folders) < len(infos):
+        raise BenchError(
+            f"{len(infos) - len(folders)} of {len(infos)} pruned networks were left out because their {INFO} is "
+            "damaged; run benchmark.py again, which makes them anew"
+        )
     return rows
+
+
+def _readable_info(folder: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(folder / INFO)
+    except DamagedFile as error:
+        say(f"{folder} is left out: {error}")
+        return None
 
 
 def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainOptions | None:
@@ -159,6 +178,7 @@ def _folder_name(session: Session, pruner: Method, job: Job) -> str:
             "options": asdict(pruner),
             **pruner.identity,
             **session.identity,
+            **session.method_training(pruner),
             "baseline": baseline.digest,
             "data": [baseline.data.name, baseline.data.input_size, baseline.split],
             "scoring": baseline.scoring,
@@ -175,9 +195,11 @@ def _attempt(job: Job, folder: Path, work: Callable[[], Measured]) -> Comparison
         # What failed in an earlier run after the pruning was done has now succeeded.
         (folder / FAILED).unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001 - one job's defect must not cost the others' results
-        reason = as_flags(str(error) or type(error).__name__).splitlines()[0]
-        details = "" if isinstance(error, BenchError) else "\n" + traceback.format_exc()
-        fail(make_folder(folder), reason + details)
+        reason = as_flags(in_one_line(error))
+        details = "" if explained(error) else "\n" + traceback.format_exc()
+        # On a full disk the row has to do.
+        with contextlib.suppress(BenchError):
+            fail(make_folder(folder), reason + details)
         measured = Measured()
     seconds = time.perf_counter() - start
     return comparison_row(job.method, job.goal, job.seed, folder.name, measured=measured, error=reason, seconds=seconds)

@@ -11,7 +11,7 @@ from typing import Any
 from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.datasets.options import DataOptions
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, MachineError, UsageError, as_flags
 from bench.measure.inference import Scoring
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import ModelSpec, build_model
@@ -21,13 +21,15 @@ from bench.models.options import ModelOptions
 from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
+from bench.system.failures import explained
 from bench.system.files import make_folder, read_json, write_json
+from bench.system.kept_files import read_kept
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
 from bench.training.options import TrainOptions
-from bench.training.state import check_same_run, run_identity
+from bench.training.state import can_resume, check_same_run, run_identity
 
 
 def train_model(
@@ -42,6 +44,7 @@ def train_model(
     checkpoint: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    unasked: bool = False,
 ) -> dict[str, Any]:
     """Trains a network and scores its best state on the validation and the headline split.
 
@@ -58,6 +61,8 @@ def train_model(
         checkpoint: weights to start from, dense or pruned; a pruned network stays as narrow as it is.
         resume: go on with the run in the folder; starts it where there is none.
         overwrite: replace the run in the folder.
+        unasked: nobody asked for this training by itself: it is a step of a command that goes on with it whenever it is
+            run again.
 
     Returns:
         What `report.json` says.
@@ -74,29 +79,29 @@ def train_model(
     with processes.joined(set_up(run)) as device:
         world = processes.world()
         make_folder(folder)
-        finished, begun = is_done(folder, BEST, REPORT), (folder / LAST).is_file()
+        finished = is_done(folder, BEST, REPORT) and read_kept(folder / REPORT, read_json) is not None
+        begun = can_resume(folder) if unasked else (folder / LAST).is_file()
         if finished and not (resume or overwrite):
             raise BenchError(f"{folder} already holds a finished run; choose another --save or pass --overwrite")
         if begun and not (resume or overwrite):
             raise BenchError(f"{folder} holds an unfinished run; pass --resume to go on or --overwrite to start anew")
 
-        data, saved = _open(data_options, model_options, run.seed, checkpoint)
+        data, saved = _open(data_options, model_options, run.seed, scoring.eval_batch_size, checkpoint)
         if finished and resume:
             identity = run_identity(saved, data, options, run.seed, world.size)
             check_same_run(folder, load_model(folder / LAST), saved, identity)
             say(f"{folder} is finished already; nothing to do")
             return read_json(folder / REPORT)
-        if resume and not begun:
+        if resume and not begun and not unasked:
             say(f"{folder} holds no run to resume; starting one")
+        already = "going on with the training of" if begun and resume else "training"
+        say(f"{already} {saved.spec.name} on {data.name}, {options.epochs} epochs -> {folder}")
 
         # Opened before training, so that a missing split is not found out after it.
         splits = dict.fromkeys(("val", scoring.split or data.headline_split))
-        loaders = {
-            split: data.eval_loader(split, scoring.eval_batch_size, rank=world.rank, world=world.size)
-            for split in splits
-        }
+        loaders = {split: data.eval_loader(split, rank=world.rank, world=world.size) for split in splits}
         processes.barrier()
-        with run_folder(folder) if world.is_first else contextlib.nullcontext(), _resume_hint(folder):
+        with run_folder(folder) if world.is_first else contextlib.nullcontext(), _resume_hint(folder, unasked):
             if world.is_first:
                 groups = (data_options, model_options, options, run, scoring, timing or TimingOptions())
                 config = {name: value for group in groups for name, value in asdict(group).items()}
@@ -109,7 +114,6 @@ def train_model(
                 folder,
                 resume=resume and begun,
                 device=device,
-                eval_batch_size=scoring.eval_batch_size,
             )
             best = load_model(result.best).model
             scores = {
@@ -141,11 +145,11 @@ def train_model(
 
 
 def _open(
-    data_options: DataOptions, model_options: ModelOptions, seed: int, checkpoint: Path | None
+    data_options: DataOptions, model_options: ModelOptions, seed: int, eval_batch_size: int, checkpoint: Path | None
 ) -> tuple[SegmentationData, SavedModel]:
     """The data set, and the network with its first weights."""
     if checkpoint is None:
-        data = SegmentationData(data_options, seed=seed)
+        data = SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size)
         spec = ModelSpec(model_options.model, data.classes.outputs)
         saved = SavedModel(build_model(spec), spec)
         if model_options.pretrained_backbone:
@@ -154,17 +158,29 @@ def _open(
     saved = load_model(
         checkpoint, name=model_options.model, outputs=dataset_class(data_options.dataset).classes.outputs
     )
-    return SegmentationData(data_options, seed=seed, input_size=saved.meta.get("input_size")), saved
+    size = saved.meta.get("input_size")
+    return SegmentationData(data_options, seed=seed, input_size=size, eval_batch_size=eval_batch_size), saved
 
 
 @contextlib.contextmanager
-def _resume_hint(folder: Path) -> Iterator[None]:
+def _resume_hint(folder: Path, unasked: bool) -> Iterator[None]:
+    """Says of what ends a training early, and is no fault of its options, how it goes on."""
+    again = "the same command" if unasked else "`resume`"
     try:
         yield
     except KeyboardInterrupt:
         if (folder / LAST).is_file():
-            say(f"{folder / LAST} holds the last finished epoch; go on with the same command and --resume")
+            again = again if unasked else f"the same command and {again}"
+            say(as_flags(f"{folder / LAST} holds the last finished epoch; go on with {again}"))
         raise
+    except Exception as error:
+        known = explained(error)
+        if not isinstance(known, MachineError) or not (folder / LAST).is_file():
+            raise
+        anew = "" if unasked else ", `overwrite` starts anew"
+        raise MachineError(
+            f"{known}; {again} goes on after the last finished epoch by the same recipe{anew}"
+        ) from error
 
 
 def ensure_baseline(
@@ -183,8 +199,9 @@ def ensure_baseline(
     """
     if checkpoint.name != BEST:
         raise UsageError(f"--train-baseline writes a {BEST}; name --baseline {checkpoint.with_name(BEST)}")
-    if is_done(checkpoint.parent, BEST, REPORT):
+    folder, is_there = checkpoint.parent, is_done(checkpoint.parent, BEST, REPORT)
+    if is_there and read_kept(checkpoint, load_model):
         say(f"baseline {checkpoint} is there already")
         return
-    folder = checkpoint.parent
-    train_model(data_options, model_options, options, run, scoring, folder, timing=timing, resume=True)
+    how = {"overwrite": True} if is_there else {"resume": True}
+    train_model(data_options, model_options, options, run, scoring, folder, timing=timing, unasked=True, **how)

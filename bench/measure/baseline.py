@@ -37,13 +37,14 @@ from bench.measure.options import ScoringOptions, TimingOptions
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, load_model
 from bench.system.devices import set_up
+from bench.system.failures import memory_of
 from bench.system.files import file_digest, plain
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 
 
 def open_network(
-    checkpoint: Path, data_options: DataOptions, seed: int, *, model: str | None
+    checkpoint: Path, data_options: DataOptions, seed: int, *, model: str | None, eval_batch_size: int
 ) -> tuple[SegmentationData, SavedModel]:
     """Opens a checkpoint, and the data set at the size the network was trained at unless one is asked for.
 
@@ -53,7 +54,8 @@ def open_network(
     outputs = dataset_class(data_options.dataset).classes.outputs
     saved = load_model(checkpoint, name=model, outputs=outputs)
     size = saved.meta.get("input_size")
-    return SegmentationData(data_options, seed=seed, input_size=tuple(size) if size else None), saved
+    size = tuple(size) if size else None
+    return SegmentationData(data_options, seed=seed, input_size=size, eval_batch_size=eval_batch_size), saved
 
 
 class Baseline:
@@ -64,7 +66,6 @@ class Baseline:
         saved: the network, on the device.
         data: the data set at the network's input size.
         split: the split quality is measured on.
-        eval_batch_size: images a batch when scoring.
         device: where everything runs.
         is_timed: whether latency is among what is measured.
         scoring: how every network is scored.
@@ -85,10 +86,12 @@ class Baseline:
         self.checkpoint, self.device = checkpoint, device
         self.is_timed, self._times_layers = timing.latency, timing.per_layer
         self.scoring, self.mode, self._effort = Scoring.of(scoring), LatencyMode.of(timing, device), Effort.of(timing)
-        self.data, self.saved = open_network(checkpoint, data_options, seed, model=model)
+        self.data, self.saved = open_network(
+            checkpoint, data_options, seed, model=model, eval_batch_size=scoring.eval_batch_size
+        )
         self.saved.model.to(device)
-        self.split, self.eval_batch_size = scoring.split or self.data.headline_split, scoring.eval_batch_size
-        self._loader = self.data.eval_loader(self.split, self.eval_batch_size)
+        self.split = scoring.split or self.data.headline_split
+        self._loader = self.data.eval_loader(self.split)
 
     @cached_property
     def digest(self) -> str:
@@ -186,9 +189,10 @@ class Baseline:
                 one image a pass is timed alone.
         """
         mode = self.mode if effort == 1 else replace(self.mode, throughput_batch=0)
-        return time_networks(
-            networks, self.data.input_size, device=self.device, mode=mode, effort=self._effort.part(effort)
-        )
+        with memory_of("timing", "use a smaller `latency_batch` or `input_size`"):
+            return time_networks(
+                networks, self.data.input_size, device=self.device, mode=mode, effort=self._effort.part(effort)
+            )
 
     def times_alike(self, latency: LatencyReport) -> bool:
         """Whether latencies of an earlier report were measured in this mode."""

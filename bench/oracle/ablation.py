@@ -19,6 +19,7 @@ from bench.errors import BenchError
 from bench.oracle.incremental_forward import IncrementalForward
 from bench.system.console import progress
 from bench.system.files import make_folder, read_json, write_json
+from bench.system.kept_files import read_kept
 from bench.torch_utils.batches import Batch
 
 FORMAT = "ablation-losses/1"
@@ -61,10 +62,8 @@ class Ablation:
         self._images = [pair for images, labels in batches for pair in zip(images.split(1), labels, strict=True)]
         self._ignore_index = ignore_index
         self.pixels = torch.tensor([int((label != ignore_index).sum()) for _, label in self._images])
-        if path.is_file():
-            self._known: list[dict[str, float]] = read_json(path)["images"]
-        else:
-            self._known = [{} for _ in self._images]
+        known: list[dict[str, float]] | None = read_kept(path, lambda kept: read_json(kept)["images"])
+        self._known = [{} for _ in self._images] if known is None else known
 
     @property
     def whole(self) -> Tensor:

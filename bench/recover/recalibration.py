@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bench.system.console import progress
+from bench.system.failures import memory_of
 from bench.torch_utils.batches import Batch, batchnorm_explained
 from bench.torch_utils.contexts import flags_kept
 
@@ -38,7 +39,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
         return
     model.to(device)
     before = [(norm.momentum, *(buffer.clone() for buffer in norm.buffers())) for norm in norms]
-    with flags_kept(model), batchnorm_explained("`calib_batch_size`"):
+    enough = memory_of("recalibration", "use a smaller `calib_batch_size`")
+    with flags_kept(model), enough, batchnorm_explained("`calib_batch_size` and `recalibration_images`"):
         model.eval()
         for norm in norms:
             norm.reset_running_stats()

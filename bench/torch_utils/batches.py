@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
 
+Item = TypeVar("Item")
+
 Batch = tuple[Tensor, Tensor]
 """Images float32 [N, 3, h, w] and labels int64 [N, H, W]."""
+
+
+def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cuts a sequence into parts of `size`; the last may be smaller, but is no single item unless all are.
+
+    A batch of one image has no statistics behind global pooling: a lone last one goes with the batch before.
+
+    >>> parts("abcdefg", 3), parts("abc", 1)
+    (['abc', 'defg'], ['a', 'b', 'c'])
+    """
+    starts = list(range(0, len(items), size))
+    if size > 1 and len(starts) > 1 and len(items) - starts[-1] == 1:
+        del starts[-1]
+    return [items[start:end] for start, end in zip(starts, [*starts[1:], len(items)], strict=True)]
+
+
+def lone_joined(batches: Sequence[Batch]) -> list[Batch]:
+    """Batches as they are, but a last one of a single image goes with the one before; see `parts`."""
+    if len(batches) < 2 or len(batches[-1][0]) > 1 or len(batches[-2][0]) == 1:
+        return list(batches)
+    *kept, one, other = batches
+    if any(left.shape[1:] != right.shape[1:] for left, right in zip(one, other, strict=True)):
+        return list(batches)
+    return [*kept, tuple(torch.cat(pair) for pair in zip(one, other, strict=True))]
 
 
 def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> None:
@@ -40,5 +67,6 @@ def batchnorm_explained(flag: str) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise BenchError(
-            f"BatchNorm after global pooling cannot train on a batch of one image; raise {flag} to at least 2"
+            f"BatchNorm after global pooling cannot train on a batch of one image; raise {flag} to at least 2, and "
+            "have as many training images"
         ) from error
