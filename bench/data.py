@@ -135,7 +135,7 @@ class SegmentationData:
             image, label = source.load(index)
             return transforms.network_input(image, self.input_size), transforms.network_label(label, self.input_size)
 
-        samples = list(self._in_threads(load, chosen, "calibration images"))
+        samples = list(self._in_threads(load, chosen, "loading calibration images"))
         return [_stacked(batch) for batch in parts(samples, batch_size)]
 
     def class_weights(self) -> Tensor:
@@ -152,7 +152,9 @@ class SegmentationData:
             counts = np.bincount(label[label != self.classes.ignore_index].ravel(), minlength=outputs)
             return counts[:outputs]
 
-        return median_frequency(np.stack(list(self._in_threads(count, range(len(split)), "class weights"))))
+        return median_frequency(
+            np.stack(list(self._in_threads(count, range(len(split)), "counting the pixels of each class")))
+        )
 
     def names(self, split: str) -> list[str]:
         """File names of a split's images without their endings, in the order of `load` and `eval_loader`."""

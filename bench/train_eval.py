@@ -74,7 +74,7 @@ def fit(
     distillation: Distillation | None = None,
     resume: bool = False,
     device: torch.device,
-    label: str = "train",
+    label: str = "training",
     knobs: Knobs = Knobs(),  # noqa: B008 - frozen
 ) -> FitResult:
     """Trains a network, dense or pruned, and keeps `best.pt`, `last.pt` and `metrics.csv` in a folder.
@@ -250,6 +250,7 @@ class _Trainer:
             device=self.device,
             amp=self.options.amp,
             channels_last=self.options.channels_last,
+            label="validation",
         )
         row |= {"val_miou": quality.miou, "val_pixel_accuracy": quality.pixel_accuracy}
         improved = state.best_epoch == 0 or quality.miou > state.best_miou

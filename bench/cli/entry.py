@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.errors import UsageError, as_flags
+from bench.system.console import stages_told
 from bench.system.failures import explained
 from bench.system.signals import sigterm_as_interrupt
 
@@ -23,7 +24,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     name = Path(sys.argv[0]).name
     _show_everything()
     try:
-        with sigterm_as_interrupt():
+        with sigterm_as_interrupt(), stages_told():
             main(argv)
         # Now, when it can be told, and not when Python ends.
         if sys.stdout is not None:

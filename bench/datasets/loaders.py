@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from multiprocessing import util
@@ -104,8 +105,10 @@ class TrainLoader(Loader):
 
 
 def _begin_worker(_number: int) -> None:
-    """Leaves Ctrl-C, which the terminal sends to every process, to the one that trains."""
+    """Leaves Ctrl-C and SIGTERM, which may be sent to a whole group, to the process that trains to tell of."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Without a failure, which torch would raise in the other process wherever that is by then.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 def _check_temporary_folder() -> None:

@@ -30,6 +30,7 @@ from bench.plan.pruning_plan import Scores
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.recover.recalibration import recalibrate
+from bench.system.console import announce
 from bench.system.failures import memory_of
 from bench.system.files import digest
 from bench.system.kept_files import read_kept
@@ -91,6 +92,7 @@ class Session:
     def groups(self) -> list[ChannelGroup]:
         """All groups of coupled channels of the baseline."""
         options = self.options
+        announce("finding the channels that can only go together")
         with self.stopwatch.stage("groups"):
             return find_groups(self.baseline.saved.model, ignore=options.ignore, protect_first=options.protect_first)
 
@@ -198,6 +200,7 @@ class Session:
             void = self.baseline.data.classes.ignore_index
             calibration = Calibration(images, void, seed, budget, network.learnt)
             smaller = "use a smaller `calib_batch_size`, or fewer `calib_images`"
+            announce(f"scoring channels by {pruner.name}")
             with self.stopwatch.stage("score"), memory_of(f"scoring channels by {pruner.name}", smaller):
                 scores = pruner.score(network.model, groups, calibration)
             if not scores:
@@ -255,7 +258,9 @@ class Session:
         """Quality of a network that a method trained, measured once for all prunings of it."""
         key = network.record["sha256"]
         if key not in self._trained_quality:
-            self._trained_quality[key] = self.baseline.evaluate(network.model, "prepared").record()
+            self._trained_quality[key] = self.baseline.evaluate(
+                network.model, "the network the method trained"
+            ).record()
         return self._trained_quality[key]
 
     def batches(self, images: int, seed: int, split: str = "train") -> list[Batch]:

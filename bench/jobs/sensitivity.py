@@ -106,7 +106,7 @@ def measure_sensitivity(
         dense = record["baseline"]["miou_treated"]
 
         jobs = [(group, ratio) for group in groups for ratio in ratios]
-        for group, ratio in progress(jobs, "sensitivity"):
+        for group, ratio in progress(jobs, "cutting one group at a time"):
             if (group.name, ratio) not in measured:
                 plan = plan_for_group(group, ratio, scores, session)
                 miou = ruler.miou_of(plan) if plan.removes_channels else dense
@@ -198,7 +198,7 @@ class _Ruler:
             self._images,
             baseline.data.classes,
             device=baseline.device,
-            label=label,
+            label=f"scoring {label}",
             scoring=baseline.scoring,
         ).miou
 

@@ -124,7 +124,7 @@ def train_model(
                     device=device,
                     amp=options.amp,
                     channels_last=options.channels_last,
-                    label=split,
+                    label=f"scoring the best epoch on {split}",
                     scoring=how,
                 )
                 for split, loader in loaders.items()

@@ -124,7 +124,7 @@ class Baseline:
         Raises:
             BenchError: no pixel of the split has a class.
         """
-        name = f"{label}, {self.split}"
+        name = f"scoring {label} on {self.split}"
         return self._checked(
             evaluate_images(
                 model, self._loader, self.data.classes, device=self.device, label=name, scoring=self.scoring
@@ -140,7 +140,7 @@ class Baseline:
         Raises:
             BenchError: no pixel of the split has a class.
         """
-        name = f"baseline and candidate, {self.split}"
+        name = f"scoring baseline and candidate on {self.split}"
         networks = (self.saved.model, candidate, self._loader, self.data.classes)
         # What a cached property is given, it keeps.
         self.evaluation, evaluation, differing = evaluate_both(
@@ -159,7 +159,7 @@ class Baseline:
     def predictions(self, model: nn.Module, label: str) -> Iterator[tuple[str, Tensor]]:
         """Yields the name of each image of the split and what a network predicts for it, int64 [H, W] on the CPU."""
         found = predictions(
-            model, self._loader, device=self.device, label=f"{label}, {self.split}", scoring=self.scoring
+            model, self._loader, device=self.device, label=f"{label} on {self.split}", scoring=self.scoring
         )
         images = (image for batch, _ in found for image in batch.cpu())
         return zip(self.data.names(self.split), images, strict=True)

@@ -84,7 +84,7 @@ class Ablation:
         names = [_name(removal) for removal in removals]
         distinct = dict(zip(names, removals, strict=True))
         make_folder(self._path.parent)
-        for number, known in enumerate(progress(self._known, "oracle")):
+        for number, known in enumerate(progress(self._known, "oracle: removing channels one at a time")):
             missing = {name: removal for name, removal in distinct.items() if name not in known}
             if missing or "" not in known:
                 known |= self._measured(number, missing)

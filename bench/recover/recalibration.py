@@ -46,7 +46,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
             norm.reset_running_stats()
             norm.momentum = None  # torch's cumulative average
             norm.train()
-        for images, _ in progress(batches, "recalibration"):
+        for images, _ in progress(batches, "recalibrating BatchNorm"):
             model(images.to(device, non_blocking=True))
     for norm, (momentum, *buffers) in zip(norms, before, strict=True):
         norm.momentum = momentum

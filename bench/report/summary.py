@@ -79,10 +79,11 @@ def write_summary(
     write_csv(folder / f"{name}.csv", [*COLUMNS, *further], rows)
     plot = folder / f"{name}.png"
     plot.unlink(missing_ok=True)
-    if last_stage([row for row in rows if goal_of(row).kind != "sparsity"]) is not None:
+    is_drawn = last_stage([row for row in rows if goal_of(row).kind != "sparsity"]) is not None
+    write_text(folder / f"{name}.md", _markdown(record, plot.name if is_drawn else None))
+    # Last: matplotlib wants folders of its own to write to, and without a picture the numbers are there all the same.
+    if is_drawn:
         plot_summary(plot, record["baseline"], rows)
-    picture = plot.name if plot.is_file() else None
-    write_text(folder / f"{name}.md", _markdown(record, picture))
 
 
 def _markdown(record: SummaryRecord, picture: str | None) -> str:

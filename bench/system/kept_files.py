@@ -45,8 +45,6 @@ def with_kept(work: Callable[[], Content], folder: Path) -> Content:
         except DamagedFile as error:
             if folder not in error.path.parents or error.path in removed:
                 raise
+            say(f"{error.path} is damaged; it is made anew")
+            error.path.unlink(missing_ok=True)
             removed.add(error.path)
-        for path in removed:
-            if path.is_file():
-                say(f"{path} is damaged; it is made anew")
-                path.unlink()

@@ -25,10 +25,10 @@ def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     >>> parts("abcdefg", 3), parts("abc", 1)
     (['abc', 'defg'], ['a', 'b', 'c'])
     """
-    starts = list(range(0, len(items), size))
-    if size > 1 and len(starts) > 1 and len(items) - starts[-1] == 1:
-        del starts[-1]
-    return [items[start:end] for start, end in zip(starts, [*starts[1:], len(items)], strict=True)]
+    ends = [*range(size, len(items), size), len(items)]
+    if size > 1 and len(ends) > 1 and len(items) - ends[-2] == 1:
+        del ends[-2]
+    return [items[start:end] for start, end in zip([0, *ends], ends, strict=False) if end > start]
 
 
 def lone_joined(batches: Sequence[Batch]) -> list[Batch]:

@@ -73,7 +73,9 @@ def train_slimmable(model: nn.Module, training: Training, widths: Widths, recipe
             loader.set_epoch(epoch)
             model.train()
             losses = []
-            for number, (images, labels) in enumerate(progress(loader, f"slimmable {epoch + 1}/{recipe.epochs}")):
+            for number, (images, labels) in enumerate(
+                progress(loader, f"slimmable training {epoch + 1}/{recipe.epochs}")
+            ):
                 if number == 0:
                     # Dropout draws from the global generators.
                     seed_everything(training.seed * recipe.epochs + epoch)

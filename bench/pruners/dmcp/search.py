@@ -90,6 +90,6 @@ def learn_widths(
     optimizer = GateOptimizer(widths, calibration.budget.macs, weight, steps)
     device = next(model.parameters()).device
     with Gates(network, groups) as gates:
-        for step in progress(range(steps), "width search"):
+        for step in progress(range(steps), "searching widths"):
             images, labels = calibration.batches[step % len(calibration.batches)]
             optimizer.step(network, gates, images.to(device), labels.to(device), calibration.ignore_index)
