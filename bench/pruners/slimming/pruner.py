@@ -81,7 +81,7 @@ class Slimming(Pruner):
             # The best epoch would be the least sparse one, so none but the last is looked at.
             eval_every=self.sparse_epochs,
         )
-        steps = recipe.epochs * len(training.data.train_loader(recipe.batch_size))
+        steps = recipe.epochs * len(training.data.train_loader(recipe.batch_size, crop_size=recipe.crop_size))
         recipe.sparsity_lambda = self.sparsity_lambda or self.scale_shift / movement(recipe, steps)
         shift = recipe.sparsity_lambda * movement(recipe, steps)
         say(f"a penalty of {recipe.sparsity_lambda:.2g} moves BatchNorm scales by at most {shift:.2g} in {steps} steps")
