@@ -74,7 +74,7 @@ def fit(
     distillation: Distillation | None = None,
     resume: bool = False,
     device: torch.device,
-    label: str = "training",
+    label: str = "train",
     knobs: Knobs = Knobs(),  # noqa: B008 - frozen
 ) -> FitResult:
     """Trains a network, dense or pruned, and keeps `best.pt`, `last.pt` and `metrics.csv` in a folder.
