@@ -7,7 +7,7 @@ was loaded before, or on where a run was resumed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +20,12 @@ from torch.utils import data
 from bench.datasets import DEFAULT, dataset_class, transforms
 from bench.datasets.base import Dataset
 from bench.datasets.fingerprint import DataFiles
+from bench.datasets.loaders import Loader, Samples, TrainLoader
 from bench.datasets.options import DataOptions
-from bench.datasets.split import Split, times
+from bench.datasets.split import Split
 from bench.errors import BenchError
 from bench.system.console import progress
-from bench.torch_utils.batches import Batch
+from bench.torch_utils.batches import Batch, parts
 
 Size = tuple[int, int]
 Key = tuple[int, int]
@@ -44,9 +45,12 @@ class SegmentationData:
         input_size: (height, width) in pixels the network sees.
         crop_size: (height, width) of a training crop unless another is asked for.
         headline_split: the split whose score is reported.
+        eval_batch_size: images a batch wherever a network is scored.
     """
 
-    def __init__(self, options: DataOptions, *, seed: int = 0, input_size: Size | None = None):
+    def __init__(
+        self, options: DataOptions, *, seed: int = 0, input_size: Size | None = None, eval_batch_size: int = 4
+    ):
         """Opens a data set.
 
         Args:
@@ -54,6 +58,7 @@ class SegmentationData:
             seed: seed of the order and the augmentation of training images.
             input_size: (height, width) used where the options name none, such as a checkpoint's; else
                 the data set's own.
+            eval_batch_size: images a batch in every scoring, that of a training's validation among them.
 
         Raises:
             UsageError: no data set of that name.
@@ -66,6 +71,7 @@ class SegmentationData:
         self.input_size = tuple(options.input_size or input_size or self.dataset.native_size)
         is_native = self.input_size == self.dataset.native_size
         self.crop_size = self.dataset.crop_size if is_native else self.input_size
+        self.eval_batch_size = eval_batch_size
         self._seed = seed
         self._cache = options.cache
         self._workers = options.num_workers
@@ -110,12 +116,18 @@ class SegmentationData:
         samples = _TrainSamples(split, self._seed, self.input_size, crop_size, self.classes.ignore_index)
         return TrainLoader(samples, _EpochBatches(len(split), batch_size, self._seed, rank, world), self._workers)
 
-    def eval_loader(self, split: str, batch_size: int, *, rank: int = 0, world: int = 1) -> Loader:
+    def eval_loader(self, split: str, batch_size: int | None = None, *, rank: int = 0, world: int = 1) -> Loader:
         """Batches in the order of names: images at the input size, labels at their own.
 
         With several processes each sees every `world`-th image; none is seen twice.
+
+        Args:
+            split: `train`, `val` or `test`.
+            batch_size: images a batch; by default `eval_batch_size`, as everything that scores wants it.
+            rank: this process.
+            world: number of processes.
         """
-        source = self._split(split, decoded=True)
+        source, batch_size = self._split(split, decoded=True), batch_size or self.eval_batch_size
         indices = range(rank, len(source), world)
         batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
         return Loader(_EvalSamples(source, self.input_size), batches, self._workers)
@@ -125,7 +137,7 @@ class SegmentationData:
 
         Args:
             images: how many, chosen by seed without replacement; all there are where more are asked for.
-            batch_size: images a batch; the last may be smaller.
+            batch_size: images a batch; see `parts` for the last.
             seed: seed of the choice.
             split: where they come from.
         """
@@ -136,9 +148,8 @@ class SegmentationData:
             image, label = source.load(index)
             return transforms.network_input(image, self.input_size), transforms.network_label(label, self.input_size)
 
-        samples = list(self._in_threads(load, chosen, "calibration images"))
-        batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
-        return [_stacked(batch) for batch in batches]
+        samples = list(self._in_threads(load, chosen, "loading calibration images"))
+        return [_stacked(batch) for batch in parts(samples, batch_size)]
 
     def class_weights(self) -> Tensor:
         """Median-frequency weights of the training labels (Eigen and Fergus 2015), float32 [outputs].
@@ -154,7 +165,9 @@ class SegmentationData:
             counts = np.bincount(label[label != self.classes.ignore_index].ravel(), minlength=outputs)
             return counts[:outputs]
 
-        return median_frequency(np.stack(list(self._in_threads(count, range(len(split)), "class weights"))))
+        return median_frequency(
+            np.stack(list(self._in_threads(count, range(len(split)), "counting the pixels of each class")))
+        )
 
     def names(self, split: str) -> list[str]:
         """File names of a split's images without their endings, in the order of `load` and `eval_loader`."""
@@ -190,59 +203,7 @@ class SegmentationData:
             yield from progress(pool.map(work, items), label, total=len(items))
 
 
-class Loader:
-    """Iterates over batches; an error met in a worker process is raised here as it is."""
-
-    def __init__(self, samples: data.Dataset, batches: Iterable[list[Any]], workers: int):
-        self._batches = data.DataLoader(
-            samples,
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-        )
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
-            if isinstance(batch, BenchError):
-                try:
-                    raise batch
-                finally:
-                    # The error's traceback holds this frame; held by it in turn, it would keep the workers alive.
-                    del batch
-            yield batch
-
-
-class TrainLoader(Loader):
-    """A loader whose order and augmentation follow the epoch."""
-
-    def __init__(self, samples: data.Dataset, batches: _EpochBatches, workers: int):
-        super().__init__(samples, batches, workers)
-        self._order = batches
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch the next iteration runs; call it before every one."""
-        self._order.epoch = epoch
-
-
-class _Samples(data.Dataset):
-    """Samples by key. An error is returned in the sample's place: raised in a worker it would lose its message."""
-
-    def __getitem__(self, key: Any) -> tuple[Tensor, Tensor] | BenchError:
-        try:
-            return self.sample(key)
-        except BenchError as error:
-            return error
-
-    def sample(self, key: Any) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-
-class _TrainSamples(_Samples):
+class _TrainSamples(Samples):
     def __init__(self, split: Split, seed: int, input_size: Size, crop_size: Size, ignore_index: int):
         self._split = split
         self._seed = seed
@@ -255,7 +216,7 @@ class _TrainSamples(_Samples):
         return transforms.augment(image, label, _generator(self._seed, epoch, 1 + index), **self._sizes)
 
 
-class _EvalSamples(_Samples):
+class _EvalSamples(Samples):
     def __init__(self, split: Split, input_size: Size):
         self._split = split
         self._input_size = input_size
@@ -305,18 +266,6 @@ def median_frequency(counts: np.ndarray) -> Tensor:
     if present.any():
         weights[present] = np.median(frequency) / frequency
     return torch.from_numpy(weights)
-
-
-def _collate(samples: list[tuple[Tensor, Tensor] | BenchError]) -> Batch | BenchError:
-    for sample in samples:
-        if isinstance(sample, BenchError):
-            return sample
-    sizes = {tuple(label.shape) for _, label in samples}
-    if len(sizes) > 1:
-        shown = " and ".join(times(size) for size in sorted(sizes)[:2])
-        return BenchError(f"labels of one batch differ in size ({shown}); use `eval_batch_size=1`")
-    images, labels = data.default_collate(samples)
-    return images, labels
 
 
 def _stacked(samples: list[tuple[Tensor, Tensor]]) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BenchError(Exception):
@@ -15,6 +16,22 @@ class BenchError(Exception):
     """
 
     exit_code = 1
+
+
+class MachineError(BenchError):
+    """The machine has run out of something or was not allowed to: nothing is wrong with the request itself."""
+
+
+class DamagedFile(BenchError):
+    """A file cannot be what was once written there.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, message: str, path: Path | str):
+        super().__init__(message)
+        self.path = Path(path)
 
 
 class UsageError(BenchError):

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +24,17 @@ from bench.recover.recalibration import recalibrate
 from bench.system import processes
 from bench.system.console import progress, say
 from bench.system.devices import seed_everything
+from bench.system.failures import memory_of
 from bench.system.files import make_folder
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST
+from bench.system.signals import sigterm_as_interrupt
 from bench.torch_utils.batches import moved, to_device
 from bench.torch_utils.finite import has_finite_weights
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
 from bench.training.state import EpochRow, run_identity
-from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
+from bench.training.step import Knobs, TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData
@@ -77,8 +76,8 @@ def fit(
     distillation: Distillation | None = None,
     resume: bool = False,
     device: torch.device,
-    eval_batch_size: int = 4,
     label: str = "train",
+    knobs: Knobs = Knobs(),  # noqa: B008 - frozen
 ) -> FitResult:
     """Trains a network, dense or pruned, and keeps `best.pt`, `last.pt` and `metrics.csv` in a folder.
 
@@ -101,8 +100,8 @@ def fit(
             the learning rate of those that follow is that of the longer run, which is not what the longer run alone
             would have given.
         device: where to run; under torchrun what `processes.joined` gave.
-        eval_batch_size: images a validation batch and process.
         label: what the progress bar says.
+        knobs: what the options are called in messages, where they are not those of train.py.
 
     Raises:
         UsageError: fp16 on CPU.
@@ -111,8 +110,8 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
     """
     check_precision(options, device)
-    trainer = _Trainer(saved, data, options, seed, make_folder(folder), distillation, device, eval_batch_size, label)
-    with _sigterm_as_interrupt():
+    trainer = _Trainer(saved, data, options, seed, make_folder(folder), distillation, device, label, knobs)
+    with sigterm_as_interrupt():
         trainer.start(resume)
         while trainer.state.epoch < options.epochs:
             trainer.one_epoch()
@@ -133,18 +132,19 @@ class _Trainer:
         folder: Path,
         distillation: Distillation | None,
         device: torch.device,
-        eval_batch_size: int,
         label: str,
+        knobs: Knobs,
     ):
+        self.knobs = knobs
         self.options, self.seed, self.folder, self.device, self.label = options, seed, folder, device, label
         self.world = processes.world()
         self.classes: Classes = data.classes
         data.check_labelled("train", "val")
         shard = {"rank": self.world.rank, "world": self.world.size}
         self.train_loader = data.train_loader(options.batch_size, crop_size=options.crop_size, **shard)
-        self.val_loader = data.eval_loader("val", eval_batch_size, **shard)
+        self.val_loader = data.eval_loader("val", **shard)
         self.steps_per_epoch = math.ceil(len(self.train_loader) / options.accumulate)
-        self.loss = TrainingLoss(data, options, device, distillation)
+        self.loss = TrainingLoss(data, options, device, distillation, knobs)
         taught = distillation.as_record() if distillation else {}
 
         to_device(saved.model, device, options.channels_last)
@@ -172,7 +172,8 @@ class _Trainer:
     def one_epoch(self) -> None:
         """Trains one epoch, validates where that is due, and saves."""
         state, began = self.state, time.perf_counter()
-        loss, images = self._train()
+        with memory_of("training", self.knobs.for_memory):
+            loss, images = self._train()
         trained = time.perf_counter() - began
         processes.average_buffers(state.saved.model)
         if state.ema:
@@ -237,7 +238,7 @@ class _Trainer:
     def _stop(self, what: str) -> None:
         rate = self.state.optimizer.param_groups[0]["lr"]
         raise BenchError(
-            f"{what} (learning rate {rate:.3g}); try a lower `lr`, `grad_clip=1` or `amp=none`; "
+            f"{what} (learning rate {rate:.3g}); try a lower {self.knobs.lr}, `grad_clip=1` or `amp=none`; "
             f"{self.folder} keeps the files of epoch {self.state.epoch}"
         )
 
@@ -253,6 +254,7 @@ class _Trainer:
             device=self.device,
             amp=self.options.amp,
             channels_last=self.options.channels_last,
+            label="validation",
         )
         row |= {"val_miou": quality.miou, "val_pixel_accuracy": quality.pixel_accuracy}
         improved = state.best_epoch == 0 or quality.miou > state.best_miou
@@ -296,20 +298,3 @@ def _tensorboard(folder: Path) -> Any:
     except ImportError as error:
         raise BenchError("TensorBoard is not installed; pip install tensorboard or leave out `tensorboard`") from error
     return SummaryWriter(str(folder / "tensorboard"))
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Makes SIGTERM, as sent before a cluster takes the machine away, end a run like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

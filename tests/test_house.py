@@ -181,6 +181,16 @@ def test_only_the_command_line_prints():
     assert [module for module, tree in TREES.items() if calls(tree, "print")] == ["bench.cli.entry"]
 
 
+@pytest.mark.parametrize("name", ["torch.save", "torch.load"])
+def test_files_of_tensors_pass_through_one_place(name):
+    assert [module for module, tree in TREES.items() if calls(tree, name)] == ["bench.models.state_dict_file"]
+
+
+def test_loader_processes_pass_through_one_place():
+    found = [module for module, tree in TREES.items() if calls(tree, "data.DataLoader") or calls(tree, "DataLoader")]
+    assert found == ["bench.datasets.loaders"]
+
+
 def test_nothing_sets_an_environment_variable():
     for module, tree in TREES.items():
         targets = [

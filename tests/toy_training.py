@@ -138,7 +138,9 @@ class ToyData:
     ) -> ToyLoader:
         return ToyLoader(*self.train, batch_size, slice(rank, None, world), self.watch)
 
-    def eval_loader(self, split: str, batch_size: int, *, rank: int = 0, world: int = 1) -> list[tuple[Tensor, Tensor]]:
+    def eval_loader(
+        self, split: str, batch_size: int = 2, *, rank: int = 0, world: int = 1
+    ) -> list[tuple[Tensor, Tensor]]:
         images, labels = (part[rank::world] for part in getattr(self, split))
         return list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
 
@@ -188,7 +190,6 @@ def main(argv: list[str]) -> None:
             distillation=toy_distillation() if arguments.taught else None,
             resume=arguments.resume,
             device=device,
-            eval_batch_size=2,
         )
         rank, world = processes.world().rank, processes.world().size
         torch.save(saved.model.state_dict(), arguments.folder / f"rank{rank}.pt")

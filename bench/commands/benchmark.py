@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
         groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
         ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups), asked=arguments.given)
     baseline = baseline_of(arguments, checkpoint)
-    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
+    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule, training)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)

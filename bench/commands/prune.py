@@ -54,7 +54,7 @@ def build_parser() -> Parser:
     parser.add_options("pruning", PruneOptions)
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
-    parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
+    parser.add_options("training, between cuts and of methods that train first", TrainOptions, skip=("lr", *OF_EPOCHS))
     parser.add_options("distillation between cuts", DistillOptions)
     parser.add_options("sensitivity", SensitivityOptions)
     parser.add_options("scoring", ScoringOptions)
@@ -86,15 +86,13 @@ def main(argv: list[str]) -> None:
 
     from bench.engine.cut_schedule import check_schedule, schedule_of
     from bench.engine.session import Session
-    from bench.jobs.pruning import prune_model
+    from bench.jobs.pruning import latency_in, prune_model
     from bench.jobs.sensitivity import measure_sensitivity
-    from bench.measure.evaluation_report import latency_of
     from bench.pruners import make_pruner
     from bench.pruners.base import Sparsifier
     from bench.report.text import pruning_lines
     from bench.system.console import say
-    from bench.system.files import make_folder, read_json
-    from bench.system.run_folder import REPORT
+    from bench.system.files import make_folder
 
     several, recipe = collect(IterativeOptions, arguments), collect(TrainOptions, arguments)
     schedule = schedule_of(several, recipe, collect(FinetuneOptions, arguments), collect(DistillOptions, arguments))
@@ -105,13 +103,14 @@ def main(argv: list[str]) -> None:
         goal = pruner.aim(goal)
         check_schedule(schedule, pruner, goal)
     folder = make_folder(arguments.save)
-    session = Session(baseline_of(arguments, arguments.ckpt), collect(PruneOptions, arguments), folder, schedule)
+    baseline = baseline_of(arguments, arguments.ckpt)
+    session = Session(baseline, collect(PruneOptions, arguments), folder, schedule, recipe)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")
         return
     info = prune_model(session, pruner, goal, arguments.seed, folder)
-    for line in pruning_lines(info, latency_of(read_json(folder / REPORT))):
+    for line in pruning_lines(info, latency_in(folder)):
         say(line)
 
 

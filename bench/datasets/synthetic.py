@@ -67,7 +67,9 @@ def draw_dataset(
         (temporary / _ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
         _move(temporary, root)
     except OSError as error:
-        raise BenchError(f"cannot draw the synthetic data set in {root}: {error.strerror}; set `data_root`") from error
+        raise BenchError(
+            f"cannot draw the synthetic data set in {root}: {error.strerror or error}; set `data_root`"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

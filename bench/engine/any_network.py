@@ -22,7 +22,7 @@ from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
 from bench.recover import bias_absorption, recalibration
-from bench.torch_utils.batches import Batch
+from bench.torch_utils.batches import Batch, lone_joined
 from bench.torch_utils.finite import first_fault
 from bench.torch_utils.hooks import outputs_seen
 from bench.torch_utils.sparse_weights import set_to_zero
@@ -216,7 +216,7 @@ def _images(
             break
     if not batches:
         raise UsageError("data holds no batch; pass images, or None for methods that look at weights alone")
-    return batches, input_size or tuple(batches[0][0].shape[-2:]), void
+    return lone_joined(batches), input_size or tuple(batches[0][0].shape[-2:]), void
 
 
 def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrate: bool) -> None:

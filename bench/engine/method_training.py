@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners.base import Pruner, Training
 from bench.system.console import say
 from bench.system.files import file_digest
+from bench.system.kept_files import read_kept
 from bench.system.run_folder import BEST, LAST, is_done, run_folder
 from bench.training.state import drop_outdated_run
 
@@ -56,13 +58,21 @@ def train_by(pruner: Pruner, saved: SavedModel, training: Training) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def is_trained(training: Training) -> bool:
-    """Whether the training's folder holds a finished network, of the images and labels there are now."""
+def kept_network(training: Training) -> MethodNetwork | None:
+    """What an earlier `train_by` left in the training's folder; None where there is nothing whole of it.
+
+    That of images or labels that have changed since is nothing.
+    """
     folder = training.folder
     if not is_done(folder, NETWORK):
-        return False
-    before = load_model(folder / NETWORK).state.get("data")
-    return training.data.files("train", "val").fits(before, f"the network in {folder} was trained")
+        return None
+
+    def fitting(path: Path) -> MethodNetwork | None:
+        before = load_model(path).state.get("data")
+        fits = training.data.files("train", "val").fits(before, f"the network in {folder} was trained")
+        return open_trained(training) if fits else None
+
+    return read_kept(folder / NETWORK, fitting)
 
 
 def open_trained(training: Training) -> MethodNetwork:

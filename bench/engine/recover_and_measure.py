@@ -45,10 +45,10 @@ def recover_and_measure(
     stages = _Stages(session, changed.plan)
     if trained and trained.record and session.options.evaluate:
         stages.quality["prepared"] = session.quality_of(trained)
-    stages.measure("cut", changed.network, "after the cut")
+    stages.measure("cut", changed.network, "the cut network")
     if session.options.recalibrate and changed.is_changed:
         session.recalibrate(changed.network, seed)
-        stages.measure("recalibrated", changed.network, "recalibrated")
+        stages.measure("recalibrated", changed.network, "the recalibrated network")
     how = _how(session, pruner, target, seed)
     cost = session.baseline.cost_of(changed.network)
     info = _pruning_info(session, pruner, how, changed, cost, stages)

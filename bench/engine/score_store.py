@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.datasets.fingerprint import DataFiles
+from bench.models.state_dict_file import read_file, write_file
 from bench.plan.pruning_plan import Scores
-from bench.system.files import digest, make_folder, plain, whole_file
+from bench.system.files import digest, make_folder, plain
+from bench.system.kept_files import read_kept
 
 
 class ScoreStore:
@@ -26,7 +26,7 @@ class ScoreStore:
     def get(
         self, method: str, identity: Any, compute: Callable[[], Scores], files: DataFiles | None = None
     ) -> tuple[Scores, str]:
-        """Scores and the name of the file they are in; they are computed only where there is no such file.
+        """Scores and the name of the file they are in; computed only where there is no such file or a damaged one.
 
         Args:
             method: the method's name, the first part of the file's.
@@ -36,12 +36,16 @@ class ScoreStore:
         """
         identity = plain(identity)
         path = self.folder / f"scores_{method}_{digest(identity)}.pt"
-        if path.is_file():
-            kept = torch.load(path, weights_only=True)
-            if files is None or files.fits(kept.get("data"), f"{path.name} was computed"):
-                return kept["scores"], path.name
+        kept = read_kept(path, _read)
+        if kept is not None and (files is None or files.fits(kept.get("data"), f"{path.name} was computed")):
+            return kept["scores"], path.name
         scores = {name: score.detach().cpu() for name, score in compute().items()}
         make_folder(self.folder)
-        with whole_file(path) as temporary:
-            torch.save({"identity": identity, "scores": scores, "data": files and files.record()}, temporary)
+        write_file(path, {"identity": identity, "scores": scores, "data": files and files.record()})
         return scores, path.name
+
+
+def _read(path: Path) -> dict[str, Any]:
+    kept = read_file(path)
+    # A file without scores is damaged, whatever else it holds.
+    return {"scores": kept["scores"], "data": kept.get("data")}

@@ -12,7 +12,7 @@ from torch import nn
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.datasets.fingerprint import DataFiles
 from bench.engine.cut_schedule import CutSchedule
-from bench.engine.method_training import MethodNetwork, is_trained, open_trained, train_by
+from bench.engine.method_training import MethodNetwork, kept_network, open_trained, train_by
 from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError
 from bench.engine.results import Subject
@@ -26,8 +26,11 @@ from bench.plan.pruning_plan import Scores
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.recover.recalibration import recalibrate
+from bench.system.console import announce
+from bench.system.failures import memory_of
 from bench.system.files import digest
 from bench.torch_utils.batches import Batch
+from bench.training.options import TrainOptions
 
 # Not a pruning's own: errors on the same images can be compared.
 RECONSTRUCTION_SEED = 0
@@ -46,7 +49,14 @@ class Session:
         stopwatch: what the stages of the present pruning took.
     """
 
-    def __init__(self, baseline: Baseline, options: PruneOptions, folder: Path, schedule: CutSchedule | None = None):
+    def __init__(
+        self,
+        baseline: Baseline,
+        options: PruneOptions,
+        folder: Path,
+        schedule: CutSchedule | None = None,
+        recipe: TrainOptions | None = None,
+    ):
         """Sets up the session; nothing is computed before it is needed.
 
         Args:
@@ -54,7 +64,9 @@ class Session:
             options: what is the same for all prunings.
             folder: where scores, and networks that methods trained, are kept, to be found again by content.
             schedule: several cuts, if that is wanted.
+            recipe: of which the methods' own trainings take crop size, precision and memory format.
         """
+        self._recipe = recipe or TrainOptions()
         self.baseline, self.options, self.schedule, self.stopwatch = baseline, options, schedule, Stopwatch()
         self.folder, self._scores = folder, ScoreStore(folder)
         self._trained_quality: dict[str, dict[str, Any]] = {}
@@ -74,6 +86,7 @@ class Session:
     def groups(self) -> list[ChannelGroup]:
         """All groups of coupled channels of the baseline."""
         options = self.options
+        announce("finding the channels that can only go together")
         with self.stopwatch.stage("groups"):
             return find_groups(self.baseline.saved.model, ignore=options.ignore, protect_first=options.protect_first)
 
@@ -145,10 +158,12 @@ class Session:
         groups, budget = self.prunable_groups(), self._budget(pruner, target)
         identity = digest(self.training_identity(pruner, seed, target))
         folder = self.folder / f"prepared_{pruner.name}_{identity}"
-        training = Training(baseline.data.seeded(seed), groups, seed, baseline.device, folder, budget)
-        if not is_trained(training):
-            with self.stopwatch.stage("prepare"):
-                train_by(pruner, baseline.saved, training)
+        training = Training(baseline.data.seeded(seed), groups, seed, baseline.device, folder, budget, self._recipe)
+        kept = kept_network(training)
+        if kept is not None:
+            return kept
+        with self.stopwatch.stage("prepare"):
+            train_by(pruner, baseline.saved, training)
         return open_trained(training)
 
     def scores(
@@ -180,7 +195,9 @@ class Session:
             images = self.batches(self.options.calib_images, seed) if pruner.needs_data else []
             void = self.baseline.data.classes.ignore_index
             calibration = Calibration(images, void, seed, budget, network.learnt)
-            with self.stopwatch.stage("score"):
+            smaller = "use a smaller `calib_batch_size`, or fewer `calib_images`"
+            announce(f"scoring channels by {pruner.name}")
+            with self.stopwatch.stage("score"), memory_of(f"scoring channels by {pruner.name}", smaller):
                 scores = pruner.score(network.model, groups, calibration)
             if not scores:
                 raise BenchError(
@@ -217,10 +234,19 @@ class Session:
             identity["data"] = [data.name, data.dataset.root.absolute(), data.input_size]
         if pruner.needs_data:
             identity["images"] = [options.calib_images, options.calib_batch_size]
+        identity |= self.method_training(pruner)
         budget = self._budget(pruner, target)
         if budget:
             identity["budget"] = [budget.macs, dict(budget.given)]
         return identity
+
+    def method_training(self, pruner: Method) -> dict[str, Any]:
+        """What a method's own training takes from the user's recipe and its result depends on; nothing of the usual."""
+        if not (isinstance(pruner, Pruner) and pruner.trains_first):
+            return {}
+        usual = TrainOptions()
+        asked = {name: getattr(self._recipe, name) for name in ("crop_size", "amp")}
+        return {name: value for name, value in asked.items() if value != getattr(usual, name)}
 
     def training_identity(self, pruner: Pruner, seed: int, target: Target | None = None) -> dict[str, Any]:
         """All that a method's own training depends on: what its scores do, but for the calibration images."""
@@ -237,7 +263,9 @@ class Session:
         """Quality of a network that a method trained, measured once for all prunings of it."""
         key = network.record["sha256"]
         if key not in self._trained_quality:
-            self._trained_quality[key] = self.baseline.evaluate(network.model, "prepared").record()
+            self._trained_quality[key] = self.baseline.evaluate(
+                network.model, "the network the method trained"
+            ).record()
         return self._trained_quality[key]
 
     def batches(self, images: int, seed: int, split: str = "train") -> list[Batch]:

@@ -11,6 +11,7 @@ from bench.engine.results import Changed, Pruned
 from bench.engine.session import Session
 from bench.plan.target import Target
 from bench.pruners.base import Sparsifier
+from bench.system.console import announce
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 
 
@@ -27,6 +28,7 @@ def zero_weights(session: Session, pruner: Sparsifier, target: Target, seed: int
         BenchError: no weight may be touched, or that many may not go.
     """
     before, spared = session.baseline.saved, layers_to_spare(session.groups)
+    announce(f"choosing weights by {pruner.name}")
     with session.stopwatch.stage("score"):
         sparsity = pruner.choose(before.model, spared, target.goal.value)
     network = copy.deepcopy(before.model)

@@ -9,11 +9,13 @@ from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import FinetunedReport, latency_of
 from bench.models.checkpoint import load_model, save_model
 from bench.system.files import digest, file_digest, plain, read_json, write_json
+from bench.system.kept_files import read_kept
 from bench.system.run_folder import BEST, FINETUNED, FINETUNED_REPORT, LAST, PRUNED, REPORT
 from bench.train_eval import fit
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
-from bench.training.state import drop_outdated_run
+from bench.training.state import can_resume, drop_outdated_run
+from bench.training.step import Knobs
 
 
 def finetune_model(
@@ -41,11 +43,10 @@ def finetune_model(
     taught = distillation.as_record() if distillation else {}
     recipe = plain({**asdict(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
     files = baseline.data.files(*dict.fromkeys(["train", "val", baseline.split]))
-    if (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file():
-        report = read_json(folder / FINETUNED_REPORT)
-        is_same = report["finetune"]["recipe"] == recipe
-        if is_same and files.fits(report.get("data"), f"{folder.name} was fine-tuned"):
-            return report
+    done = read_kept(folder / FINETUNED_REPORT, read_json) if (folder / FINETUNED).is_file() else None
+    is_same = done is not None and done["finetune"]["recipe"] == recipe
+    if is_same and files.fits(done.get("data"), f"{folder.name} was fine-tuned"):
+        return done
     saved = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
     history = folder / f"finetune_{digest(recipe)[:8]}"
     drop_outdated_run(history, files)
@@ -56,9 +57,10 @@ def finetune_model(
         seed,
         history,
         distillation=distillation,
-        resume=(history / LAST).is_file(),
+        resume=can_resume(history),
         device=baseline.device,
         label="fine-tuning",
+        knobs=Knobs(lr="`finetune_lr`"),
     )
     best = load_model(result.best)
     save_model(folder / FINETUNED, best)

@@ -13,6 +13,7 @@ from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import latency_of
+from bench.measure.latency_report import LatencyReport
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import load_model, save_model
 from bench.plan.target import Goal
@@ -71,6 +72,11 @@ def groups_of(
     else:
         raise UsageError("--list-groups needs a network; pass --ckpt FILE or --model NAME")
     return find_groups(network, ignore=options.ignore, protect_first=options.protect_first)
+
+
+def latency_in(folder: Path) -> LatencyReport | None:
+    """What was timed on the network of a finished pruning, if it was timed."""
+    return latency_of(read_json(folder / REPORT))
 
 
 def time_model(baseline: Baseline, folder: Path) -> None:

@@ -31,6 +31,7 @@ from bench.recover.recalibration import recalibrate
 from bench.report.plots import heat_map
 from bench.system.console import progress, say
 from bench.system.files import digest, plain, read_json, write_csv, write_json, write_text
+from bench.system.kept_files import read_kept
 from bench.system.provenance import provenance
 from bench.system.run_folder import run_folder
 from bench.torch_utils.batches import Batch
@@ -110,7 +111,7 @@ def measure_sensitivity(
         dense = record["baseline"]["miou_treated"]
 
         jobs = [(group, ratio) for group in groups for ratio in ratios]
-        for group, ratio in progress(jobs, "sensitivity"):
+        for group, ratio in progress(jobs, "cutting one group at a time"):
             if (group.name, ratio) not in measured:
                 plan = plan_for_group(group, ratio, scores, session)
                 miou = ruler.miou_of(plan) if plan.removes_channels else dense
@@ -202,7 +203,7 @@ class _Ruler:
             self._images,
             baseline.data.classes,
             device=baseline.device,
-            label=label,
+            label=f"scoring {label}",
             scoring=baseline.scoring,
         ).miou
 
@@ -242,12 +243,13 @@ def _measured_before(
     path: Path, identity: str, files: DataFiles
 ) -> tuple[dict[str, float], dict[tuple[str, float], SensitivityRow]]:
     """What `_Ruler.baseline` said and (group, ratio) -> row, as far as an earlier run measured them in the same way."""
-    if path.is_file():
-        record = read_json(path)
-        if record.get("identity") == identity and files.fits(record.get("data"), f"{path} was measured"):
-            baseline = {key: value for key, value in record["baseline"].items() if key.startswith("miou")}
-            return baseline, {(row["group"], row["ratio"]): row for row in record["rows"]}
-    return {}, {}
+    record = read_kept(path, read_json)
+    if record is None or record.get("identity") != identity:
+        return {}, {}
+    if not files.fits(record.get("data"), f"{path} was measured"):
+        return {}, {}
+    baseline = {key: value for key, value in record["baseline"].items() if key.startswith("miou")}
+    return baseline, {(row["group"], row["ratio"]): row for row in record["rows"]}
 
 
 def _row(group: ChannelGroup, ratio: float, plan: PruningPlan, dense: float, miou: float) -> SensitivityRow:

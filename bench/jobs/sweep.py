@@ -5,17 +5,19 @@ A job that is done is not done again; one that failed says why in its folder and
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bench.engine.session import Session
-from bench.errors import BenchError, as_flags
+from bench.errors import BenchError, DamagedFile, as_flags
 from bench.jobs.benchmark_records import pruned_folders
 from bench.jobs.finetuning import finetune_model
 from bench.jobs.finished_cells import comparable_folders, finetuned_in, finished_cells
@@ -30,7 +32,9 @@ from bench.report.row_settings import Settings, settings_of
 from bench.report.summary import write_summary
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row, measured_of
 from bench.system.console import say
+from bench.system.failures import explained, in_one_line
 from bench.system.files import digest, make_folder, plain, read_json
+from bench.system.kept_files import with_kept
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, fail, is_done
 from bench.training.distillation import Distillation
@@ -94,7 +98,7 @@ def run_benchmark(
                 finetune_model(session.baseline, folder, finetune, job.seed, distillation)
             return measured_in(folder, session.baseline)
 
-        row = _attempt(job, folder, work, settings)
+        row = _attempt(job, folder, lambda work=work, folder=folder: with_kept(work, folder), settings)
         rows.append(row)
         say(f"[{number}/{len(jobs)}] {job}: {_outcome(row)}")
     earlier = finished_cells(session.baseline, out, {row["folder"] for row in rows})
@@ -124,7 +128,9 @@ def finetune_benchmark(
     pruned = pruned_folders(out)
     if not pruned:
         raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
-    folders, others = comparable_folders(baseline, pruned)
+    infos = {folder: _readable_info(folder) for folder in pruned}
+    readable = [folder for folder, info in infos.items() if info is not None]
+    folders, others = comparable_folders(baseline, readable)
     if not folders:
         raise BenchError(f"no pruned network in {out} fits: {others}")
     if others:
@@ -134,7 +140,7 @@ def finetune_benchmark(
     _check_labelled(baseline, finetune)
     rows = []
     for number, folder in enumerate(folders, start=1):
-        info = read_json(folder / INFO)
+        info = infos[folder]
         job = Job(info["method"], Goal(info["target"]["kind"], info["target"]["value"]), info["seed"])
         settings = settings_of(info["method_options"], info["options"], info.get("schedule"), None)
 
@@ -147,7 +153,20 @@ def finetune_benchmark(
         rows.append(row)
         say(f"[{number}/{len(folders)}] {job}: {_outcome(row)}")
     write_summary(out, baseline_record(baseline), rows, provenance(), name="finetuned_summary")
+    if len(readable) < len(infos):
+        raise BenchError(
+            f"{len(infos) - len(readable)} of {len(infos)} pruned networks were left out because their {INFO} is "
+            "damaged; run benchmark.py again, which makes them anew"
+        )
     return rows
+
+
+def _readable_info(folder: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(folder / INFO)
+    except DamagedFile as error:
+        say(f"{folder} is left out: {error}")
+        return None
 
 
 def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainOptions | None:
@@ -180,6 +199,7 @@ def _folder_name(session: Session, pruner: Method, job: Job) -> str:
             "options": asdict(pruner),
             **pruner.identity,
             **session.identity,
+            **session.method_training(pruner),
             "baseline": baseline.digest,
             "data": [baseline.data.name, baseline.data.input_size, baseline.split],
             "scoring": baseline.scoring,
@@ -196,9 +216,11 @@ def _attempt(job: Job, folder: Path, work: Callable[[], Measured], settings: Set
         # What failed in an earlier run after the pruning was done has now succeeded.
         (folder / FAILED).unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001 - one job's defect must not cost the others' results
-        reason = as_flags(str(error) or type(error).__name__).splitlines()[0]
-        details = "" if isinstance(error, BenchError) else "\n" + traceback.format_exc()
-        fail(make_folder(folder), reason + details)
+        reason = as_flags(in_one_line(error))
+        details = "" if explained(error) else "\n" + traceback.format_exc()
+        # On a full disk the row has to do.
+        with contextlib.suppress(BenchError):
+            fail(make_folder(folder), reason + details)
         measured = Measured()
     seconds = time.perf_counter() - start
     how = {"settings": settings, "measured": measured, "error": reason, "seconds": seconds}

@@ -12,7 +12,7 @@ from bench.data import SegmentationData
 from bench.datasets import dataset_class
 from bench.datasets.options import DataOptions
 from bench.datasets.recorded import settled
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, MachineError, UsageError, as_flags
 from bench.measure.inference import Scoring
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import DEFAULT_MODEL, ModelSpec, build_model
@@ -22,13 +22,15 @@ from bench.models.options import ModelOptions
 from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
+from bench.system.failures import explained
 from bench.system.files import make_folder, plain, read_json, write_json
+from bench.system.kept_files import read_kept
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
 from bench.train_eval import evaluate, fit
 from bench.training.options import TrainOptions
-from bench.training.state import check_same_run, finished_epochs, run_identity, shown
+from bench.training.state import can_resume, check_same_run, finished_epochs, run_identity, shown
 
 
 def train_model(
@@ -44,6 +46,7 @@ def train_model(
     reset_head: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    unasked: bool = False,
 ) -> dict[str, Any]:
     """Trains a network and scores its best state on the validation and the headline split.
 
@@ -63,6 +66,8 @@ def train_model(
             are of another number than the data set's begins with new ones in any case.
         resume: go on with the run in the folder; starts it where there is none.
         overwrite: replace the run in the folder.
+        unasked: nobody asked for this training by itself: it is a step of a command that goes on with it whenever it is
+            run again.
 
     Returns:
         What `report.json` says.
@@ -82,14 +87,15 @@ def train_model(
         world = processes.world()
         make_folder(folder)
         # A run that died in its first epoch holds nothing to go on from and nothing to lose.
-        done = None if overwrite else finished_epochs(folder)
-        finished, begun = is_done(folder, BEST, REPORT), bool(done)
+        done = None if overwrite or (unasked and not can_resume(folder)) else finished_epochs(folder)
+        finished = is_done(folder, BEST, REPORT) and read_kept(folder / REPORT, read_json) is not None
+        begun = bool(done)
         if finished and not (resume or overwrite):
             raise BenchError(f"{folder} already holds a finished run; choose another --save or pass --overwrite")
         if begun and not (resume or overwrite):
             raise BenchError(f"{folder} holds an unfinished run; pass --resume to go on or --overwrite to start anew")
 
-        data, saved = _open(data_options, model_options, run.seed, checkpoint, reset_head)
+        data, saved = _open(data_options, model_options, run.seed, scoring.eval_batch_size, checkpoint, reset_head)
         if finished and resume:
             identity = run_identity(saved, data, options, run.seed, world.size)
             check_same_run(folder, load_model(folder / LAST), saved, identity, data.files("train", "val"))
@@ -100,18 +106,17 @@ def train_model(
                 f"{folder} is extended from {done} to {options.epochs} epochs: from epoch {done + 1} on the learning "
                 f"rate is that of a run of {options.epochs}; such a run from the start would end with other weights"
             )
-        if resume and not begun:
+        if resume and not begun and not unasked:
             say(f"{folder} holds {'no run' if done is None else 'no finished epoch'} to resume; starting one")
+        already = "going on with the training of" if begun and resume else "training"
+        say(f"{already} {saved.spec.name} on {data.name}, {options.epochs} epochs -> {folder}")
 
         # Opened before training, so that a missing split is not found out after it.
         splits = dict.fromkeys(("val", scoring.split or data.headline_split))
         data.check_labelled("train", *splits)
-        loaders = {
-            split: data.eval_loader(split, scoring.eval_batch_size, rank=world.rank, world=world.size)
-            for split in splits
-        }
+        loaders = {split: data.eval_loader(split, rank=world.rank, world=world.size) for split in splits}
         processes.barrier()
-        with run_folder(folder) if world.is_first else contextlib.nullcontext(), _resume_hint(folder):
+        with run_folder(folder) if world.is_first else contextlib.nullcontext(), _resume_hint(folder, unasked):
             if world.is_first:
                 groups = (data_options, model_options, options, run, scoring, timing or TimingOptions())
                 config = {name: value for group in groups for name, value in asdict(group).items()}
@@ -126,7 +131,6 @@ def train_model(
                 folder,
                 resume=resume and begun,
                 device=device,
-                eval_batch_size=scoring.eval_batch_size,
             )
             best = load_model(result.best).model
             scores = {
@@ -137,7 +141,7 @@ def train_model(
                     device=device,
                     amp=options.amp,
                     channels_last=options.channels_last,
-                    label=split,
+                    label=f"scoring the best epoch on {split}",
                     scoring=how,
                 )
                 for split, loader in loaders.items()
@@ -160,11 +164,16 @@ def train_model(
 
 
 def _open(
-    data_options: DataOptions, model_options: ModelOptions, seed: int, checkpoint: Path | None, reset_head: bool
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    seed: int,
+    eval_batch_size: int,
+    checkpoint: Path | None,
+    reset_head: bool,
 ) -> tuple[SegmentationData, SavedModel]:
     """The data set, and the network with its first weights."""
     if checkpoint is None:
-        data = SegmentationData(data_options, seed=seed)
+        data = SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size)
         spec = ModelSpec(model_options.model or DEFAULT_MODEL, data.classes.outputs)
         saved = SavedModel(build_model(spec), spec)
         if model_options.pretrained_backbone:
@@ -176,7 +185,7 @@ def _open(
     outputs = dataset_class(data_options.dataset).classes.outputs
     head = "fresh" if reset_head else "fitting"
     saved = load_model(checkpoint, name=model_options.model, outputs=outputs, head=head)
-    return SegmentationData(data_options, seed=seed), saved
+    return SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size), saved
 
 
 def _check_trained_so(
@@ -205,13 +214,24 @@ def _flag(name: str, value: Any) -> str:
 
 
 @contextlib.contextmanager
-def _resume_hint(folder: Path) -> Iterator[None]:
+def _resume_hint(folder: Path, unasked: bool) -> Iterator[None]:
+    """Says of what ends a training early, and is no fault of its options, how it goes on."""
+    again = "the same command" if unasked else "`resume`"
     try:
         yield
     except KeyboardInterrupt:
         if (folder / LAST).is_file():
-            say(f"{folder / LAST} holds the last finished epoch; go on with the same command and --resume")
+            again = again if unasked else f"the same command and {again}"
+            say(as_flags(f"{folder / LAST} holds the last finished epoch; go on with {again}"))
         raise
+    except Exception as error:
+        known = explained(error)
+        if not isinstance(known, MachineError) or not (folder / LAST).is_file():
+            raise
+        anew = "" if unasked else ", `overwrite` starts anew"
+        raise MachineError(
+            f"{known}; {again} goes on after the last finished epoch by the same recipe{anew}"
+        ) from error
 
 
 def ensure_baseline(
@@ -244,13 +264,14 @@ def ensure_baseline(
     """
     if checkpoint.name != BEST:
         raise UsageError(f"--train-baseline writes a {BEST}; name --baseline {checkpoint.with_name(BEST)}")
-    if is_done(checkpoint.parent, BEST, REPORT):
+    folder, is_there = checkpoint.parent, is_done(checkpoint.parent, BEST, REPORT)
+    if is_there and read_kept(checkpoint, load_model):
         _check_trained_so(checkpoint, asked, data_options, model_options, options)
         say(f"baseline {checkpoint} is there already")
         _warn_of_other_data(checkpoint.parent, data_options)
         return
-    folder = checkpoint.parent
-    train_model(data_options, model_options, options, run, scoring, folder, timing=timing, resume=True)
+    how = {"overwrite": True} if is_there else {"resume": True}
+    train_model(data_options, model_options, options, run, scoring, folder, timing=timing, unasked=True, **how)
 
 
 def _warn_of_other_data(folder: Path, data_options: DataOptions) -> None:

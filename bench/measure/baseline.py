@@ -40,13 +40,14 @@ from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, check_outputs, load_model
 from bench.system.console import say
 from bench.system.devices import set_up
+from bench.system.failures import memory_of
 from bench.system.files import file_digest, plain
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 
 
 def open_network(
-    checkpoint: Path, data_options: DataOptions, seed: int, *, model: str | None
+    checkpoint: Path, data_options: DataOptions, seed: int, *, model: str | None, eval_batch_size: int
 ) -> tuple[SegmentationData, SavedModel]:
     """Opens a checkpoint, and the data set it was trained on at the size it was trained at unless one is asked for.
 
@@ -59,7 +60,7 @@ def open_network(
     saved = load_model(checkpoint, name=model)
     data_options = settled(data_options, saved.meta, checkpoint)
     check_outputs(checkpoint, saved.spec, dataset_class(data_options.dataset).classes.outputs)
-    return SegmentationData(data_options, seed=seed), saved
+    return SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size), saved
 
 
 class Baseline:
@@ -70,7 +71,6 @@ class Baseline:
         saved: the network, on the device.
         data: the data set at the network's input size.
         split: the split quality is measured on.
-        eval_batch_size: images a batch when scoring.
         device: where everything runs.
         is_timed: whether latency is among what is measured.
         leaves_format_open: whether nobody has said which memory format networks are timed in.
@@ -92,10 +92,12 @@ class Baseline:
         self.is_timed, self._times_layers = timing.latency, timing.per_layer
         self.scoring, self._mode, self._effort = Scoring.of(scoring), LatencyMode.of(timing, device), Effort.of(timing)
         self.leaves_format_open = timing.latency_channels_last is None
-        self.data, self.saved = open_network(checkpoint, data_options, seed, model=model)
+        self.data, self.saved = open_network(
+            checkpoint, data_options, seed, model=model, eval_batch_size=scoring.eval_batch_size
+        )
         self.saved.model.to(device)
-        self.split, self.eval_batch_size = scoring.split or self.data.headline_split, scoring.eval_batch_size
-        self._loader = self.data.eval_loader(self.split, self.eval_batch_size)
+        self.split = scoring.split or self.data.headline_split
+        self._loader = self.data.eval_loader(self.split)
 
     @cached_property
     def mode(self) -> LatencyMode:
@@ -160,7 +162,7 @@ class Baseline:
             BenchError: no pixel of the split has a class.
         """
         self.data.check_labelled(self.split)
-        name = f"{label}, {self.split}"
+        name = f"scoring {label} on {self.split}"
         return evaluate_images(
             model, self._loader, self.data.classes, device=self.device, label=name, scoring=self.scoring
         )
@@ -175,7 +177,7 @@ class Baseline:
             BenchError: no pixel of the split has a class.
         """
         self.data.check_labelled(self.split)
-        name = f"baseline and candidate, {self.split}"
+        name = f"scoring baseline and candidate on {self.split}"
         networks = (self.saved.model, candidate, self._loader, self.data.classes)
         # What a cached property is given, it keeps.
         self.evaluation, evaluation, differing = evaluate_both(
@@ -186,7 +188,7 @@ class Baseline:
     def predictions(self, model: nn.Module, label: str) -> Iterator[tuple[str, Tensor]]:
         """Yields the name of each image of the split and what a network predicts for it, int64 [H, W] on the CPU."""
         found = predictions(
-            model, self._loader, device=self.device, label=f"{label}, {self.split}", scoring=self.scoring
+            model, self._loader, device=self.device, label=f"{label} on {self.split}", scoring=self.scoring
         )
         images = (image for batch, _ in found for image in batch.cpu())
         return zip(self.data.names(self.split), images, strict=True)
@@ -216,9 +218,10 @@ class Baseline:
                 one image a pass is timed alone.
         """
         mode = self.mode if effort == 1 else replace(self.mode, throughput_batch=0)
-        return time_networks(
-            networks, self.data.input_size, device=self.device, mode=mode, effort=self._effort.part(effort)
-        )
+        with memory_of("timing", "use a smaller `latency_batch` or `input_size`"):
+            return time_networks(
+                networks, self.data.input_size, device=self.device, mode=mode, effort=self._effort.part(effort)
+            )
 
     def times_alike(self, latency: LatencyReport) -> bool:
         """Whether latencies of an earlier report were measured in this mode, all networks in its memory format."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from bench.measure.inference import PLAIN, Scoring, predict
 from bench.metrics import ConfusionMatrix, Quality
 from bench.system import processes
 from bench.system.console import progress
+from bench.system.failures import memory_of
 from bench.system.files import plain
 from bench.torch_utils.batches import Batch, moved, to_device
 from bench.torch_utils.contexts import autocast, flags_kept
@@ -95,9 +97,10 @@ def evaluate_images(
     found = predictions(
         model, loader, device=device, amp=amp, channels_last=channels_last, label=label, scoring=scoring
     )
-    for prediction, labels in found:
-        judge.update(prediction, labels)
-    return judge.evaluation()
+    with _enough_memory():
+        for prediction, labels in found:
+            judge.update(prediction, labels)
+        return judge.evaluation()
 
 
 def evaluate_both(
@@ -114,12 +117,13 @@ def evaluate_both(
     """
     judges = [_Judge(classes, settings["device"], settings.get("scoring", PLAIN)) for _ in range(2)]
     differing = [torch.zeros(0, dtype=torch.int64, device=settings["device"])]
-    for pair, labels in _predictions((before, after), loader, **settings):
-        for judge, prediction in zip(judges, pair, strict=True):
-            judge.update(prediction, labels)
-        differs = (pair[0] != pair[1]) & (labels != classes.ignore_index)
-        differing.append(differs.flatten(1).sum(1))
-    first, second = (judge.evaluation() for judge in judges)
+    with _enough_memory():
+        for pair, labels in _predictions((before, after), loader, **settings):
+            for judge, prediction in zip(judges, pair, strict=True):
+                judge.update(prediction, labels)
+            differs = (pair[0] != pair[1]) & (labels != classes.ignore_index)
+            differing.append(differs.flatten(1).sum(1))
+        first, second = (judge.evaluation() for judge in judges)
     return first, second, processes.in_order(torch.cat(differing)).cpu()
 
 
@@ -140,6 +144,10 @@ def predictions(model: nn.Module, loader: Iterable[Batch], **settings: Any) -> I
     """
     for (prediction,), labels in _predictions((model,), loader, **settings):
         yield prediction, labels
+
+
+def _enough_memory() -> contextlib.AbstractContextManager[None]:
+    return memory_of("scoring", "use a smaller `eval_batch_size` or `input_size`, or a `sliding_window`")
 
 
 def _predictions(
@@ -170,7 +178,7 @@ def _predictions(
         are_finite.append(logits.isfinite().all())
 
     networks, everything = [through(model) for model in models], nn.ModuleList(models)
-    with flags_kept(everything):
+    with flags_kept(everything), _enough_memory():
         everything.eval()
         for number, (images, labels) in enumerate(progress(loader, label)):
             images, labels = moved(images, labels, device, channels_last)

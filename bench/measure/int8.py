@@ -26,8 +26,8 @@ from bench.measure.latency_report import LatencyReport
 from bench.measure.options import Int8Options
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model
-from bench.models.state_dict_file import read_file
-from bench.system.files import file_digest, plain, whole_file, write_json
+from bench.models.state_dict_file import read_file, write_file
+from bench.system.files import file_digest, plain, write_json
 from bench.system.provenance import provenance
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.dry_run import blank_image
@@ -83,8 +83,7 @@ def save_int8(path: Path, saved: SavedModel, int8: nn.Module) -> None:
         "meta": plain(saved.meta),
         "torch": str(torch.__version__),
     }
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    write_file(path, content)
 
 
 def load_int8(path: Path) -> nn.Module:
@@ -144,7 +143,7 @@ def measure_int8(
         raise UsageError("`int8` computes on the CPU; pass `device=cpu`")
     before = report["candidate"]
     saved = load_model(Path(before["path"]))
-    batches = baseline.data.calibration(options.int8_images, baseline.eval_batch_size, seed)
+    batches = baseline.data.calibration(options.int8_images, baseline.data.eval_batch_size, seed)
     int8 = quantized(saved.model, batches)
     save_int8(folder / INT8, saved, int8)
     quality = baseline.evaluate(int8, "int8").record()

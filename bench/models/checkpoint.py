@@ -21,9 +21,9 @@ from bench.channels.layer_axes import adopt_shapes
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model, check_model
 from bench.models.output_layers import output_layers, outputs_of, with_fresh_outputs
-from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file
+from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file, write_file
 from bench.system.console import say
-from bench.system.files import plain, whole_file
+from bench.system.files import plain
 from bench.torch_utils.memory_format import contiguous
 
 FORMAT = "segmentation-pruning-bench/1"
@@ -73,13 +73,7 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
     }
     if saved.state:
         content["state"] = saved.state
-    # Given an open file instead of a name, torch reports a missing folder as any writer does and puts the
-    # (temporary) name into no byte of the file.
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:
-            raise BenchError(f"cannot write {path} ({str(error).splitlines()[0]}); is the disk full?") from error
+    write_file(path, content)
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:

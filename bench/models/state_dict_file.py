@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFile
 from bench.models.wrapper_names import unwrapped
+from bench.system.failures import is_out_of_memory, not_written
+from bench.system.files import whole_file
 from bench.torch_utils.finite import first_fault
 
 # Where training programs put a network among the other things of a file: the first there is counts.
@@ -50,7 +52,8 @@ def read_file(path: Path | str) -> dict[Any, Any]:
     """Reads a file written by `torch.save`, tensors on the CPU.
 
     Raises:
-        BenchError: missing, damaged, holding other objects than plain ones, or not a mapping.
+        DamagedFile: damaged, or holding other objects than plain ones.
+        BenchError: missing, unreadable, or not a mapping.
     """
     if not Path(path).exists():
         raise BenchError(f"{path} does not exist; pass a checkpoint file")
@@ -59,17 +62,38 @@ def read_file(path: Path | str) -> dict[Any, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BenchError(
+        raise DamagedFile(
             f"{path} holds more than plain tensors (a pickled network?) or is no checkpoint; "
-            "save the network's state_dict() instead"
+            "save the network's state_dict() instead",
+            path,
         ) from error
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
     except _DAMAGE as error:
-        raise BenchError(f"{path} is damaged or not a checkpoint; write or download it again") from error
+        if is_out_of_memory(error):
+            raise
+        raise DamagedFile(f"{path} is damaged or not a checkpoint; write or download it again", path) from error
     if not isinstance(content, Mapping):
         raise BenchError(f"{path} holds a {type(content).__name__}, not a checkpoint; pass a saved state_dict")
     return dict(content)
+
+
+def write_file(path: Path | str, content: Mapping[str, Any]) -> None:
+    """Writes plain data and tensors for `read_file`, in one piece or not at all.
+
+    Raises:
+        BenchError: the file cannot be written.
+    """
+    # Given an open file instead of a name, torch reports a missing folder as any writer does, takes names that are no
+    # text, and puts the (temporary) name into no byte of the file.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # On a full disk torch's own writer stumbles over what Python's has raised before.
+            if is_out_of_memory(error):
+                raise
+            raise not_written(path, error.__context__ or error) from error
 
 
 def as_state_dict(path: Path | str, content: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from bench.errors import BenchError
 from bench.oracle.incremental_forward import IncrementalForward
 from bench.system.console import progress
 from bench.system.files import make_folder, read_json, write_json
+from bench.system.kept_files import read_kept
 from bench.torch_utils.batches import Batch
 
 FORMAT = "ablation-losses/1"
@@ -65,11 +66,9 @@ class Ablation:
         self._ignore_index = ignore_index
         self.pixels = torch.tensor([int((label != ignore_index).sum()) for _, label in self._images])
         self._data = files and files.record()
-        kept = read_json(path) if path.is_file() else None
-        if kept and (files is None or files.fits(kept.get("data"), f"{path.name} was measured")):
-            self._known: list[dict[str, float]] = kept["images"]
-        else:
-            self._known = [{} for _ in self._images]
+        kept = read_kept(path, _read)
+        fits = kept and (files is None or files.fits(kept.get("data"), f"{path.name} was measured"))
+        self._known: list[dict[str, float]] = kept["images"] if fits else [{} for _ in self._images]
 
     @property
     def whole(self) -> Tensor:
@@ -90,7 +89,7 @@ class Ablation:
         names = [_name(removal) for removal in removals]
         distinct = dict(zip(names, removals, strict=True))
         make_folder(self._path.parent)
-        for number, known in enumerate(progress(self._known, "oracle")):
+        for number, known in enumerate(progress(self._known, "oracle: removing channels one at a time")):
             missing = {name: removal for name, removal in distinct.items() if name not in known}
             if missing or "" not in known:
                 known |= self._measured(number, missing)
@@ -178,3 +177,9 @@ def _chunks(
         for start in range(0, len(names), at_once):
             part = names[start : start + at_once]
             yield part, group, [removals[name][1] for name in part]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    kept = read_json(path)
+    # A file without images is damaged, whatever else it holds.
+    return {"images": kept["images"], "data": kept.get("data")}

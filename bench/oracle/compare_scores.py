@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.engine.session import Session
-from bench.errors import BenchError, as_flags
+from bench.errors import as_flags
 from bench.oracle.agreement import Importances, agreement, ceiling, overlap_error
 from bench.oracle.agreement_record import FORMAT, RECORD, AgreementRecord, AgreementRow, write_agreement
 from bench.oracle.loss_changes import Oracle, measure_oracle
@@ -24,6 +24,7 @@ from bench.plan.pruning_plan import Scores
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.console import say
+from bench.system.failures import explained, in_one_line
 from bench.system.files import plain
 from bench.system.provenance import provenance
 
@@ -68,8 +69,10 @@ def measure_agreement(
     for (name, pruner), seed in itertools.product(pruners.items(), dict.fromkeys(seeds)):
         try:
             scores, file = session.scores(pruner, seed, session.target(pruner, goal))
-        except BenchError as error:
-            rows.append({"method": name, "seed": seed, "status": "failed", "error": as_flags(str(error))})
+        except Exception as error:
+            if explained(error) is None:
+                raise
+            rows.append({"method": name, "seed": seed, "status": "failed", "error": as_flags(in_one_line(error))})
             continue
         rows.append({"method": name, "seed": seed, "status": "done", "error": None, "scores": file})
         judged.append(_seen(scores, oracle))

@@ -23,6 +23,7 @@ from bench.models.checkpoint import SavedModel
 from bench.plan.macs_budget import Budget
 from bench.plan.pruning_plan import Scores
 from bench.plan.target import Goal
+from bench.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData
@@ -59,6 +60,8 @@ class Training:
         device: where to run; the network is there.
         folder: for the files of an unfinished training, to go on from; they are removed when it is finished.
         budget: as in `Calibration`.
+        recipe: what the user asked of every training: `crop_size`, `amp` and `channels_last` are for the method's, too;
+            what else is in it belongs to others.
     """
 
     data: SegmentationData
@@ -67,6 +70,7 @@ class Training:
     device: torch.device
     folder: Path
     budget: Budget | None = None
+    recipe: TrainOptions = field(default_factory=TrainOptions)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bench.system.console import progress
+from bench.system.failures import memory_of
 from bench.torch_utils.batches import Batch, batchnorm_explained
 from bench.torch_utils.contexts import flags_kept
 
@@ -38,13 +39,14 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
         return
     model.to(device)
     before = [(norm.momentum, *(buffer.clone() for buffer in norm.buffers())) for norm in norms]
-    with flags_kept(model), batchnorm_explained("`calib_batch_size`"):
+    enough = memory_of("recalibration", "use a smaller `calib_batch_size`")
+    with flags_kept(model), enough, batchnorm_explained("`calib_batch_size` and `recalibration_images`"):
         model.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's cumulative average
             norm.train()
-        for images, _ in progress(batches, "recalibration"):
+        for images, _ in progress(batches, "recalibrating BatchNorm"):
             model(images.to(device, non_blocking=True))
     for norm, (momentum, *buffers) in zip(norms, before, strict=True):
         norm.momentum = momentum

@@ -15,11 +15,12 @@ from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import PruningPlan
 from bench.system.console import progress
 from bench.system.devices import seed_everything
+from bench.system.failures import memory_of
 from bench.torch_utils.batches import Batch, moved, to_device
 from bench.torch_utils.finite import has_finite_weights
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
-from bench.training.step import TrainingLoss, check_precision, mixed_seed, new_state, take_step
+from bench.training.step import Knobs, TrainingLoss, check_precision, mixed_seed, new_state, take_step
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData
@@ -105,21 +106,27 @@ class TrainingBetweenCuts:
         model.train()
         total = torch.zeros((), device=self._device)
         for _ in progress(range(steps), "training between cuts"):
-            batches = [next(self._batches) for _ in range(self._options.accumulate)]
-            # Each step by itself, so that nothing done between two cuts changes what dropout draws.
-            seed_everything(mixed_seed(self._seed, self.steps_done))
-            for batch in batches:
-                images, labels = moved(*batch, self._device, self._options.channels_last)
-                loss = self._loss(model, images, labels) / self._options.accumulate
-                self._state.scaler.scale(loss).backward()
-                total += loss.detach()
-            take_step(self._state, self._options, self.steps_done, self._steps)
+            with memory_of("training between cuts", Knobs().for_memory):
+                total += self._step(model)
             self.steps_done += 1
         model.eval()
         if self._state.ema:
             self._state.ema.copy_buffers(model)
         self._check(total)
         return total.item() / steps
+
+    def _step(self, model: nn.Module) -> torch.Tensor:
+        batches = [next(self._batches) for _ in range(self._options.accumulate)]
+        # Each step by itself, so that nothing done between two cuts changes what dropout draws.
+        seed_everything(mixed_seed(self._seed, self.steps_done))
+        total = torch.zeros((), device=self._device)
+        for batch in batches:
+            images, labels = moved(*batch, self._device, self._options.channels_last)
+            loss = self._loss(model, images, labels) / self._options.accumulate
+            self._state.scaler.scale(loss).backward()
+            total += loss.detach()
+        take_step(self._state, self._options, self.steps_done, self._steps)
+        return total
 
     def _endless(self) -> Iterator[Batch]:
         loader = self._data.train_loader(self._options.batch_size, crop_size=self._options.crop_size)

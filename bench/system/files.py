@@ -14,7 +14,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFile, MachineError
+from bench.system.failures import not_written
 
 
 def make_folder(path: Path | str) -> Path:
@@ -30,7 +31,7 @@ def make_folder(path: Path | str) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise BenchError(f"cannot write to {path}: {error.strerror}; choose another output folder") from error
+        raise MachineError(f"cannot write to {path}: {error.strerror}; choose another output folder") from error
     return path
 
 
@@ -43,7 +44,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+        raise not_written(path, error) from error
     finally:
         # Where the folder is not one, there is nothing to remove, and the error above is the one to see.
         with contextlib.suppress(OSError):
@@ -68,29 +69,29 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path | str, data: Any) -> None:
-    """Writes a JSON file in one piece."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Writes a JSON file in one piece; a file name that is no text is read back as it was."""
+    write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
     """Reads a JSON file.
 
     Raises:
-        BenchError: missing or not JSON.
+        DamagedFile: not JSON.
+        BenchError: missing, or not to be read.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise BenchError(f"{path} is not a JSON file: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is not a JSON file: {error}", path) from error
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes a text file in one piece."""
+    """Writes a text file in one piece; what is no text in a file name is written as `\\udcfc`, as in JSON."""
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(_utf8(text))
 
 
 def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -114,7 +115,11 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[s
 def digest(data: Any) -> str:
     """Twelve hexadecimal digits that name a piece of plain data by its content."""
     text = json.dumps(plain(data), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(_utf8(text)).hexdigest()[:12]
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def file_digest(path: Path | str) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.errors import BenchError, as_flags
+from bench.system.failures import explained
 from bench.system.files import make_folder, write_text
 
 DONE, FAILED = "done", "failed"
@@ -57,7 +58,8 @@ def run_folder(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     except BaseException as error:
+        told = explained(error) or error
         with contextlib.suppress(BenchError):
-            fail(folder, f"{type(error).__name__}: {error}")
+            fail(folder, f"{type(told).__name__}: {told}")
         raise
     finish(folder)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,34 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.torch_utils.memory_format import lay_out, layout
 
+Item = TypeVar("Item")
+
 Batch = tuple[Tensor, Tensor]
 """Images float32 [N, 3, h, w] and labels int64 [N, H, W]."""
+
+
+def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cuts a sequence into parts of `size`; the last may be smaller, but is no single item unless all are.
+
+    A batch of one image has no statistics behind global pooling: a lone last one goes with the batch before.
+
+    >>> parts("abcdefg", 3), parts("abc", 1)
+    (['abc', 'defg'], ['a', 'b', 'c'])
+    """
+    ends = [*range(size, len(items), size), len(items)]
+    if size > 1 and len(ends) > 1 and len(items) - ends[-2] == 1:
+        del ends[-2]
+    return [items[start:end] for start, end in zip([0, *ends], ends, strict=False) if end > start]
+
+
+def lone_joined(batches: Sequence[Batch]) -> list[Batch]:
+    """Batches as they are, but a last one of a single image goes with the one before; see `parts`."""
+    if len(batches) < 2 or len(batches[-1][0]) > 1 or len(batches[-2][0]) == 1:
+        return list(batches)
+    *kept, one, other = batches
+    if any(left.shape[1:] != right.shape[1:] for left, right in zip(one, other, strict=True)):
+        return list(batches)
+    return [*kept, tuple(torch.cat(pair) for pair in zip(one, other, strict=True))]
 
 
 def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> None:
@@ -40,5 +67,6 @@ def batchnorm_explained(flag: str) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise BenchError(
-            f"BatchNorm after global pooling cannot train on a batch of one image; raise {flag} to at least 2"
+            f"BatchNorm after global pooling cannot train on a batch of one image; raise {flag} to at least 2, and "
+            "have as many training images"
         ) from error

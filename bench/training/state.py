@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from bench.datasets.fingerprint import DataFiles
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFile
 from bench.models.checkpoint import SavedModel, load_model, read_meta, save_model, stored_tensors
 from bench.system.files import plain, write_csv
+from bench.system.kept_files import read_kept
 from bench.system.run_folder import BEST, LAST, METRICS
 from bench.torch_utils.sparse_weights import SPARSE, FixedZeros
 from bench.training.optimizer import Ema
@@ -146,6 +147,11 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def can_resume(folder: Path) -> bool:
+    """Whether a folder holds a run to go on with unasked; a damaged one is begun anew, with a line about it."""
+    return read_kept(folder / LAST, load_model) is not None
+
+
 @dataclass
 class TrainingState:
     """A run between two epochs.
@@ -196,7 +202,15 @@ class TrainingState:
         Raises:
             BenchError: no or a damaged `last.pt`, or one of a run with other options or on other images.
         """
-        found = load_model(folder / LAST)
+        try:
+            found = load_model(folder / LAST)
+        except DamagedFile as error:
+            best = folder / BEST
+            other = f", `ckpt={best}` and another `save` go on from the best network" if best.is_file() else ""
+            raise DamagedFile(
+                f"{folder / LAST} is damaged, so there is no run to resume; `overwrite` starts anew{other}",
+                folder / LAST,
+            ) from error
         check_same_run(folder, found, self.saved, self.identity, self.files)
         state, scored = found.state, found.model.state_dict()
         self.saved.model.load_state_dict(state["live"] if self.ema else scored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,19 @@ from bench.training.state import TrainingState
 
 if TYPE_CHECKING:
     from bench.data import SegmentationData
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What the options of a training are called where it was asked for, so that messages name what can be turned."""
+
+    batch_size: str = "`batch_size`"
+    lr: str = "`lr`"
+
+    @property
+    def for_memory(self) -> str:
+        """What to do where the memory does not suffice."""
+        return f"use a smaller {self.batch_size} or `crop_size`"
 
 
 def check_precision(options: TrainOptions, device: torch.device) -> None:
@@ -56,8 +70,14 @@ class TrainingLoss:
     """The loss that a recipe trains with, by the labels and by a teacher where there is one."""
 
     def __init__(
-        self, data: SegmentationData, options: TrainOptions, device: torch.device, distillation: Distillation | None
+        self,
+        data: SegmentationData,
+        options: TrainOptions,
+        device: torch.device,
+        distillation: Distillation | None,
+        knobs: Knobs = Knobs(),
     ):
+        self._knobs = knobs
         self._options, self._device, self._void = options, device, data.classes.ignore_index
         self._distillation = distillation
         self._class_weights = data.class_weights().float().to(device) if options.compute_class_weights else None
@@ -68,7 +88,7 @@ class TrainingLoss:
         Raises:
             BenchError: a BatchNorm sees a single value a channel.
         """
-        with autocast(self._device, self._options.amp), batchnorm_explained("`batch_size`"):
+        with autocast(self._device, self._options.amp), batchnorm_explained(self._knobs.batch_size):
             output = network(images)
             wanted = self._distillation.logits(images) if self._distillation else None
         loss = segmentation_loss(

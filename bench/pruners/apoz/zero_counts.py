@@ -91,7 +91,7 @@ def zero_shares(
         bare = [group for group in groups if group.name not in with_relu]
         counts = _Counts()
         with _watched(model, groups, counts.add), _watched_outputs(model, bare, counts.add):
-            for images, where in progress(batches, "activations"):
+            for images, where in progress(batches, "counting activations"):
                 counts.start(None if where is None else where.to(device))
                 if not torch.isfinite(model(images.to(device))).all():
                     raise BenchError(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.config.declare import require
 from bench.errors import BenchError
 from bench.pruners.base import Training
 from bench.pruners.dmcp.gated import Gates, Widths
@@ -16,7 +17,9 @@ from bench.pruners.dmcp.search import GateOptimizer, cosine
 from bench.recover.recalibration import recalibrate
 from bench.system.console import progress, say
 from bench.system.devices import seed_everything
-from bench.torch_utils.batches import batchnorm_explained
+from bench.system.failures import memory_of
+from bench.torch_utils.batches import batchnorm_explained, moved, to_device
+from bench.torch_utils.contexts import autocast
 from bench.training.losses import main_logits, pixel_divergence, segmentation_loss
 
 LAST_RATE = 0.16
@@ -57,20 +60,27 @@ def train_slimmable(model: nn.Module, training: Training, widths: Widths, recipe
         widths: order and logits; the logits are learned.
         recipe: length and rates.
     """
-    loader = training.data.train_loader(recipe.batch_size)
+    loader = training.data.train_loader(recipe.batch_size, crop_size=training.recipe.crop_size)
+    require(training.recipe.amp != "fp16", "dmcp trains without a gradient scaler; use `amp=bf16` or `amp=none`")
+    to_device(model, training.device, training.recipe.channels_last)
     steps = recipe.epochs * len(loader)
     trainer = _Trainer(model, training, widths, recipe, steps)
     images_seen = 0
-    with Gates(model, training.groups) as gates, batchnorm_explained("the option batch_size of dmcp"):
+    size = "the option sandwich_batch_size of dmcp"
+    enough = memory_of("dmcp's training", f"use a smaller {size.removeprefix('the ')} or `crop_size`")
+    with Gates(model, training.groups) as gates, enough, batchnorm_explained(size):
         for epoch in range(recipe.epochs):
             loader.set_epoch(epoch)
             model.train()
             losses = []
-            for number, (images, labels) in enumerate(progress(loader, f"slimmable {epoch + 1}/{recipe.epochs}")):
+            for number, (images, labels) in enumerate(
+                progress(loader, f"slimmable training {epoch + 1}/{recipe.epochs}")
+            ):
                 if number == 0:
                     # Dropout draws from the global generators.
                     seed_everything(training.seed * recipe.epochs + epoch)
-                losses.append(trainer.step(gates, images.to(training.device), labels.to(training.device)))
+                batch = moved(images, labels, training.device, training.recipe.channels_last)
+                losses.append(trainer.step(gates, *batch))
                 images_seen += len(images)
             trainer.report(epoch, torch.stack(losses).mean().item())
     batches = training.data.calibration(CALIBRATION_BATCHES * recipe.batch_size, recipe.batch_size, training.seed)
@@ -107,7 +117,7 @@ class _Trainer:
             group["lr"] = rate
         self._sgd.step()
         if self._step >= self._search_from:
-            self._gates.step(self._model, gates, images, labels, self._void)
+            self._gates.step(self._forward, gates, images, labels, self._void)
         self._step += 1
         return loss.detach()
 
@@ -121,7 +131,11 @@ class _Trainer:
 
     def _at(self, widths: Mapping[str, int], gates: Gates, images: Tensor) -> Any:
         gates.set(self._widths.masks(widths))
-        return self._model(images)
+        return self._forward(images)
+
+    def _forward(self, images: Tensor) -> Any:
+        with autocast(self._training.device, self._training.recipe.amp):
+            return self._model(images)
 
     def _random(self, choices: Mapping[str, list[int]]) -> dict[str, int]:
         """A width for each group: any in the first half; then ever more often what its gates make of it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,9 @@ class GateOptimizer:
         self._sgd = torch.optim.SGD(self._learned, lr=self.FIRST, momentum=self.MOMENTUM, nesterov=True)
         self._step = 0
 
-    def step(self, network: nn.Module, gates: Gates, images: Tensor, labels: Tensor, ignore_index: int) -> None:
+    def step(
+        self, network: Callable[[Tensor], Any], gates: Gates, images: Tensor, labels: Tensor, ignore_index: int
+    ) -> None:
         """Moves the logits down the cross-entropy of the gated network and towards the budget.
 
         Raises:
@@ -87,6 +90,6 @@ def learn_widths(
     optimizer = GateOptimizer(widths, calibration.budget.macs, weight, steps)
     device = next(model.parameters()).device
     with Gates(network, groups) as gates:
-        for step in progress(range(steps), "width search"):
+        for step in progress(range(steps), "searching widths"):
             images, labels = calibration.batches[step % len(calibration.batches)]
             optimizer.step(network, gates, images.to(device), labels.to(device), calibration.ignore_index)

@@ -20,10 +20,11 @@ from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
 from bench.system.console import say
-from bench.system.run_folder import LAST
 from bench.train_eval import fit
 from bench.training.optimizer import learning_rate
 from bench.training.options import TrainOptions
+from bench.training.state import can_resume
+from bench.training.step import Knobs
 
 
 def scale_importance(gammas: Sequence[Tensor]) -> Tensor:
@@ -75,10 +76,13 @@ class Slimming(Pruner):
             epochs=self.sparse_epochs,
             batch_size=self.sparse_batch_size,
             lr=self.sparse_lr,
+            crop_size=training.recipe.crop_size,
+            amp=training.recipe.amp,
+            channels_last=training.recipe.channels_last,
             # The best epoch would be the least sparse one, so none but the last is looked at.
             eval_every=self.sparse_epochs,
         )
-        steps = recipe.epochs * len(training.data.train_loader(recipe.batch_size))
+        steps = recipe.epochs * len(training.data.train_loader(recipe.batch_size, crop_size=recipe.crop_size))
         recipe.sparsity_lambda = self.sparsity_lambda or self.scale_shift / movement(recipe, steps)
         shift = recipe.sparsity_lambda * movement(recipe, steps)
         say(f"a penalty of {recipe.sparsity_lambda:.2g} moves BatchNorm scales by at most {shift:.2g} in {steps} steps")
@@ -88,9 +92,10 @@ class Slimming(Pruner):
             recipe,
             training.seed,
             training.folder,
-            resume=(training.folder / LAST).is_file(),
+            resume=can_resume(training.folder),
             device=training.device,
             label="sparse training",
+            knobs=Knobs("the option sparse_batch_size of slimming", "sparse_lr (an option of slimming)"),
         )
         images = steps * min(recipe.batch_size, len(training.data.names("train")))
         spent = {"epochs": recipe.epochs, "steps": steps, "images": images, "largest_scale_shift": shift}
