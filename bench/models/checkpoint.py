@@ -22,6 +22,7 @@ from bench.errors import BenchError
 from bench.models import ModelSpec, build_model, check_model
 from bench.models.output_layers import output_layers, outputs_of, with_fresh_outputs
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file, write_file
+from bench.models.wrapper_names import unwrapped
 from bench.system.console import say
 from bench.system.files import plain
 from bench.torch_utils.memory_format import contiguous
@@ -131,6 +132,10 @@ def _open_plain(
     weights = as_state_dict(path, content)
     if name is None:
         raise BenchError(f"{path} is a plain state_dict; say with `model` which network it belongs to")
+    # Before anything is looked for by its name.
+    with torch.device("meta"):
+        expected = build_model(ModelSpec(name, 1)).state_dict()
+    weights = unwrapped(weights, expected, f"{path} does not fit {name}")
     found = outputs_of(weights, ModelSpec(name, 1))
     spec = ModelSpec(name, outputs or found or 1)
     is_fresh = head == "fresh" or (head == "fitting" and found != spec.outputs)

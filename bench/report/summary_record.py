@@ -92,6 +92,7 @@ class BaselineRecord(CostRecord):
     model: str
     dataset: str
     split: str
+    data_fingerprint: str
     scoring: dict[str, Any]
     miou: float
     quality: dict[str, Any]
@@ -209,6 +210,7 @@ def _reconstructed(info: Mapping[str, Any]) -> Measured:
 
 def baseline_record(baseline: Baseline) -> BaselineRecord:
     """What a summary says about the unpruned network."""
+    (files,) = baseline.data.files(baseline.split).record().values()
     return {
         "path": str(baseline.checkpoint),
         "sha256": baseline.digest,
@@ -216,6 +218,7 @@ def baseline_record(baseline: Baseline) -> BaselineRecord:
         "dataset": baseline.data.name,
         "split": baseline.split,
         "input_size": list(baseline.data.input_size),
+        "data_fingerprint": files["content"] or files["stat"],
         "scoring": asdict(baseline.scoring),
         "miou": baseline.quality["miou"],
         "quality": baseline.quality,

@@ -146,7 +146,7 @@ def test_a_finished_benchmark_is_not_done_again(runs, compare):
     assert (plain["finetune_epochs"], plain["method_options"]) == (None, {"term": "gate"})
     assert {path.name for path in (runs / "benchmark").iterdir()} - SUMMARIES == {L1, TAYLOR, "scores"}
     # What is measured anew on the baseline may round otherwise.
-    assert now["baseline"].keys() == summary["baseline"].keys() | {"scoring"}
+    assert now["baseline"].keys() == summary["baseline"].keys() | {"scoring", "data_fingerprint"}
     for name in ("sha256", "model", "dataset", "split", "input_size", "parameters", "macs", "state_bytes"):
         assert now["baseline"][name] == summary["baseline"][name]
     assert now["baseline"]["miou"] == pytest.approx(summary["baseline"]["miou"], rel=0.05)

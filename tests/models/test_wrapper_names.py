@@ -146,3 +146,11 @@ def test_a_wrapped_backbone_opens_without_its_head(tmp_path):
     model = build_model(ModelSpec("resnet18_seg", 12, {}))
     load_backbone(model, str(tmp_path / "backbone.pth"))
     assert torch.equal(model.backbone_layers()["conv1"].weight, source.conv1.weight)
+
+
+def test_a_wrapped_head_is_found_before_the_outputs_are_counted(weights, tmp_path):
+    opened(tmp_path / "a.pt", before("module._orig_mod.")(weights))
+    assert load_model(tmp_path / "a.pt", name="unet_small").spec.outputs == 12
+    other = load_model(tmp_path / "a.pt", name="unet_small", outputs=7, head="fitting")
+    assert other.spec.outputs == 7
+    assert torch.equal(other.model.state_dict()["bottleneck.conv.0.weight"], weights["bottleneck.conv.0.weight"])
