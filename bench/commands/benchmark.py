@@ -74,10 +74,12 @@ def main(argv: list[str]) -> None:
     goals = chosen_goals(arguments, "ratios")
     training, distill = collect(TrainOptions, arguments), collect(DistillOptions, arguments)
     choice, oracle = collect(GridOptions, arguments), collect(OracleOptions, arguments)
+    pruning = collect(PruneOptions, arguments)
     seeds = choice.seeds or [arguments.seed]
 
     from bench.engine.cut_schedule import check_schedule, schedule_of
     from bench.engine.session import Session
+    from bench.engine.weighing.checks import check_objective
     from bench.jobs.sweep import check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
     from bench.oracle.agreement_table import agreement_table
@@ -95,12 +97,13 @@ def main(argv: list[str]) -> None:
     for goal in goals:
         for pruner in pruners.values():
             check_schedule(schedule, pruner, pruner.aim(goal))
+            check_objective(pruning, pruner, goal)
     out, checkpoint = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
         groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
         ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups))
     baseline = baseline_of(arguments, checkpoint)
-    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
+    session = Session(baseline, pruning, out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)

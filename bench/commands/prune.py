@@ -25,7 +25,7 @@ from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, T
 COMMON = """
     --ckpt --save --method --opt --global-ratio --target-macs --target-params --target-latency --sensitivity
     --list-methods --list-groups --dataset --data-root --input-size --num-workers --model --round-to --ignore
-    --iterations --latency --device --seed --threads
+    --objective --iterations --latency --device --seed --threads
 """
 
 
@@ -68,12 +68,12 @@ def main(argv: list[str]) -> None:
     arguments = build_parser().parse(argv)
     if print_listing(arguments):
         return
+    choice = collect(PruneOptions, arguments)
     if arguments.list_groups:
         from bench.jobs.pruning import groups_of
         from bench.report.console_tables import groups_table
         from bench.system.console import console
 
-        choice = collect(PruneOptions, arguments)
         console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
         return
     require_flags(arguments, "ckpt", "method", "save")
@@ -86,6 +86,7 @@ def main(argv: list[str]) -> None:
 
     from bench.engine.cut_schedule import check_schedule, schedule_of
     from bench.engine.session import Session
+    from bench.engine.weighing.checks import check_objective
     from bench.jobs.pruning import prune_model
     from bench.jobs.sensitivity import measure_sensitivity
     from bench.pruners import make_pruner
@@ -102,11 +103,12 @@ def main(argv: list[str]) -> None:
     if not arguments.sensitivity:
         goal = pruner.aim(goal)
         check_schedule(schedule, pruner, goal)
+        check_objective(choice, pruner, goal)
     folder = make_folder(arguments.save)
-    session = Session(baseline_of(arguments, arguments.ckpt), collect(PruneOptions, arguments), folder, schedule)
+    session = Session(baseline_of(arguments, arguments.ckpt), choice, folder, schedule)
     if arguments.sensitivity:
-        choice = collect(SensitivityOptions, arguments)
-        measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")
+        how = collect(SensitivityOptions, arguments)
+        measure_sensitivity(session, pruner, how, arguments.seed, folder, split=arguments.split or "train")
         return
     for line in pruning_lines(prune_model(session, pruner, goal, arguments.seed, folder)):
         say(line)

@@ -18,9 +18,6 @@ import numpy as np
 
 from bench.plan.cost_model import CostModel
 
-OBJECTIVES = ("channels", "macs", "params", "latency")
-"""What a channel is weighed by: `channels` counts each as one, so that importance alone decides."""
-
 # Where scores or savings are 0, this share of their mean stands in, so that the other of the two decides.
 _LITTLE = 1e-9
 
