@@ -66,6 +66,7 @@ class PruneOptions:
         None,
         "for --objective with methods that rank channels only within a layer: the sensitivity.json that "
         "prune.py --sensitivity wrote, or `measure` to measure each group once",
+        parse=str,
         metavar="FILE",
         later=True,
     )
