@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from bench.engine.results import Subject
@@ -64,10 +65,13 @@ def weighed_plan(
     objective, options = weighing.objective, session.options
     if not options.refine:
         return plan_with(objective), {"objective": {**weighing.record, "trials": []}}
+    # A longer search goes on from a shorter one.
+    choice = session.identity
+    del choice["pruning"]["refine"]
     identity = digest(
         [
             session.score_identity(pruner, seed, target, subject),
-            {**session.identity, "refine": None},
+            choice,
             target.as_record(),
             weighing.record,
             session.baseline.data.name,
@@ -136,6 +140,9 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], ignore_index: int, dev
     for images, labels in batches:
         labels = labels.to(device)
         counted = int((labels != ignore_index).sum())
-        loss = segmentation_loss(main_logits(model(images.to(device))), labels, ignore_index)
+        logits = main_logits(model(images.to(device)))
+        if logits.shape[-2:] != labels.shape[-2:]:
+            logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+        loss = segmentation_loss(logits, labels, ignore_index)
         total, pixels = total + counted * float(loss), pixels + counted
     return total / max(1, pixels)
