@@ -3,8 +3,8 @@
 The next step is the one that loses least importance for what it saves now, at the widths reached so far: a greedy walk
 down a cost that is a sum of products of widths, where each step makes others cheaper or dearer. The importance a
 group loses grows with every channel and, in MACs and parameters, what a channel saves only falls, so that the ratio of
-the two rises in each group: no step hides a better one behind it. Where a cost has stairs, as latencies do, all the
-steps that a group has left are weighed and the best run of them is taken.
+the two rises in each group: no step hides a better one behind it. Where a cost has stairs, as latencies do, runs of
+one, two, four and more steps of a group are weighed, and the best of them is taken.
 """
 
 from __future__ import annotations
@@ -153,10 +153,11 @@ class _Walk:
         if not self._cost.looks_ahead:
             self._price[members], self._stop[members] = self._prices(members, place, place + 1), place + 1
             return
-        ahead = self._last[members] - place
+        # One step, two, four, and so on, as far as there are.
+        ahead = np.frexp(self._last[members] - place)[1]
         starts = np.cumsum(ahead) - ahead
         of = np.repeat(np.arange(len(members)), ahead)
-        stops = place[of] + 1 + np.arange(len(of)) - starts[of]
+        stops = place[of] + (1 << (np.arange(len(of)) - starts[of]))
         prices = self._prices(members[of], place[of], stops)
         best = np.minimum.reduceat(prices, starts)
         # Of equal ones the shortest.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toy_networks as toys
@@ -41,7 +43,10 @@ class Clock:
         self.parts.append(seen)
         self.modes.append(mode)
         latency = timed(1.0).networks["baseline"]
-        networks = {name: type(latency)(*[float(made[1])] * 5, "x", "x") for name, (_, made) in seen.items()}
+        networks = {
+            name: replace(latency, times_ms=(2.0 * made[1], float(made[1]), 3.0 * made[1]))
+            for name, (_, made) in seen.items()
+        }
         return LatencyReport(networks, (8, 8), 1, 10, 3, "here", 1)
 
 
