@@ -18,6 +18,7 @@ from bench.models import ModelSpec, build_model
 from bench.plan.cost_model import CostModel, exact_cost
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan, removal_order_of
+from bench.plan.refinement import refine
 from bench.plan.target import Goal, Target
 from bench.plan.weighed_order import Objective
 
@@ -383,3 +384,28 @@ def test_plans_keep_nearly_what_the_best_plan_keeps(net: str, name: str) -> None
             ranked.append(parts[1])
     # By importance alone it would not be so.
     assert min(ranked) < 0.97
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_refined_plans_do_as_well(name: str) -> None:
+    """Judged by the importance that is lost, within the cost of the first plan."""
+    torch.manual_seed(0)
+    network = Network(unet())
+    network.worth_their_cost(name, 1)
+    best = BestPlan(network.groups, network.scores, network.table, FIELDS[name])
+    for share in (0.5, 0.25):
+        goal = Goal(name, share)
+        first = network.plan(goal, network.objective(name), round_to=8)
+        budget = getattr(first.predicted, FIELDS[name])
+        refined, _ = refine(
+            list(network.scores),
+            lambda by, goal=goal: network.plan(goal, network.objective(name, multipliers=by), round_to=8),
+            lambda plan: -kept_importance(plan, network.scores),
+            lambda plan, budget=budget: getattr(plan.predicted, FIELDS[name]) <= budget,
+            trials=15,
+            seed=0,
+        )
+        kept = kept_importance(refined, network.scores)
+        assert kept >= kept_importance(first, network.scores)
+        assert getattr(refined.predicted, FIELDS[name]) <= budget
+        assert kept >= 0.97 * best.solved(budget)
