@@ -16,7 +16,7 @@ from bench.cli.listings import add_listings, add_recipe, print_listing
 from bench.cli.method_flags import settings_of_methods
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import chosen_goals, target_fields
-from bench.commands.shared import baseline_of, keys_of_commands
+from bench.commands.shared import baseline_of, check_request, keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
@@ -77,9 +77,10 @@ def main(argv: list[str]) -> None:
     goals = chosen_goals(arguments, "ratios")
     training, distill = collect(TrainOptions, arguments), collect(DistillOptions, arguments)
     choice, oracle = collect(GridOptions, arguments), collect(OracleOptions, arguments)
+    pruning = collect(PruneOptions, arguments)
     seeds = choice.seeds or [arguments.seed]
 
-    from bench.engine.cut_schedule import check_schedule, schedule_of
+    from bench.engine.cut_schedule import schedule_of
     from bench.engine.session import Session
     from bench.jobs.sweep import check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
@@ -96,15 +97,13 @@ def main(argv: list[str]) -> None:
     settings = settings_of_methods(arguments, choice.methods)
     pruners, finetune = make_pruners(choice.methods, settings), collect(FinetuneOptions, arguments)
     schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune, distill)
-    for goal in goals:
-        for pruner in pruners.values():
-            check_schedule(schedule, pruner, pruner.aim(goal))
+    check_request(pruning, schedule, pruners.values(), goals)
     out, checkpoint = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
         groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
         ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups), asked=arguments.given)
     baseline = baseline_of(arguments, checkpoint)
-    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
+    session = Session(baseline, pruning, out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)

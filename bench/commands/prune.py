@@ -13,7 +13,7 @@ from bench.cli.listings import add_listings, print_listing
 from bench.cli.method_flags import add_method, method_settings
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import add_target, chosen_goal
-from bench.commands.shared import baseline_of, keys_of_commands
+from bench.commands.shared import baseline_of, check_request, keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
 from bench.jobs.options import SensitivityOptions
@@ -25,7 +25,7 @@ from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, T
 COMMON = """
     --ckpt --save --method --opt --global-ratio --target-macs --target-params --target-latency --sensitivity
     --list-methods --list-groups --dataset --data-root --input-size --num-workers --model --round-to --ignore
-    --iterations --latency --device --seed --threads
+    --objective --iterations --latency --device --seed --threads
 """
 
 
@@ -68,12 +68,12 @@ def main(argv: list[str]) -> None:
     arguments = build_parser().parse(argv)
     if print_listing(arguments, argv):
         return
+    choice = collect(PruneOptions, arguments)
     if arguments.list_groups:
         from bench.jobs.pruning import groups_of
         from bench.report.console_tables import groups_table
         from bench.system.console import console
 
-        choice = collect(PruneOptions, arguments)
         console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
         return
     require_flags(arguments, "ckpt", "method", "save")
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
     else:
         goal = chosen_goal(arguments)
 
-    from bench.engine.cut_schedule import check_schedule, schedule_of
+    from bench.engine.cut_schedule import schedule_of
     from bench.engine.session import Session
     from bench.jobs.pruning import prune_model
     from bench.jobs.sensitivity import measure_sensitivity
@@ -102,13 +102,12 @@ def main(argv: list[str]) -> None:
     if isinstance(pruner, Sparsifier):
         refuse_changes(arguments, f"{pruner.name} removes no channels", PruneOptions, CHANNEL_LIMITS)
     if not arguments.sensitivity:
-        goal = pruner.aim(goal)
-        check_schedule(schedule, pruner, goal)
+        check_request(choice, schedule, [pruner], [goal])
     folder = make_folder(arguments.save)
-    session = Session(baseline_of(arguments, arguments.ckpt), collect(PruneOptions, arguments), folder, schedule)
+    session = Session(baseline_of(arguments, arguments.ckpt), choice, folder, schedule)
     if arguments.sensitivity:
-        choice = collect(SensitivityOptions, arguments)
-        measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")
+        how = collect(SensitivityOptions, arguments)
+        measure_sensitivity(session, pruner, how, arguments.seed, folder, split=arguments.split or "train")
         return
     info = prune_model(session, pruner, goal, arguments.seed, folder)
     for line in pruning_lines(info, latency_of(read_json(folder / REPORT))):

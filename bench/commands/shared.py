@@ -13,7 +13,13 @@ from bench.measure.options import ScoringOptions, TimingOptions
 from bench.system.options import RunOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bench.engine.cut_schedule import CutSchedule
+    from bench.engine.options import PruneOptions
     from bench.measure.baseline import Baseline
+    from bench.plan.target import Goal
+    from bench.pruners.base import Method
 
 COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch")
 
@@ -41,3 +47,20 @@ def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchm
         data, scoring = as_measured(benchmark, data, scoring, arguments.given)
     run, timing = collect(RunOptions, arguments), collect(TimingOptions, arguments)
     return open_baseline(checkpoint, data, run, scoring, timing, model=arguments.model)
+
+
+def check_request(
+    options: PruneOptions, schedule: CutSchedule | None, pruners: Iterable[Method], goals: Iterable[Goal]
+) -> None:
+    """Finds before any work which methods, goals, objectives and several cuts do not go together.
+
+    Raises:
+        UsageError: those that do not.
+    """
+    from bench.engine.cut_schedule import check_schedule
+    from bench.engine.weighing.checks import check_objective
+
+    for goal in goals:
+        for pruner in pruners:
+            check_schedule(schedule, pruner, pruner.aim(goal))
+            check_objective(options, pruner, goal)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.cut.network import cut
+from bench.engine.options import PruneOptions
+from bench.engine.weighing.checks import MEASURE, check_objective
+from bench.engine.weighing.without_files import objective_for, plan_by
 from bench.errors import BenchError, UsageError
 from bench.measure.cost import Cost, measure_cost
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
-from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
+from bench.plan.pruning_plan import PruningPlan, Scores
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
@@ -78,6 +82,9 @@ def prune(
     ratio_of: Mapping[str, float] | None = None,
     ignore: Sequence[str] = (),
     protect_first: bool = False,
+    objective: str = "channels",
+    sensitivity_curves: str | Path | None = None,
+    refine: int = 0,
     absorb_bias: bool = False,
     recalibrate: bool = True,
     input_size: tuple[int, int] | None = None,
@@ -108,6 +115,11 @@ def prune(
         ratio_of: layer-name pattern -> the share that these groups lose whatever the target.
         ignore: patterns of layers to leave whole.
         protect_first: leave the first layer whole.
+        objective: what a channel's importance is weighed against: `channels` (nothing), or the `macs`, `params` or
+            `latency` (on the network's device) that it saves.
+        sensitivity_curves: for an objective with a method whose scores only rank the channels of a layer: the
+            sensitivity.json that prune.py --sensitivity wrote.
+        refine: with an objective, how many other weightings of the groups to try; the plan of least loss is taken.
         absorb_bias: add what a removed channel gives without its input to the layers that read it.
         recalibrate: re-estimate BatchNorm statistics on the images after the cut.
         input_size: (height, width) in pixels that costs are counted at; by default that of the images.
@@ -125,26 +137,43 @@ def prune(
     goal = pruner.aim(_goal(target))
     batches, size, void = _images(data, calib_images, calib_batch_size, input_size, ignore_index, seed)
     device = next(model.parameters(), torch.empty(0)).device
-    _check(model, pruner, goal, batches, recalibrate)
+    weighing = PruneOptions(
+        scope=scope,
+        recalibrate=recalibrate,
+        objective=objective,
+        sensitivity_curves=None if sensitivity_curves is None else str(sensitivity_curves),
+        refine=refine,
+    )
+    _check(model, pruner, goal, batches, weighing)
 
     groups = find_groups(model, ignore=ignore, protect_first=protect_first)
     table = CostTable(model, groups, size)
-    smaller, plan, scores = copy.deepcopy(model).eval(), None, {}
+    plan, scores = None, {}
     if isinstance(pruner, Sparsifier):
+        smaller = copy.deepcopy(model).eval()
         set_to_zero(smaller, pruner.choose(model, layers_to_spare(groups), goal.value).zeroed)
     else:
         limits = (min_keep, max_ratio, round_to, dict(ratio_of or {}))
-        pools = {} if scope else pruner.pools(model, prunable(groups))
-        wanted = Target(goal, scope or pruner.scope, *limits, pools)
+        has_pools = scope is None and (objective == "channels" or pruner.comparable)
+        pools = pruner.pools(model, prunable(groups)) if has_pools else {}
+        by_default = pruner.scope if objective == "channels" else "global"
+        wanted = Target(goal, scope or by_default, *limits, pools)
         budget = budget_for(groups, table, wanted) if pruner.needs_target else None
+        weighed = objective_for(model, groups, table, pruner, weighing, size)
+
+        def made(plan: PruningPlan) -> nn.Module:
+            network = copy.deepcopy(model).eval()
+            if absorb_bias:
+                bias_absorption.absorb_bias(network, groups, plan)
+            cut(network, groups, plan)
+            return network
+
         # Score.
         scores = score_channels(model, groups, pruner, Calibration(batches, void, seed, budget))
         # Plan.
-        plan = make_plan(groups, scores, table, wanted)
+        plan = plan_by(groups, scores, table, wanted, weighed, weighing, made, batches, void, seed)
         # Cut.
-        if absorb_bias:
-            bias_absorption.absorb_bias(smaller, groups, plan)
-        cut(smaller, groups, plan)
+        smaller = made(plan)
     # Recover.
     if recalibrate and batches:
         recalibration.recalibrate(smaller, batches, device)
@@ -219,8 +248,13 @@ def _images(
     return batches, input_size or tuple(batches[0][0].shape[-2:]), void
 
 
-def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrate: bool) -> None:
+def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], options: PruneOptions) -> None:
     """Finds what cannot be before anything is computed."""
+    check_objective(options, pruner, goal)
+    if options.sensitivity_curves == MEASURE:
+        raise UsageError("`sensitivity_curves=measure` is what prune.py does; here pass the sensitivity.json it writes")
+    if options.refine and not batches:
+        raise UsageError("`refine` judges plans by the loss on images; pass data")
     fault = first_fault(model.state_dict())
     if fault:
         raise BenchError(f"the network cannot be pruned: {fault}")
@@ -236,7 +270,7 @@ def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], r
     if isinstance(pruner, Pruner) and pruner.needs_data:
         raise UsageError(f"{pruner.name} looks at images; pass data")
     has_statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if recalibrate and has_statistics:
+    if options.recalibrate and has_statistics:
         raise UsageError("BatchNorm statistics are re-estimated on images; pass data, or `recalibrate=False`")
 
 

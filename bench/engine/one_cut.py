@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,8 @@ from bench.cut.network import cut, fresh_network
 from bench.engine.recover_and_measure import recover_and_measure
 from bench.engine.results import Changed, Pruned
 from bench.engine.session import Session
+from bench.engine.weighing.objective import weighing_of
+from bench.engine.weighing.refining import weighed_plan
 from bench.errors import UsageError
 from bench.measure.latency import LatencyReport
 from bench.plan.latency_search import Measurement, find, search_record
@@ -26,8 +29,9 @@ from bench.plan.pruning_plan import (
     plan_of,
     removal_order_of,
 )
-from bench.plan.removal_order import fixed_ratios
+from bench.plan.removal_order import RemovalOrder, fixed_ratios
 from bench.plan.target import Target
+from bench.plan.weighed_order import Objective
 from bench.pruners.base import Pruner
 from bench.recover.bias_absorption import absorb_bias
 
@@ -55,8 +59,7 @@ def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> P
     scores, scores_file = session.scores(pruner, seed, target)
 
     # Plan: which channels stay, and what the network will cost.
-    with session.stopwatch.stage("plan"):
-        plan, measured = _choose(session, scores, whole.model, target)
+    plan, measured, weighed = _choose(session, pruner, seed, scores, whole.model, target)
 
     # Cut: each layer is sliced once.
     network, absorbed = smaller(session, whole.model, plan)
@@ -74,6 +77,7 @@ def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> P
         "bias_absorption": absorbed,
         "preparation": whole.record,
         "latency_search": search_record(target.goal, measured, latency) if latency else None,
+        **weighed,
     }
     changed = Changed(network, plan.removes_channels, channels, record, plan, latency=latency)
     return recover_and_measure(session, pruner, target.as_record(), seed, changed, whole)
@@ -119,17 +123,26 @@ def _check(session: Session, pruner: Pruner, target: Target) -> None:
 
 
 def _choose(
-    session: Session, scores: Scores, whole: nn.Module, target: Target
-) -> tuple[PruningPlan, list[Measurement]]:
-    """The plan for a target, and what was measured to find it: something where the target is a latency."""
-    groups, table = session.groups, session.cost_table
-    if not target.goal.is_timed:
-        return make_plan(groups, scores, table, target), []
-    order = removal_order_of(groups, scores, table, target)
+    session: Session, pruner: Pruner, seed: int, scores: Scores, whole: nn.Module, target: Target
+) -> tuple[PruningPlan, list[Measurement], dict[str, Any]]:
+    """The plan for a target, what was measured to find it where that is a latency, and the record of an objective."""
+    groups, table, measured = session.groups, session.cost_table, []
 
-    def measure(number: int, effort: float) -> LatencyReport:
-        network, _ = smaller(session, whole, plan_of(groups, scores, table, order, number))
-        return session.baseline.time(network, effort)
+    def made(plan: PruningPlan) -> nn.Module:
+        return smaller(session, whole, plan)[0]
 
-    number, measured = find(order, table.dense().macs, target.goal, measure)
-    return plan_of(groups, scores, table, order, number), measured
+    def measure(order: RemovalOrder, number: int, effort: float) -> LatencyReport:
+        return session.baseline.time(made(plan_of(groups, scores, table, order, number)), effort)
+
+    def plan_with(objective: Objective | None) -> PruningPlan:
+        with session.stopwatch.stage("plan"):
+            if not target.goal.is_timed:
+                return make_plan(groups, scores, table, target, objective=objective)
+            order = removal_order_of(groups, scores, table, target, objective=objective)
+            number, found = find(order, table.dense().macs, target.goal, partial(measure, order))
+            measured.extend(found)
+            return plan_of(groups, scores, table, order, number)
+
+    weighing = weighing_of(session, pruner, seed, scores, whole, made)
+    plan, record = weighed_plan(session, pruner, seed, target, scores, weighing, plan_with, made)
+    return plan, measured, record

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
+from bench.config.declare import identity_of
 from bench.datasets.fingerprint import DataFiles
 from bench.engine.cut_schedule import CutSchedule
 from bench.engine.method_training import MethodNetwork, is_trained, open_trained, train_by
@@ -18,6 +19,7 @@ from bench.engine.output_error import OutputError
 from bench.engine.results import Subject
 from bench.engine.score_store import ScoreStore
 from bench.engine.stopwatch import Stopwatch
+from bench.engine.weighing.checks import MEASURE, check_objective
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
 from bench.plan.cost_table import CostTable
@@ -26,7 +28,7 @@ from bench.plan.pruning_plan import Scores
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
 from bench.recover.recalibration import recalibrate
-from bench.system.files import digest
+from bench.system.files import digest, file_digest
 from bench.torch_utils.batches import Batch
 
 # Not a pruning's own: errors on the same images can be compared.
@@ -62,7 +64,10 @@ class Session:
     @property
     def identity(self) -> dict[str, Any]:
         """All that the prunings of this session have in common but the baseline and its data."""
-        identity: dict[str, Any] = {"pruning": self.options}
+        pruning, curves = identity_of(self.options), self.options.sensitivity_curves
+        if curves not in (None, MEASURE):
+            pruning["sensitivity_curves"] = file_digest(curves)
+        identity: dict[str, Any] = {"pruning": pruning}
         return identity if self.schedule is None else {**identity, "schedule": self.schedule.as_record()}
 
     @property
@@ -119,8 +124,11 @@ class Session:
         goal, options = pruner.aim(goal), self.options
         if isinstance(pruner, Sparsifier):
             return Target(goal)  # the limits are those of groups of channels
-        scope = options.scope or pruner.scope
-        pools = {} if options.scope else pruner.pools(self.baseline.saved.model, prunable(self.groups))
+        check_objective(options, pruner, goal)
+        is_weighed = options.objective != "channels"
+        scope = options.scope or ("global" if is_weighed else pruner.scope)
+        has_pools = not options.scope and (pruner.comparable or not is_weighed)
+        pools = pruner.pools(self.baseline.saved.model, prunable(self.groups)) if has_pools else {}
         if goal.within is not None and (scope != "global" or pools):
             ranking = "in pools" if pools else f"with `scope={scope}`"
             raise UsageError(
@@ -197,6 +205,7 @@ class Session:
         options = self.options
         looks = isinstance(pruner, Pruner) and (pruner.needs_data or pruner.trains_first)
         looks = looks or options.recalibrate or options.reconstruction_images > 0 or self.schedule is not None
+        looks = looks or options.refine > 0 or options.sensitivity_curves == MEASURE
         return self.baseline.data.files(*dict.fromkeys([*(["train"] if looks else []), self.baseline.split]))
 
     def score_identity(

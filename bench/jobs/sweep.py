@@ -170,8 +170,9 @@ def check_outcome(rows: Sequence[ComparisonRow], out: Path) -> None:
 def _folder_name(session: Session, pruner: Method, job: Job) -> str:
     """Readable, and different for every difference that changes what is pruned."""
     baseline = session.baseline
-    where = {"device": [device_name(baseline.device), torch.get_num_threads()]} if job.goal.is_timed else {}
-    if job.goal.is_timed and baseline.mode != PLAIN_MODE:
+    is_timed = job.goal.is_timed or session.options.objective == "latency"
+    where = {"device": [device_name(baseline.device), torch.get_num_threads()]} if is_timed else {}
+    if is_timed and baseline.mode != PLAIN_MODE:
         where["mode"] = baseline.mode
     content = plain(
         {
