@@ -22,13 +22,14 @@ from bench.jobs.options import GridOptions
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
+from bench.recover.options import RepairOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 COMMON = """
     --baseline --out-dir --train-baseline --methods --ratios --seeds --target-macs --target-latency --opt --list-methods
     --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs --epochs --batch-size
-    --latency --device --seed --threads
+    --repair --latency --device --seed --threads
 """
 
 
@@ -54,6 +55,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions)
     parser.add_options("pruning", PruneOptions)
+    parser.add_options("repair after the cut", RepairOptions)
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
@@ -100,7 +102,8 @@ def main(argv: list[str]) -> None:
         groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
         ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups))
     baseline = baseline_of(arguments, checkpoint)
-    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule)
+    repair = collect(RepairOptions, arguments)
+    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule, repair)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)

@@ -19,13 +19,14 @@ from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
 from bench.jobs.options import SensitivityOptions
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
+from bench.recover.options import RepairOptions
 from bench.system.options import RunOptions
 from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, TrainOptions
 
 COMMON = """
     --ckpt --save --method --opt --global-ratio --target-macs --target-params --target-latency --sensitivity
     --list-methods --list-groups --dataset --data-root --input-size --num-workers --model --round-to --ignore
-    --iterations --latency --device --seed --threads
+    --repair --iterations --latency --device --seed --threads
 """
 
 
@@ -52,6 +53,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",), model=None)
     parser.add_options("pruning", PruneOptions)
+    parser.add_options("repair after the cut", RepairOptions)
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
     parser.add_options("training between cuts", TrainOptions, skip=("lr", *OF_EPOCHS))
@@ -99,11 +101,13 @@ def main(argv: list[str]) -> None:
     pruner = make_pruner(arguments.method, method_settings(arguments))
     if isinstance(pruner, Sparsifier):
         refuse_changes(arguments, f"{pruner.name} removes no channels", PruneOptions, CHANNEL_LIMITS)
+        refuse_changes(arguments, f"{pruner.name} removes no channels", RepairOptions, ("repair",))
     if not arguments.sensitivity:
         goal = pruner.aim(goal)
         check_schedule(schedule, pruner, goal)
     folder = make_folder(arguments.save)
-    session = Session(baseline_of(arguments, arguments.ckpt), collect(PruneOptions, arguments), folder, schedule)
+    baseline, options = baseline_of(arguments, arguments.ckpt), collect(PruneOptions, arguments)
+    session = Session(baseline, options, folder, schedule, collect(RepairOptions, arguments))
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")

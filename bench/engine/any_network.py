@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.cut.network import cut
-from bench.errors import BenchError, UsageError
+from bench.engine.repairing import repair_network
+from bench.errors import BenchError, UsageError, unknown_name
 from bench.measure.cost import Cost, measure_cost
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
@@ -22,6 +23,7 @@ from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
 from bench.recover import bias_absorption, recalibration
+from bench.recover.options import BIAS, LEAST_SQUARES, NONE, RepairOptions, with_old_spelling
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.hooks import outputs_seen
 from bench.torch_utils.sparse_weights import set_to_zero
@@ -78,6 +80,7 @@ def prune(
     ignore: Sequence[str] = (),
     protect_first: bool = False,
     absorb_bias: bool = False,
+    repair: str | RepairOptions = NONE,
     recalibrate: bool = True,
     input_size: tuple[int, int] | None = None,
     calib_images: int = 64,
@@ -107,7 +110,10 @@ def prune(
         ratio_of: layer-name pattern -> the share that these groups lose whatever the target.
         ignore: patterns of layers to leave whole.
         protect_first: leave the first layer whole.
-        absorb_bias: add what a removed channel gives without its input to the layers that read it.
+        absorb_bias: old spelling of `repair="bias"`.
+        repair: what is done for the layers that read removed channels: "none"; "bias": what these give without their
+            input is added; "least-squares": weights are solved for that come closest to the network's outputs, and
+            BatchNorm statistics are re-estimated where that loses less on some of the images. Or `RepairOptions`.
         recalibrate: re-estimate BatchNorm statistics on the images after the cut.
         input_size: (height, width) in pixels that costs are counted at; by default that of the images.
         calib_images: how many images are looked at, the first there are; of a data set as many, chosen by seed.
@@ -123,7 +129,8 @@ def prune(
     goal = pruner.aim(_goal(target))
     batches, size, void = _images(data, calib_images, calib_batch_size, input_size, ignore_index, seed)
     device = next(model.parameters(), torch.empty(0)).device
-    _check(model, pruner, goal, batches, recalibrate)
+    mending = _repair_options(repair, absorb_bias)
+    _check(model, pruner, goal, batches, recalibrate, mending)
 
     groups = find_groups(model, ignore=ignore, protect_first=protect_first)
     table = CostTable(model, groups, size)
@@ -140,11 +147,24 @@ def prune(
         # Plan.
         plan = make_plan(groups, scores, table, wanted)
         # Cut.
-        if absorb_bias:
+        if mending.repair == BIAS:
             bias_absorption.absorb_bias(smaller, groups, plan)
         cut(smaller, groups, plan)
     # Recover.
-    if recalibrate and batches:
+    if plan is not None and mending.solves and plan.removes_channels:
+        repair_network(
+            model,
+            smaller,
+            groups,
+            plan,
+            mending,
+            lambda _images: batches,
+            recalibration_images=calib_images if recalibrate else 0,
+            batch_size=calib_batch_size,
+            ignore_index=void,
+            seed=seed,
+        )
+    elif recalibrate and batches:
         recalibration.recalibrate(smaller, batches, device)
     # Measure.
     return PrunedNetwork(smaller, measure_cost(model, size), measure_cost(smaller, size), plan, scores, groups)
@@ -217,7 +237,16 @@ def _images(
     return batches, input_size or tuple(batches[0][0].shape[-2:]), void
 
 
-def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrate: bool) -> None:
+def _repair_options(repair: str | RepairOptions, absorb_bias: bool) -> RepairOptions:
+    kinds = (NONE, BIAS, LEAST_SQUARES)
+    if isinstance(repair, str) and repair not in kinds:
+        raise unknown_name("repair", repair, kinds)
+    return with_old_spelling(RepairOptions(repair) if isinstance(repair, str) else repair, absorb_bias)
+
+
+def _check(
+    model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrate: bool, repair: RepairOptions
+) -> None:
     """Finds what cannot be before anything is computed."""
     if isinstance(pruner, Pruner) and (pruner.trains_first or pruner.starts_anew):
         raise UsageError(
@@ -226,8 +255,12 @@ def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], r
         )
     if goal.is_timed:
         raise UsageError("a latency is measured, not predicted; prune with prune.py, or give a target in MACs")
+    if isinstance(pruner, Sparsifier) and repair.repair != NONE:
+        raise UsageError(f"{pruner.name} removes no channels; leave `repair` out")
     if batches:
         return
+    if repair.solves:
+        raise UsageError("`repair=least-squares` looks at images; pass data")
     if isinstance(pruner, Pruner) and pruner.needs_data:
         raise UsageError(f"{pruner.name} looks at images; pass data")
     has_statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

@@ -7,7 +7,7 @@ costs count from there and do not compound. Only the scores are those of the net
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from bench.channels.groups import find_groups, prunable
 from bench.engine.cut_schedule import CutSchedule
 from bench.engine.one_cut import absorb_if_wanted
 from bench.engine.recover_and_measure import recover_and_measure
-from bench.engine.results import Changed, Pruned, Subject
+from bench.engine.results import Changed, Cut, Pruned, Subject
 from bench.engine.session import Session
 from bench.models.state_dict_file import tensors_digest
 from bench.plan.pruning_plan import PruningPlan, make_plan, original_channels, renumbered
@@ -45,7 +45,7 @@ def prune_in_steps(session: Session, schedule: CutSchedule, pruner: Method, targ
     fixed_ratios(groups, target.ratio_of)
     training = _training(session, schedule, seed)
     kept = {group.name: list(range(group.channels)) for group in prunable(groups)}
-    subject, records = None, []
+    subject, records, cuts = None, [], []
     for number, step in enumerate(schedule.targets(target, table.dense().bytes), start=1):
         # Score the network as it is by now.
         scores, scores_file = session.scores(pruner, seed, subject=subject)
@@ -58,14 +58,17 @@ def prune_in_steps(session: Session, schedule: CutSchedule, pruner: Method, targ
             plan = make_plan(groups, scores, table, step, kept)
 
         # Cut in the network's own numbers, the optimizer's state and an averaged network along with it.
-        absorbed = _cut_along(session, training, subject or session.subject, renumbered(plan, kept))
+        uncut = [copy.deepcopy(model) for model in training.networks] if session.repair.solves else []
+        done = renumbered(plan, kept)
+        absorbed = _cut_along(session, training, subject or session.subject, done)
         kept = plan.kept
         record = _record(session, plan, step, scores_file, absorbed)
         say(f"cut {number} of {schedule.iterations}: {_outcome(record)}")
 
         # Recover what is to be scored next.
+        cuts = [Cut(model, (subject or session.subject).groups, done) for model in uncut]
         if number < schedule.iterations:
-            subject = _recovered(session, schedule, training, seed, record)
+            subject = _recovered(session, schedule, training, seed, record, cuts)
         records.append(record)
 
     # Recover and measure: as after any other way of pruning.
@@ -79,7 +82,9 @@ def prune_in_steps(session: Session, schedule: CutSchedule, pruner: Method, targ
         "iterations": records,
     }
     channels = original_channels(session.baseline.saved.channels, groups, plan)
-    changed = Changed(training.result, plan.removes_channels, channels, record, plan, schedule=how)
+    # The network that is kept is the last of those in training.
+    cut = cuts[-1] if cuts else None
+    changed = Changed(training.result, plan.removes_channels, channels, record, plan, schedule=how, cut=cut)
     return recover_and_measure(session, pruner, target.as_record(), seed, changed)
 
 
@@ -103,14 +108,22 @@ def _cut_along(
 
 
 def _recovered(
-    session: Session, schedule: CutSchedule, training: TrainingBetweenCuts, seed: int, record: dict[str, Any]
+    session: Session,
+    schedule: CutSchedule,
+    training: TrainingBetweenCuts,
+    seed: int,
+    record: dict[str, Any],
+    cuts: Sequence[Cut],
 ) -> Subject:
-    """What is scored next: the network after some training, with statistics of its own and groups of its own."""
+    """What is scored next: the network, repaired and trained, with statistics of its own and groups of its own."""
+    for model, cut in zip(training.networks, cuts, strict=False):
+        record["repair"] = session.repair_network(cut.before, model, cut.groups, cut.plan, seed)
     if steps := schedule.steps_between:
         with session.stopwatch.stage("train"):
             record["trained"] = {"steps": steps, "loss": training.train(steps)}
     network = training.result
-    if session.options.recalibrate:
+    # A repair has settled the statistics, and they hold until the network is trained.
+    if session.options.recalibrate and (steps or not cuts):
         session.recalibrate(network, seed)
     # By name, because a depthwise convolution left with one channel counts as an ordinary one and has a group.
     may_shrink = {group.name for group in prunable(session.groups)}

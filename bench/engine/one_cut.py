@@ -12,7 +12,7 @@ from torch import nn
 from bench.channels.groups import ChannelGroup
 from bench.cut.network import cut, fresh_network
 from bench.engine.recover_and_measure import recover_and_measure
-from bench.engine.results import Changed, Pruned
+from bench.engine.results import Changed, Cut, Pruned
 from bench.engine.session import Session
 from bench.errors import UsageError
 from bench.measure.latency import LatencyReport
@@ -30,6 +30,7 @@ from bench.plan.removal_order import fixed_ratios
 from bench.plan.target import Target
 from bench.pruners.base import Pruner
 from bench.recover.bias_absorption import absorb_bias
+from bench.recover.options import NONE
 
 
 def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> Pruned:
@@ -75,14 +76,15 @@ def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> P
         "preparation": whole.record,
         "latency_search": search_record(target.goal, measured, latency) if latency else None,
     }
-    changed = Changed(network, plan.removes_channels, channels, record, plan, latency=latency)
+    done = Cut(whole.model, session.groups, plan)
+    changed = Changed(network, plan.removes_channels, channels, record, plan, latency=latency, cut=done)
     return recover_and_measure(session, pruner, target.as_record(), seed, changed, whole)
 
 
 def smaller(session: Session, whole: nn.Module, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
     """A copy of a network without the channels a plan removes, and the record of a bias absorption, if wanted.
 
-    BatchNorm statistics are not re-estimated.
+    BatchNorm statistics are not re-estimated, and no layer is solved for.
 
     Args:
         session: the groups, and whether constants are absorbed.
@@ -110,8 +112,8 @@ def absorb_if_wanted(
 
 def _check(session: Session, pruner: Pruner, target: Target) -> None:
     """Finds before the scoring, which may take long, what can be known to fail."""
-    if pruner.starts_anew and session.options.absorb_bias:
-        raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave `absorb_bias` out")
+    if pruner.starts_anew and session.repair.repair != NONE:
+        raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave `repair` and `absorb_bias` out")
     fixed_ratios(session.groups, target.ratio_of)
     if pruner.trains_first and not target.goal.is_timed:
         # A target that no scores can reach.

@@ -49,9 +49,7 @@ class PruneOptions:
         "'backbone.layer4*'",
         parse=list_of(str),
     )
-    absorb_bias: bool = option(
-        False, "add what a removed channel gives without its input to the layers that read it, where that is a constant"
-    )
+    absorb_bias: bool = option(False, "old spelling of --repair bias")
 
 
 CHANNEL_LIMITS = ("scope", "min_keep", "max_ratio", "round_to", "ratio_of", "absorb_bias")

@@ -98,7 +98,9 @@ def measure_sensitivity(
             "scores": scores_file,
             "skipped_groups": [group.name for group in prunable(session.groups) if group.name not in scores],
             "images": ruler.describe(),
-            "identity": digest([session.score_identity(pruner, seed), ruler.describe(), asdict(session.options)]),
+            "identity": digest(
+                [session.score_identity(pruner, seed), ruler.describe(), *map(asdict, session.identity.values())]
+            ),
         }
         baseline, measured = _measured_before(folder / RECORD, record["identity"])
         record["baseline"] |= baseline or ruler.baseline()
@@ -182,8 +184,12 @@ class _Ruler:
         return {"miou": miou, "miou_treated": self._treated(copy.deepcopy(whole)) if self._recalibration else miou}
 
     def miou_of(self, plan: PruningPlan) -> float:
-        """mIoU of the whole network cut by a plan, recalibrated if that is wanted."""
-        return self._treated(smaller(self._session, self._whole, plan)[0])
+        """mIoU of the whole network cut by a plan, repaired or else recalibrated if that is wanted."""
+        session, network = self._session, smaller(self._session, self._whole, plan)[0]
+        if not session.repair.solves:
+            return self._treated(network)
+        session.repair_network(self._whole, network, session.groups, plan, self._seed)
+        return self._miou(network, "repaired")
 
     def _treated(self, network: nn.Module) -> float:
         if self._recalibration:

@@ -193,6 +193,7 @@ def measured_in(folder: Path) -> Measured:
 def _outcome(row: ComparisonRow) -> str:
     if row["status"] == "failed":
         return f"failed: {row['error']}"
-    named = {"cut": row["miou_cut"], "recalibrated": row["miou_recalibrated"], "fine-tuned": row["miou_finetuned"]}
+    stages = {"cut": "cut", "recalibrated": "recalibrated", "repaired": "repaired", "finetuned": "fine-tuned"}
+    named = {name: row.get(f"miou_{stage}") for stage, name in stages.items()}
     quality = ", ".join(f"{name} {value:.1%}" for name, value in named.items() if value is not None)
     return f"{row['macs_kept']:.1%} of the MACs, mIoU {quality or 'not measured'} ({row['seconds']:.0f} s)"

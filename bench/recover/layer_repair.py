@@ -28,6 +28,9 @@ _MARGIN = 0.01
 # A layer whose outputs are off by less than this share of their variance has nothing to mend: that is rounding.
 _SAME = 1e-10
 
+# A norm that multiplies by less than this takes an output away.
+_NO_GAIN = 1e-4
+
 # Numbers that a piece of the samples may hold.
 _PIECE = 1 << 24
 
@@ -64,6 +67,16 @@ class Task:
             return torch.ones(filters(self.layer).shape[:2].numel(), device=self.layer.weight.device).double()
         scale = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight.detach()
         return scale.double() / (norm.running_var.double() + norm.eps).sqrt()
+
+    def before_norm(self, values: Tensor) -> Tensor:
+        """What the layer must give more for the norm behind it to give some values [n, outputs] more."""
+        gain = self.gain()
+        # An output that the norm takes away can make up for nothing.
+        return values * torch.where(gain.abs() > _NO_GAIN, 1 / gain, torch.zeros_like(gain)).to(values.dtype)
+
+    def stays(self, outputs: Tensor) -> Tensor:
+        """The columns of the layer's outputs before the cut, [n, outputs], that stay."""
+        return outputs if self.kept_out is None else outputs[:, self.kept_out.to(outputs.device)]
 
     def is_shared(self, limit: int) -> bool:
         """Whether the kernel is mended by one matrix over the channels, because solving for every weight costs more."""
@@ -255,7 +268,7 @@ class _Shared:
         self._held, self._targets = held, targets.float()
         self._outputs, self._taps = len(targets[0]), task.layer.kernel_size[0] * task.layer.kernel_size[1]
         self._patches = patches_at(task.layer, inputs, sample.size, places)[0].float()
-        self._dense = task.dense.reshape(self._outputs, -1, self._taps)
+        self._dense = task.stays(task.dense[0].T).T.reshape(self._outputs, -1, self._taps)
         at = sample.input_places.to(inputs.device)
         read, wanted = outputs_at(task.layer, inputs, at)[None], sample.inputs.to(inputs.device)[None]
         is_held = held_out(at.image, sample.images)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.config.declare import option
 from bench.config.values import above_zero, positive
+from bench.errors import UsageError
 
 LEAST_SQUARES, BIAS, NONE = "least-squares", "bias", "none"
 
@@ -32,7 +33,7 @@ class RepairOptions:
     )
     repair_limit: int = option(
         2500,
-        "weights a filter may have to be solved for one by one; above, its kernel is mended by one matrix over channels",
+        "weights a filter may have to be solved for one by one; above, one matrix over the channels mends its kernel",
         parse=positive,
     )
     repair_trunk: bool = option(
@@ -45,5 +46,25 @@ class RepairOptions:
         choices=("auto", "all", "unrepaired", "none"),
     )
     repair_holdout: int = option(
-        8, "training images, with labels, on which that is decided; no other step of the repair sees them", parse=positive
+        8,
+        "training images, with labels, on which that is decided; no other step of the repair sees them",
+        parse=positive,
     )
+
+    @property
+    def solves(self) -> bool:
+        """Whether layers are solved for."""
+        return self.repair == LEAST_SQUARES
+
+
+def with_old_spelling(options: RepairOptions, absorb_bias: bool) -> RepairOptions:
+    """The options with `absorb_bias`, the old spelling of `repair=bias`, taken into account.
+
+    Raises:
+        UsageError: both are given and contradict each other.
+    """
+    if not absorb_bias:
+        return options
+    if options.solves:
+        raise UsageError("`absorb_bias` is the old spelling of `repair=bias`; leave it out with `repair=least-squares`")
+    return replace(options, repair=BIAS)

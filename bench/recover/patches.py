@@ -102,7 +102,7 @@ def filters(layer: nn.Module) -> Tensor:
     """A layer's weights as matrices: [g, outputs of a group, K], K in the order of `patches_at`."""
     weight, groups = layer.weight.detach(), getattr(layer, "groups", 1)
     if isinstance(layer, nn.ConvTranspose2d):
-        inputs, outputs, *kernel = weight.shape
+        inputs, outputs = weight.shape[:2]
         grouped = weight.reshape(groups, inputs // groups, outputs, -1)
         return grouped.transpose(1, 2).reshape(groups, outputs, -1)
     return weight.reshape(groups, weight.shape[0] // groups, -1)
@@ -112,7 +112,7 @@ def set_filters(layer: nn.Module, matrices: Tensor) -> None:
     """Writes matrices as `filters` gives them into a layer, in place."""
     weight, groups = layer.weight.detach(), getattr(layer, "groups", 1)
     if isinstance(layer, nn.ConvTranspose2d):
-        inputs, outputs, *kernel = weight.shape
+        inputs, outputs = weight.shape[:2]
         matrices = matrices.reshape(groups, outputs, inputs // groups, -1).transpose(1, 2)
     weight.copy_(matrices.reshape(weight.shape))
 

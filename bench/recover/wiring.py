@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bench.channels.layer_axes import NORMS, WEIGHTED
+from bench.channels.layer_axes import WEIGHTED
 from bench.channels.tracing import TRACE_SIZE
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.hooks import calls_seen
 
+_BATCHNORM = nn.modules.batchnorm._BatchNorm
 _SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 
 
@@ -46,7 +47,7 @@ class Wiring:
 
     Attributes:
         calls: layer -> how often it runs in a forward pass in evaluation mode; those that do not run are left out.
-        norms: layer -> the norm that reads its output as it is.
+        norms: layer -> the BatchNorm that reads its output as it is.
         trunks: layer -> the tensor that is added to what the layer, or its norm, gives, and is there before the layer
             runs: the rest of the sum that a residual branch ends in.
     """
@@ -79,7 +80,7 @@ def read_wiring(model: nn.Module) -> Wiring:
         order[call] = len(order)
         if isinstance(layers[name], WEIGHTED):
             ends[call] = name
-        elif isinstance(layers[name], NORMS) and ends.get(source) == source.module:
+        elif isinstance(layers[name], _BATCHNORM) and ends.get(source) == source.module:
             ends[call], norms[source.module] = source.module, name
         # A module that does nothing in evaluation mode gives back what it read.
         if output is not read or source is None:
@@ -103,6 +104,32 @@ def read_wiring(model: nn.Module) -> Wiring:
         model.eval()(blank_image(model, TRACE_SIZE))
     found = {name: count for name, count in calls.items() if isinstance(layers[name], WEIGHTED)}
     return Wiring(found, norms, trunks)
+
+
+class TensorsKept:
+    """Keeps tensors of a forward pass that are needed again later in it."""
+
+    def __init__(self, wanted: Iterable[Call]):
+        """Keeps nothing before it is shown calls: `calls_seen(model, kept.modules, kept.see)`."""
+        self._wanted = set(wanted)
+        self.modules = {call.module for call in self._wanted}
+        self.restart()
+
+    def restart(self) -> None:
+        """To be called before each pass."""
+        self._calls: Counter[str] = Counter()
+        self._found: dict[Call, Tensor] = {}
+
+    def see(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keeps what a call read or gave, where that is wanted."""
+        for call in (Call(name, self._calls[name]), Call(name, self._calls[name], is_input=True)):
+            if call in self._wanted:
+                self._found[call] = inputs[0] if call.is_input else output
+        self._calls[name] += 1
+
+    def take(self, call: Call) -> Tensor:
+        """What was kept of a call; it is let go."""
+        return self._found.pop(call)
 
 
 class _Origins:
