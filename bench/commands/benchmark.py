@@ -15,7 +15,7 @@ from bench.cli.entry import run
 from bench.cli.listings import add_listings, print_listing
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import chosen_goals
-from bench.commands.shared import baseline_of
+from bench.commands.shared import baseline_of, session_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
@@ -79,7 +79,6 @@ def main(argv: list[str]) -> None:
     seeds = choice.seeds or [arguments.seed]
 
     from bench.engine.cut_schedule import check_schedule, schedule_of
-    from bench.engine.session import Session
     from bench.jobs.sweep import check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
     from bench.oracle.agreement_table import agreement_table
@@ -102,8 +101,7 @@ def main(argv: list[str]) -> None:
         groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
         ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups))
     baseline = baseline_of(arguments, checkpoint)
-    repair = collect(RepairOptions, arguments)
-    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule, repair)
+    session = session_of(arguments, baseline, out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)

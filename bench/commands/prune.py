@@ -13,7 +13,7 @@ from bench.cli.listings import add_listings, print_listing
 from bench.cli.method_flags import add_method, method_settings
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import add_target, chosen_goal
-from bench.commands.shared import baseline_of
+from bench.commands.shared import baseline_of, session_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
 from bench.jobs.options import SensitivityOptions
@@ -87,7 +87,6 @@ def main(argv: list[str]) -> None:
         goal = chosen_goal(arguments)
 
     from bench.engine.cut_schedule import check_schedule, schedule_of
-    from bench.engine.session import Session
     from bench.jobs.pruning import prune_model
     from bench.jobs.sensitivity import measure_sensitivity
     from bench.pruners import make_pruner
@@ -106,8 +105,7 @@ def main(argv: list[str]) -> None:
         goal = pruner.aim(goal)
         check_schedule(schedule, pruner, goal)
     folder = make_folder(arguments.save)
-    baseline, options = baseline_of(arguments, arguments.ckpt), collect(PruneOptions, arguments)
-    session = Session(baseline, options, folder, schedule, collect(RepairOptions, arguments))
+    session = session_of(arguments, baseline_of(arguments, arguments.ckpt), folder, schedule)
     if arguments.sensitivity:
         choice = collect(SensitivityOptions, arguments)
         measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")
