@@ -76,10 +76,11 @@ class _Sampling:
         """Chooses the positions, once it is known how many there are."""
         task, nothing = self._task, output.new_empty(0)
         size = () if isinstance(task.layer, nn.Linear) else tuple(output.shape[2:])
-        is_shared = task.is_shared(options.repair_limit)
+        positions = positions_of(task.layer, output)
+        is_shared = task.is_shared(options.repair_limit, images * positions)
         unknowns = filters(task.layer).shape[-1]
         count = _PROOF_POSITIONS if is_shared else max(LEAST_POSITIONS, options.repair_positions * unknowns)
-        places = draw_places(images, positions_of(task.layer, output), count, seed, task.name)
+        places = draw_places(images, positions, count, seed, task.name)
         self.sample = Sample(images, size, places, nothing)
         if is_shared:
             count = max(LEAST_POSITIONS, options.repair_positions * inputs.shape[1])

@@ -78,11 +78,12 @@ class Task:
         """The columns of the layer's outputs before the cut, [n, outputs], that stay."""
         return outputs if self.kept_out is None else outputs[:, self.kept_out.to(outputs.device)]
 
-    def is_shared(self, limit: int) -> bool:
-        """Whether the kernel is mended by one matrix over the channels, because solving for every weight costs more."""
-        layer = self.layer
+    def is_shared(self, limit: int, positions: int) -> bool:
+        """Whether one matrix over the channels mends the kernel: all of its weights are too many for that limit, or
+        for the positions there are."""
+        layer, unknowns = self.layer, filters(self.layer).shape[-1]
         taps = layer.kernel_size[0] * layer.kernel_size[1] if hasattr(layer, "kernel_size") else 1
-        return taps > 1 and getattr(layer, "groups", 1) == 1 and filters(layer).shape[-1] > limit
+        return taps > 1 and layer.groups == 1 and unknowns > min(limit, positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class LayerRepair:
     Attributes:
         outcome: `repaired`; `constant`: only a constant was added; `sliced`: left as the cut left it; `unchanged`: the
             cut has changed nothing for it.
-        form: `full`: all weights were solved for; `shared`: one matrix over the channels.
+        form: `full`: all weights were solved for; `shared`: one matrix over the channels; `none`: too few positions.
         positions: how many positions were looked at.
         unknowns: how large the system was.
         ridge: lambda as a share of the mean variance of the inputs; None where the weights were kept.
@@ -145,8 +146,9 @@ def repair_layer(task: Task, sample: Sample, inputs: Tensor, options: RepairOpti
     places = sample.places.to(device)
     held = held_out(places.image, sample.images)
     shares = SHARES if options.repair_lambda is None else (options.repair_lambda,)
-    kind = _Shared if task.is_shared(options.repair_limit) else _Full
-    form = kind(task, sample, inputs, places, targets, held)
+    if not held.any() or (~held).sum() < 2:
+        return LayerRepair("sliced", "none", len(places), filters(layer).shape[-1])
+    form = (_Full if sample.inputs is None else _Shared)(task, sample, inputs, places, targets, held)
     gains = task.gain().square().reshape(filters(layer).shape[:2])
 
     def error(weights: Tensor, added: Tensor | None) -> float:

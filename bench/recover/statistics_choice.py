@@ -19,6 +19,9 @@ from bench.torch_utils.batches import Batch
 from bench.torch_utils.contexts import flags_kept
 from bench.training.losses import segmentation_loss
 
+# The old statistics stay unless others lose less by this share: so much a few images may say by chance.
+_MARGIN = 0.01
+
 
 @torch.no_grad()
 def settle_statistics(
@@ -32,7 +35,7 @@ def settle_statistics(
         rule: `none`; `unrepaired`: those of norms that are not right behind a layer that gives again what it gave;
             `all`; `auto`: whichever of these loses least.
         batches: what statistics are estimated on.
-        held: images with labels at their size, for `auto`; of several equal losses the rule named first is taken.
+        held: images with labels at their size, for `auto`; of losses that are alike the rule named first is taken.
         ignore_index: label that does not count.
 
     Returns:
@@ -51,7 +54,7 @@ def settle_statistics(
         tried = network if name == "none" else copy.deepcopy(network)
         _estimate(tried, batches, device, settled, norms)
         losses[name] = _loss(tried, held, ignore_index, device)
-        if losses[name] < losses[chosen]:
+        if losses[name] < (1 - _MARGIN) * losses[chosen]:
             best, chosen = tried, name
     if best is not network:
         network.load_state_dict(best.state_dict())
