@@ -56,9 +56,11 @@ def repair_network(
     rule = options.repair_statistics if recalibration_images else "none"
     wanted = options.repair_images
     if rule != "none":
-        wanted = max(wanted, recalibration_images) + options.repair_holdout
+        wanted = max(wanted, recalibration_images) + (options.repair_holdout if rule == "auto" else 0)
     images, labels = (torch.cat(parts) for parts in zip(*_alike(draw(wanted)), strict=True))
-    held = min(options.repair_holdout, max(1, len(images) // 4)) if rule == "auto" else 0
+    held = options.repair_holdout if rule == "auto" else 0
+    if len(images) < wanted:
+        held = min(held, max(1, len(images) // 4))
     seen = images[: max(1, min(options.repair_images, len(images) - held))]
     done = repair(before, network, groups, plan, seen, options, seed, spared)
     estimated = slice(0, recalibration_images)
