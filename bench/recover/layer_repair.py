@@ -7,7 +7,7 @@ others. What proved best is then fitted to all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,15 @@ _SAME = 1e-10
 # A norm that multiplies by less than this takes an output away.
 _NO_GAIN = 1e-4
 
+# Outputs of a layer by which a ridge is chosen; all of them are solved for.
+_MOST_TRIED = 256
+
 # Numbers that a piece of the samples may hold.
 _PIECE = 1 << 24
+
+
+_Choice = tuple[float, str, float | None]
+"""Held-out error, outcome, ridge."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,26 +166,24 @@ def repair_layer(task: Task, sample: Sample, inputs: Tensor, options: RepairOpti
     variance = float(((targets[held] - mean).square().sum(0).reshape(gains.shape) * gains).sum())
     found = {"form": form.name, "positions": len(places), "unknowns": form.unknowns}
     as_sliced = error(before, None)
-    if as_sliced <= _SAME * variance or variance == 0:
+    if as_sliced <= _SAME * variance:
         return LayerRepair("unchanged", **found)
+    if variance == 0:
+        return LayerRepair("sliced", **found)
 
-    choices: list[tuple[float, str, float | None]] = [(as_sliced, "sliced", None)]
+    choices: list[_Choice] = [(as_sliced, "sliced", None)]
     if task.takes_constant:
         choices.append((error(before, form.constant(before, ~held)), "constant", None))
-    for share in form.worth_trying(shares):
-        weights, taken = form.fitted(share, ~held, centred=task.takes_constant)
-        added = form.constant(weights, ~held) if task.takes_constant else None
-        choices.append((error(weights, added), "repaired", taken))
-    best = min(choices)
-    # The simpler wins unless it leaves clearly more.
-    least, outcome, share = next(choice for choice in choices if choice[0] * (1 - _MARGIN) <= best[0])
+    weights, share = form.fitted(form.best_share(shares, gains), ~held)
+    added = form.constant(weights, ~held) if task.takes_constant else None
+    choices.append((error(weights, added), "repaired", share))
+    # The simpler stays unless another leaves clearly less.
+    least = min(left for left, *_ in choices)
+    left, outcome, share = next(choice for choice in choices if choice[0] * (1 - _MARGIN) <= least)
+    found |= {"explained_sliced": 1 - as_sliced / variance, "explained_repaired": 1 - left / variance}
+    everything, weights = torch.ones_like(held), before
     if outcome == "repaired":
-        least, outcome, share = best
-    found |= {"explained_sliced": 1 - as_sliced / variance, "explained_repaired": 1 - least / variance}
-    everything = torch.ones_like(held)
-    weights = before
-    if outcome == "repaired":
-        weights, share = form.fitted(share, everything, centred=task.takes_constant)
+        weights, share = form.fitted(share, everything)
         set_filters(layer, weights.to(layer.weight.dtype))
         weights = filters(layer).double()
     if outcome != "sliced" and task.takes_constant:
@@ -212,7 +217,7 @@ class _Full:
     name = "full"
 
     def __init__(self, task: Task, sample: Sample, inputs: Tensor, places: Places, targets: Tensor, held: Tensor):
-        self._before = filters(task.layer).double()
+        self._before, self._centred = filters(task.layer).double(), task.takes_constant
         self.unknowns = self._before.shape[-1]
         groups = self._before.shape[0]
 
@@ -236,12 +241,30 @@ class _Full:
     def constant(self, weights: Tensor, chosen: Tensor) -> Tensor:
         return constant(self._of(chosen), weights)
 
-    def worth_trying(self, shares: Sequence[float]) -> Sequence[float]:
-        return shares
+    def best_share(self, shares: Sequence[float], gains: Tensor) -> float:
+        """The one that serves held-out images best, by some of the outputs where there are many."""
+        some = slice(None, None, -(-gains.shape[1] // _MOST_TRIED))
+        fit, proof = (replace(found, y=found.y[:, some], yx=found.yx[:, some], yy=found.yy[:, some])
+                      for found in (self._fit, self._proof))  # fmt: skip
+        return _best(shares, fit, proof, self._before[:, some], gains[:, some], centred=self._centred)
 
-    def fitted(self, share: float, chosen: Tensor, *, centred: bool) -> tuple[Tensor, float]:
+    def fitted(self, share: float, chosen: Tensor) -> tuple[Tensor, float]:
         found = self._of(chosen)
-        return ridge(found.centred() if centred else found, self._before, share)
+        return ridge(found.centred() if self._centred else found, self._before, share)
+
+
+def _best(
+    shares: Sequence[float], fit: Moments, proof: Moments, before: Tensor, weight: Tensor, *, centred: bool
+) -> float:
+    """The ridge whose solution of one part of the samples leaves least of the other, outputs weighted."""
+    if len(shares) == 1:
+        return shares[0]
+    found, system = {}, fit.centred() if centred else fit
+    for share in shares:
+        weights, taken = ridge(system, before, share)
+        error = squared_error(proof, weights, constant(fit, weights) if centred else None)
+        found[taken] = float((error * weight).sum())
+    return min(found, key=found.get)
 
 
 def _pieces(chosen: Tensor, numbers: int) -> Iterator[Tensor]:
@@ -267,7 +290,7 @@ class _Shared:
     name = "shared"
 
     def __init__(self, task: Task, sample: Sample, inputs: Tensor, places: Places, targets: Tensor, held: Tensor):
-        self._held, self._targets = held, targets.float()
+        self._targets, self._held, self._centred = targets.float(), held, task.takes_constant
         self._outputs, self._taps = len(targets[0]), task.layer.kernel_size[0] * task.layer.kernel_size[1]
         self._patches = patches_at(task.layer, inputs, sample.size, places)[0].float()
         self._dense = task.stays(task.dense[0].T).T.reshape(self._outputs, -1, self._taps)
@@ -288,18 +311,14 @@ class _Shared:
     def constant(self, weights: Tensor, chosen: Tensor) -> Tensor:
         return self._left(weights, chosen).mean(0)[None]
 
-    def worth_trying(self, shares: Sequence[float]) -> list[float]:
+    def best_share(self, shares: Sequence[float], gains: Tensor) -> float:
         """The one that gives back the held-out inputs best, each as much as the filters weigh it."""
-        weight, found = self._dense.double().square().sum((0, 2)), {}
-        for share in shares:
-            matrix, taken = ridge(self._fit.centred(), self._sliced[None], share)
-            error = squared_error(self._proof, matrix, constant(self._fit, matrix))
-            found[taken] = float((error[0] * weight).sum())
-        return [min(found, key=found.get)]
+        weight = torch.einsum("oct,o->c", self._dense.double().square(), gains[0])[None]
+        return _best(shares, self._fit, self._proof, self._sliced[None], weight, centred=self._centred)
 
-    def fitted(self, share: float, chosen: Tensor, *, centred: bool) -> tuple[Tensor, float]:
+    def fitted(self, share: float, chosen: Tensor) -> tuple[Tensor, float]:
         found = self._fit + self._proof if chosen.all() else self._fit
-        matrix, share = ridge(found.centred() if centred else found, self._sliced[None], share)
+        matrix, share = ridge(found.centred() if self._centred else found, self._sliced[None], share)
         through = torch.einsum("oct,ck->okt", self._dense, matrix[0].to(self._dense.dtype))
         return through.reshape(1, self._outputs, -1).double(), share
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.errors import BenchError
+
 # An estimate of the condition number from which on a system is damped more.
 _ILL_CONDITIONED = 1e13
 
@@ -82,10 +84,17 @@ def ridge(found: Moments, before: Tensor, share: float) -> tuple[Tensor, float]:
     Returns:
         [g, O, K] in float64, and the share it took.
 
+    Raises:
+        BenchError: the samples are not finite.
+
     >>> x = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]])
     >>> ridge(moments(x, x @ torch.tensor([[3.0], [4.0]])), torch.zeros(1, 1, 2), 1e-12)[0]
     tensor([[[3.0000, 4.0000]]], dtype=torch.float64)
     """
+    if not (found.xx.isfinite().all() and found.yx.isfinite().all()):
+        raise BenchError(
+            "a layer to repair reads or gives what is not finite; look for nan in the checkpoint or the images"
+        )
     diagonal = found.xx.diagonal(dim1=-2, dim2=-1)
     # An input that never varies has a system of zeros: 1 in its diagonal gives back the weights before.
     mean = diagonal.mean(-1)

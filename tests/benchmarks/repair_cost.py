@@ -116,14 +116,11 @@ def main() -> None:
     result = measure(arguments.model, arguments.input_size, arguments.images, arguments.target_macs, options)
     print(f"{result['model']} at {result['input_size']}, {result['images']} images, {result['threads']} threads, "
           f"{result['macs_kept']:.0%} of the MACs kept")  # fmt: skip
-    print(
-        f"  a plain pass   {result['plain_pass_seconds']:7.1f} s, peak {result['peak_gigabytes']['plain pass']:.2f} GB"
-    )
-    print(f"  the repair     {result['repair_seconds']:7.1f} s, peak {result['peak_gigabytes']['repair']:.2f} GB")
+    plain, passes, peaks = result["plain_pass_seconds"], result["passes"], result["peak_gigabytes"]
+    print(f"  a plain pass   {plain:7.1f} s, peak {peaks['plain pass']:.2f} GB")
+    print(f"  the repair     {result['repair_seconds']:7.1f} s, peak {peaks['repair']:.2f} GB")
     print(f"    its solves   {result['solve_seconds']:7.1f} s, systems of up to {result['most_unknowns']} unknowns")
-    print(
-        f"    its passes   {result['passes'] * result['plain_pass_seconds']:7.1f} s = {result['passes']:.2f} plain passes"
-    )
+    print(f"    its passes   {passes * plain:7.1f} s = {passes:.2f} plain passes")
     print("  layers: " + ", ".join(f"{count} {name}" for name, count in sorted(result["outcomes"].items())))
     limits = {
         f"at most {MOST_PASSES:g} plain passes beside the solves": result["passes"] <= MOST_PASSES,

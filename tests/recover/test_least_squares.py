@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.errors import BenchError
 from bench.recover import least_squares
 from bench.recover.least_squares import constant, moments, ridge, squared_error
 
@@ -92,3 +93,9 @@ def test_what_never_varies_keeps_its_weights() -> None:
     before = torch.tensor([[[1.5, -2.0]]])
     weights, _ = ridge(moments(torch.zeros(1, 9, 2), torch.ones(1, 9, 1)), before, 1e-3)
     torch.testing.assert_close(weights, before.double())
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    x = torch.tensor([[[1.0], [float("nan")]]])
+    with pytest.raises(BenchError, match="not finite"):
+        ridge(moments(x, x), torch.ones(1, 1, 1), 1e-3)
