@@ -15,8 +15,8 @@ from bench.recover.wiring import Call, TensorsKept
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.hooks import calls_seen
 
-# With fewer, outliers rule a small system.
-LEAST_POSITIONS = 4096
+# Ten a weight leave a tenth of the error to chance; where systems are small, more cost little.
+LEAST_POSITIONS = 16384
 
 # Where one matrix over the channels is solved for, outputs only show whether it serves, and each has a large patch.
 _PROOF_POSITIONS = 1024

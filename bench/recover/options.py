@@ -23,7 +23,7 @@ class RepairOptions:
     )
     repair_images: int = option(16, "training images, without labels, that least squares look at", parse=positive)
     repair_positions: int = option(
-        10, "positions looked at for each weight of a filter, over all images; never less than 4096", parse=positive
+        10, "positions looked at for each weight of a filter, over all images; never less than 16384", parse=positive
     )
     repair_lambda: float | None = option(
         None,

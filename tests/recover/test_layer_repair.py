@@ -189,7 +189,7 @@ def test_the_ridge_is_what_serves_held_out_images_best() -> None:
         if size == 1:
             assert (layer(whole[:, KEPT]) - before(whole)).abs().max() < 1e-4
     assert ridges[0] == 1e-8
-    assert ridges[1] >= 1e-2
+    assert ridges[1] >= 1e-3
 
 
 def test_too_few_positions_change_nothing() -> None:
