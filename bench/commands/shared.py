@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from bench.cli.parser import collect
 from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.measure.options import ScoringOptions, TimingOptions
+from bench.recover.options import RepairOptions
 from bench.system.options import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bench.engine.cut_schedule import CutSchedule
-    from bench.engine.options import PruneOptions
+    from bench.engine.session import Session
     from bench.measure.baseline import Baseline
     from bench.plan.target import Goal
     from bench.pruners.base import Method
@@ -64,3 +66,19 @@ def check_request(
         for pruner in pruners:
             check_schedule(schedule, pruner, pruner.aim(goal))
             check_objective(options, pruner, goal)
+
+
+def session_of(
+    arguments: argparse.Namespace, baseline: Baseline, folder: Path, schedule: CutSchedule | None
+) -> Session:
+    """A session of prunings as the flags on pruning and repair say.
+
+    Args:
+        arguments: of a command that has all these flags.
+        baseline: the network and its data.
+        folder: where scores are kept.
+        schedule: several cuts, if that is wanted.
+    """
+    from bench.engine.session import Session
+
+    return Session(baseline, collect(PruneOptions, arguments), folder, schedule, collect(RepairOptions, arguments))

@@ -13,7 +13,7 @@ from torch import nn
 from bench.channels.groups import ChannelGroup
 from bench.cut.network import cut, fresh_network
 from bench.engine.recover_and_measure import recover_and_measure
-from bench.engine.results import Changed, Pruned
+from bench.engine.results import Changed, Cut, Pruned
 from bench.engine.session import Session
 from bench.engine.weighing.objective import weighing_of
 from bench.engine.weighing.refining import weighed_plan
@@ -34,6 +34,7 @@ from bench.plan.target import Target
 from bench.plan.weighed_order import Objective
 from bench.pruners.base import Pruner
 from bench.recover.bias_absorption import absorb_bias
+from bench.recover.options import NONE
 
 
 def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> Pruned:
@@ -79,25 +80,47 @@ def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> P
         "latency_search": search_record(target.goal, measured, latency) if latency else None,
         **weighed,
     }
-    changed = Changed(network, plan.removes_channels, channels, record, plan, latency=latency)
+    done = Cut(whole.model, session.groups, plan)
+    changed = Changed(network, plan.removes_channels, channels, record, plan, latency=latency, cut=done)
     return recover_and_measure(session, pruner, target.as_record(), seed, changed, whole)
 
 
-def smaller(session: Session, whole: nn.Module, plan: PruningPlan) -> tuple[nn.Module, dict[str, Any] | None]:
+def smaller(
+    session: Session, whole: nn.Module, plan: PruningPlan, groups: Sequence[ChannelGroup] | None = None
+) -> tuple[nn.Module, dict[str, Any] | None]:
     """A copy of a network without the channels a plan removes, and the record of a bias absorption, if wanted.
 
-    BatchNorm statistics are not re-estimated.
+    BatchNorm statistics are not re-estimated, and no layer is solved for.
 
     Args:
         session: the groups, and whether constants are absorbed.
         whole: the baseline, or what a method's training made of it.
         plan: what to keep.
+        groups: all groups of the network, where they are not the session's.
     """
-    network = copy.deepcopy(whole)
-    absorbed = absorb_if_wanted(session, [network], session.groups, plan)
+    groups, network = groups or session.groups, copy.deepcopy(whole)
+    absorbed = absorb_if_wanted(session, [network], groups, plan)
     with session.stopwatch.stage("cut"):
-        cut(network, session.groups, plan)
+        cut(network, groups, plan)
     return network, absorbed
+
+
+def candidate(
+    session: Session, whole: nn.Module, plan: PruningPlan, seed: int, groups: Sequence[ChannelGroup] | None = None
+) -> nn.Module:
+    """What a plan makes of a copy of a network, to be judged by its quality: cut, and repaired where that is wanted.
+
+    Args:
+        session: the groups, and how networks are repaired.
+        whole: the network that is pruned.
+        plan: what to keep.
+        seed: seed of the repair.
+        groups: all groups of the network, where they are not the session's.
+    """
+    network, _ = smaller(session, whole, plan, groups)
+    if session.repair.solves:
+        session.repair_network(whole, network, groups or session.groups, plan, seed)
+    return network
 
 
 def absorb_if_wanted(
@@ -114,8 +137,8 @@ def absorb_if_wanted(
 
 def _check(session: Session, pruner: Pruner, target: Target) -> None:
     """Finds before the scoring, which may take long, what can be known to fail."""
-    if pruner.starts_anew and session.options.absorb_bias:
-        raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave `absorb_bias` out")
+    if pruner.starts_anew and session.repair.repair != NONE:
+        raise UsageError(f"{pruner.name} draws all weights anew after the cut; leave `repair` and `absorb_bias` out")
     fixed_ratios(session.groups, target.ratio_of)
     if pruner.trains_first and not target.goal.is_timed:
         # A target that no scores can reach.
@@ -129,10 +152,12 @@ def _choose(
     groups, table, measured = session.groups, session.cost_table, []
 
     def made(plan: PruningPlan) -> nn.Module:
-        return smaller(session, whole, plan)[0]
+        return candidate(session, whole, plan, seed)
 
     def measure(order: RemovalOrder, number: int, effort: float) -> LatencyReport:
-        return session.baseline.time(made(plan_of(groups, scores, table, order, number)), effort)
+        # A repair changes no shape, and so no latency.
+        network, _ = smaller(session, whole, plan_of(groups, scores, table, order, number))
+        return session.baseline.time(network, effort)
 
     def plan_with(objective: Objective | None) -> PruningPlan:
         with session.stopwatch.stage("plan"):

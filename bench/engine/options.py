@@ -55,9 +55,7 @@ class PruneOptions:
         "'backbone_net.7*' of resnet50_seg",
         parse=list_of(str),
     )
-    absorb_bias: bool = option(
-        False, "add what a removed channel gives without its input to the layers that read it, where that is a constant"
-    )
+    absorb_bias: bool = option(False, "old spelling of --repair bias")
     objective: str = option(
         "channels",
         "what a channel's importance is weighed against: nothing, or the MACs, parameters or time on this device that "

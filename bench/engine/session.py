@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bench.engine.cut_schedule import CutSchedule
 from bench.engine.method_training import MethodNetwork, is_trained, open_trained, train_by
 from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError
+from bench.engine.repairing import repair_network
 from bench.engine.results import Subject
 from bench.engine.score_store import ScoreStore
 from bench.engine.stopwatch import Stopwatch
@@ -24,12 +26,14 @@ from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import Budget, budget_for
-from bench.plan.pruning_plan import Scores
+from bench.plan.pruning_plan import PruningPlan, Scores
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
+from bench.recover.options import BIAS, RepairOptions, with_old_spelling
 from bench.recover.recalibration import recalibrate
 from bench.system.files import digest, file_digest
 from bench.torch_utils.batches import Batch
+from bench.torch_utils.sparse_weights import SPARSE
 
 # Not a pruning's own: errors on the same images can be compared.
 RECONSTRUCTION_SEED = 0
@@ -43,12 +47,20 @@ class Session:
     Attributes:
         baseline: the network and its data.
         options: limits, calibration images, what is measured.
+        repair: how the layers behind a cut are repaired.
         schedule: the cuts of each pruning; None for a single one.
         folder: where scores, and networks that methods trained, are kept.
         stopwatch: what the stages of the present pruning took.
     """
 
-    def __init__(self, baseline: Baseline, options: PruneOptions, folder: Path, schedule: CutSchedule | None = None):
+    def __init__(
+        self,
+        baseline: Baseline,
+        options: PruneOptions,
+        folder: Path,
+        schedule: CutSchedule | None = None,
+        repair: RepairOptions | None = None,
+    ):
         """Sets up the session; nothing is computed before it is needed.
 
         Args:
@@ -56,8 +68,15 @@ class Session:
             options: what is the same for all prunings.
             folder: where scores, and networks that methods trained, are kept, to be found again by content.
             schedule: several cuts, if that is wanted.
+            repair: how the layers behind a cut are repaired; by default not at all.
+
+        Raises:
+            UsageError: two kinds of repair at once.
         """
-        self.baseline, self.options, self.schedule, self.stopwatch = baseline, options, schedule, Stopwatch()
+        self.baseline, self.schedule, self.stopwatch = baseline, schedule, Stopwatch()
+        self.repair = with_old_spelling(repair or RepairOptions(), options.absorb_bias)
+        # Both spellings are one thing, in records and in what names folders.
+        self.options = replace(options, absorb_bias=self.repair.repair == BIAS)
         self.folder, self._scores = folder, ScoreStore(folder)
         self._trained_quality: dict[str, dict[str, Any]] = {}
 
@@ -68,7 +87,10 @@ class Session:
         if curves not in (None, MEASURE):
             pruning["sensitivity_curves"] = file_digest(curves)
         identity: dict[str, Any] = {"pruning": pruning}
-        return identity if self.schedule is None else {**identity, "schedule": self.schedule.as_record()}
+        if self.schedule is not None:
+            identity["schedule"] = self.schedule.as_record()
+        # Left out where it has no say, so that what was pruned before there were repairs is found again.
+        return {**identity, "repair": identity_of(self.repair)} if self.repair.solves else identity
 
     @property
     def subject(self) -> Subject:
@@ -205,7 +227,7 @@ class Session:
         options = self.options
         looks = isinstance(pruner, Pruner) and (pruner.needs_data or pruner.trains_first)
         looks = looks or options.recalibrate or options.reconstruction_images > 0 or self.schedule is not None
-        looks = looks or options.refine > 0 or options.sensitivity_curves == MEASURE
+        looks = looks or self.repair.solves or options.refine > 0 or options.sensitivity_curves == MEASURE
         return self.baseline.data.files(*dict.fromkeys([*(["train"] if looks else []), self.baseline.split]))
 
     def score_identity(
@@ -241,6 +263,34 @@ class Session:
         batches = self.batches(self.options.recalibration_images, seed)
         with self.stopwatch.stage("recalibrate"):
             recalibrate(network, batches, self.baseline.device)
+
+    def repair_network(
+        self, before: nn.Module, network: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan, seed: int
+    ) -> dict[str, Any]:
+        """Repairs a network after a cut by least squares, in place; the record of it.
+
+        Args:
+            before: the network before the cut, on the device.
+            network: the same after it.
+            groups: all groups of the network before the cut.
+            plan: what was kept, in its channel numbers.
+            seed: seed of the choice of images and of positions in them.
+        """
+        options, sparse = self.options, self.baseline.saved.meta.get(SPARSE, [])
+        with self.stopwatch.stage("repair"):
+            return repair_network(
+                before,
+                network.to(self.baseline.device),
+                groups,
+                plan,
+                self.repair,
+                lambda images: self.batches(images, seed),
+                recalibration_images=options.recalibration_images if options.recalibrate else 0,
+                batch_size=options.calib_batch_size,
+                ignore_index=self.baseline.data.classes.ignore_index,
+                seed=seed,
+                spared={tensor.rpartition(".")[0] for tensor in sparse},
+            )
 
     def quality_of(self, network: MethodNetwork) -> dict[str, Any]:
         """Quality of a network that a method trained, measured once for all prunings of it."""

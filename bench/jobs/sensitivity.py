@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
 
 from bench.channels.groups import prunable
-from bench.engine.one_cut import smaller
+from bench.engine.one_cut import candidate
 from bench.engine.session import Session
 from bench.engine.weighing.sensitivity import FORMAT, Ruler, SensitivityRow, measured_rows, rows_identity
 from bench.errors import UsageError
 from bench.jobs.options import SensitivityOptions
-from bench.plan.pruning_plan import PruningPlan
 from bench.pruners.base import Pruner
 from bench.report.plots import heat_map
 from bench.system.console import say
@@ -75,7 +73,9 @@ def measure_sensitivity(
     with run_folder(folder):
         scores, scores_file = session.scores(pruner, seed)
         whole = session.network_of(pruner, seed).model
-        ruler = Ruler(session, whole, partial(_cut, session, whole), options.sensitivity_images, seed, split)
+        ruler = Ruler(
+            session, whole, partial(candidate, session, whole, seed=seed), options.sensitivity_images, seed, split
+        )
         record = {
             **_header(session, pruner, options, seed),
             "scores": scores_file,
@@ -100,10 +100,6 @@ def measure_sensitivity(
     )
     say(f"-> {folder / PICTURE}, {RATIOS}")
     return plain(record)
-
-
-def _cut(session: Session, whole: nn.Module, plan: PruningPlan) -> nn.Module:
-    return smaller(session, whole, plan)[0]
 
 
 def tolerated(rows: Sequence[SensitivityRow], drop: float) -> dict[str, float]:
@@ -141,7 +137,7 @@ def _header(session: Session, pruner: Pruner, options: SensitivityOptions, seed:
             "parameters": dense.parameters,
             "macs": dense.macs,
         },
-        "options": {**asdict(session.options), **asdict(options)},
+        "options": {**asdict(session.options), **asdict(session.repair), **asdict(options)},
         "provenance": provenance(),
     }
 

@@ -77,7 +77,8 @@ def run_benchmark(
     Returns:
         One row a job.
     """
-    if session.baseline.is_timed or any(job.goal.is_timed for job in jobs):
+    weighs_time = session.options.objective == "latency"
+    if session.baseline.is_timed or weighs_time or any(job.goal.is_timed for job in jobs):
         settle_format(session.baseline, out)
     _check_labelled(session.baseline, finetune)
     rows, schedule = [], session.schedule.as_record() if session.schedule else None
@@ -235,6 +236,7 @@ def measured_in(folder: Path, baseline: Baseline | None = None) -> Measured:
 def _outcome(row: ComparisonRow) -> str:
     if row["status"] == "failed":
         return f"failed: {row['error']}"
-    named = {"cut": row["miou_cut"], "recalibrated": row["miou_recalibrated"], "fine-tuned": row["miou_finetuned"]}
+    stages = {"cut": "cut", "recalibrated": "recalibrated", "repaired": "repaired", "finetuned": "fine-tuned"}
+    named = {name: row.get(f"miou_{stage}") for stage, name in stages.items()}
     quality = ", ".join(f"{name} {value:.1%}" for name, value in named.items() if value is not None)
     return f"{row['macs_kept']:.1%} of the MACs, mIoU {quality or 'not measured'} ({row['seconds']:.0f} s)"

@@ -13,6 +13,7 @@ import torch
 from bench.channels.groups import ChannelGroup
 from bench.engine.session import Session
 from bench.measure.latency import device_name
+from bench.measure.latency_mode import PLAIN_MODE
 from bench.measure.width_latencies import EFFORT, LayerTimes, measure_widths
 from bench.plan.latency_model import LatencyCost
 from bench.system.console import say
@@ -25,19 +26,24 @@ def latency_cost(session: Session) -> tuple[LatencyCost, Path]:
     """What networks take by their widths, and the file of the times it is made from.
 
     The file lies in the baseline's folder, or where that cannot be written in the session's. It is found again for the
-    same baseline, device, threads, input size, precision and memory format.
+    same baseline, device, threads, input size, precision and memory format. Where that format was left open, the one
+    file there is is taken, whatever its format: which is the faster one is a measurement, and may come out otherwise.
 
     Args:
         session: the baseline, its groups and how latencies are timed.
     """
-    identity = _identity(session)
-    beside = session.baseline.checkpoint.parent
+    baseline = session.baseline
+    beside = baseline.checkpoint.parent
     folder = beside if os.access(beside, os.W_OK) else session.folder
-    path = folder / f"latency_table_{digest(identity)}.json"
+    formats = (False, True) if baseline.leaves_format_open else (baseline.mode.channels_last,)
+    identities = {channels_last: _identity(session, channels_last) for channels_last in formats}
+    paths = {key: folder / f"latency_table_{digest(identity)}.json" for key, identity in identities.items()}
+    there = [path for path in paths.values() if path.is_file()]
+    path = there[0] if len(there) == 1 else paths[baseline.mode.channels_last]
     if path.is_file():
         found = read_json(path)["layers"]
     else:
-        found = _measured(session, identity, path)
+        found = _measured(session, identities[baseline.mode.channels_last], path)
     times = {name: LayerTimes(**layer) for name, layer in found.items()}
     return LatencyCost(session.cost_table, times), path
 
@@ -65,7 +71,7 @@ def norms_behind(groups: Iterable[ChannelGroup]) -> dict[str, str]:
     return {producer.layer.layer: producer.norm.layer for producer in producers if producer.norm is not None}
 
 
-def _identity(session: Session) -> dict[str, Any]:
+def _identity(session: Session, channels_last: bool) -> dict[str, Any]:
     baseline = session.baseline
     weight = next(baseline.saved.model.parameters())
     return plain(
@@ -76,6 +82,6 @@ def _identity(session: Session) -> dict[str, Any]:
             "input_size": baseline.data.input_size,
             "type": str(weight.dtype).removeprefix("torch."),
             # Layers are timed neither compiled nor in larger batches.
-            "mode": replace(baseline.mode, compiled=False, throughput_batch=0),
+            "mode": replace(PLAIN_MODE, amp=baseline.format_conditions["amp"], channels_last=channels_last),
         }
     )

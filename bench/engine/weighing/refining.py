@@ -86,7 +86,8 @@ def weighed_plan(
 
     def loss_of(plan: PruningPlan) -> float:
         network = smaller(plan)
-        if options.recalibrate:
+        # A repair has settled the statistics.
+        if options.recalibrate and not session.repair.solves:
             recalibrate(network, batches, session.baseline.device)
         return mean_loss(network, batches, session.baseline.data.classes.ignore_index, session.baseline.device)
 

@@ -79,7 +79,8 @@ class Ruler:
         self._seed, self._split = seed, split
         self._images = session.batches(images, seed, split)
         self._recalibration: list[Batch] = []
-        if session.options.recalibrate:
+        # A repair settles the statistics, and changes nothing where nothing was cut.
+        if session.options.recalibrate and not session.repair.solves:
             self._recalibration = session.batches(session.options.recalibration_images, seed)
 
     def describe(self) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class Ruler:
         return {"miou": miou, "miou_treated": self._treated(copy.deepcopy(whole)) if self._recalibration else miou}
 
     def miou_of(self, plan: PruningPlan) -> float:
-        """mIoU of the whole network cut by a plan, recalibrated if that is wanted."""
+        """mIoU of the whole network cut by a plan, repaired or else recalibrated if that is wanted."""
         return self._treated(self._smaller(plan))
 
     def _treated(self, network: nn.Module) -> float:
@@ -134,7 +135,9 @@ def rows_identity(session: Session, pruner: Pruner, seed: int, ruler: Ruler) -> 
     """
     # What is done with the rows has no influence on them.
     limits = replace(session.options, objective="channels", sensitivity_curves=None, refine=0)
-    return digest([session.score_identity(pruner, seed), ruler.describe(), identity_of(limits)])
+    # Left out as in `Session.identity`.
+    repair = [identity_of(session.repair)] if session.repair.solves else []
+    return digest([session.score_identity(pruner, seed), ruler.describe(), identity_of(limits), *repair])
 
 
 def measured_rows(
