@@ -122,7 +122,7 @@ def _pruning_info(
         "cost": {"before": baseline.cost, "after": cost, "change": cost_changes(baseline.cost, cost)},
         "scoring": asdict(baseline.scoring),
         "quality": stages.quality,
-        "options": asdict(session.options),
+        "options": session.settings,
         "seconds": session.stopwatch.seconds,
         "provenance": provenance(),
         "repair": None,

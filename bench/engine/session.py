@@ -93,6 +93,11 @@ class Session:
         return {**identity, "repair": identity_of(self.repair)} if self.repair.solves else identity
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The options that all prunings share, for records; those of the repair only where there is one."""
+        return {**asdict(self.options), **(asdict(self.repair) if self.repair.solves else {})}
+
+    @property
     def subject(self) -> Subject:
         """The baseline, to be scored."""
         return Subject(self.baseline.saved.model, self.groups, self.baseline.digest)

@@ -137,7 +137,7 @@ def _header(session: Session, pruner: Pruner, options: SensitivityOptions, seed:
             "parameters": dense.parameters,
             "macs": dense.macs,
         },
-        "options": {**asdict(session.options), **asdict(session.repair), **asdict(options)},
+        "options": {**session.settings, **asdict(options)},
         "provenance": provenance(),
     }
 

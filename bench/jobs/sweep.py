@@ -84,7 +84,7 @@ def run_benchmark(
     rows, schedule = [], session.schedule.as_record() if session.schedule else None
     for number, job in enumerate(jobs, start=1):
         pruner = pruners[job.method]
-        settings = settings_of(asdict(pruner), asdict(session.options), schedule, None)
+        settings = settings_of(asdict(pruner), session.settings, schedule, None)
         folder = out / _folder_name(session, pruner, job)
 
         def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Measured:

@@ -24,6 +24,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.repairing import repair_network
 from bench.engine.session import Session
+from bench.engine.weighing.refining import mean_loss
 from bench.errors import UsageError
 from bench.jobs.options import SensitivityOptions
 from bench.jobs.pruning import prune_model
@@ -237,7 +238,53 @@ def test_sensitivity_is_that_of_repaired_networks(make_session: MakeSession, tmp
     assert found["repaired"]["rows"] != found["recalibrated"]["rows"]
 
 
+CUTS = CutSchedule(2, "linear", 0, TrainOptions(batch_size=2, lr=0.01))
+
+
+@pytest.mark.parametrize("schedule", [None, CUTS], ids=["once", "in steps"])
+def test_plans_are_tried_on_repaired_networks(make_session: MakeSession, schedule: CutSchedule | None) -> None:
+    results = []
+    for repair in (SOLVED, None):
+        session = make_session(repair, schedule, objective="macs", refine=1, evaluate=False)
+        results.append(prune_network(session, TAYLOR, session.target(TAYLOR, Goal("macs", 0.5)), seed=0))
+    repaired, recalibrated = ([trial["loss"] for trial in done.info["objective"]["trials"]] for done in results)
+    assert all(one != other for one, other in zip(repaired, recalibrated, strict=True))
+    # The network that is left is the one that was judged.
+    batches, void = session.batches(2, 0), session.baseline.data.classes.ignore_index
+    best = min(trial["loss"] for trial in results[0].info["objective"]["trials"] if trial["is_best"])
+    assert mean_loss(results[0].saved.model, batches, void, torch.device("cpu")) == pytest.approx(best, rel=1e-4)
+
+
+def test_curves_are_those_of_repaired_networks(make_session: MakeSession, tmp_path: Path) -> None:
+    ignored = {"ignore": ["ups*", "bottleneck*", "downs.0.conv.3"], "evaluate": False}
+    target = Target(Goal("channels", 0.3), "global")
+    rows = []
+    for repair in (SOLVED, None):
+        session = make_session(repair, objective="params", sensitivity_curves="measure", **ignored)
+        info = prune_network(session, L1, target, seed=0).info
+        rows.append(read_json(Path(info["objective"]["curves"]))["rows"])
+    assert len(list((tmp_path / "scores").glob("sensitivity_l1_*.json"))) == 2
+    assert rows[0] != rows[1]
+    # Whoever prunes without recalibration looks at images all the same.
+    session = make_session(SOLVED, recalibrate=False, reconstruction_images=0)
+    assert "train" in session.files_for(L1).record()
+
+
 # --- any network, and the command line
+
+
+def test_plans_for_any_network_are_tried_on_repaired_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, done = toys.settled(toys.Residual()), []
+
+    def noted(*values: Any, **named: Any) -> Any:
+        done.append(values[1])
+        return repair_network(*values, **named)
+
+    monkeypatch.setattr("bench.engine.any_network.repair_network", noted)
+    batches = [(torch.rand(2, 3, 24, 32), torch.randint(0, 4, (2, 24, 32))) for _ in range(4)]
+    how = {"method": "taylor", "objective": "macs", "refine": 2, "repair": "least-squares"}
+    pruned = bench.prune(network, batches, target={"macs": 0.7}, **how)
+    assert len(done) == 3 + 1 and done[-1] is pruned.model
 
 
 def test_any_network_in_one_call() -> None:
