@@ -16,20 +16,21 @@ from bench.cli.listings import add_listings, add_recipe, print_listing
 from bench.cli.method_flags import settings_of_methods
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import chosen_goals, target_fields
-from bench.commands.shared import baseline_of, keys_of_commands
+from bench.commands.shared import baseline_of, check_request, keys_of_commands, session_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
+from bench.recover.options import RepairOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 COMMON = """
     --recipe --baseline --out-dir --train-baseline --methods --ratios --seeds --target-macs --target-latency --opt
     --list-methods --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs --epochs
-    --batch-size --latency --device --seed --threads
+    --batch-size --repair --latency --device --seed --threads
 """
 
 
@@ -57,6 +58,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions)
     parser.add_options("pruning", PruneOptions)
+    parser.add_options("repair after the cut", RepairOptions)
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
@@ -79,8 +81,7 @@ def main(argv: list[str]) -> None:
     choice, oracle = collect(GridOptions, arguments), collect(OracleOptions, arguments)
     seeds = choice.seeds or [arguments.seed]
 
-    from bench.engine.cut_schedule import check_schedule, schedule_of
-    from bench.engine.session import Session
+    from bench.engine.cut_schedule import schedule_of
     from bench.jobs.sweep import check_outcome, finetune_recipe, grid, run_benchmark
     from bench.jobs.training import ensure_baseline
     from bench.oracle.agreement_table import agreement_table
@@ -96,15 +97,13 @@ def main(argv: list[str]) -> None:
     settings = settings_of_methods(arguments, choice.methods)
     pruners, finetune = make_pruners(choice.methods, settings), collect(FinetuneOptions, arguments)
     schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune, distill)
-    for goal in goals:
-        for pruner in pruners.values():
-            check_schedule(schedule, pruner, pruner.aim(goal))
+    check_request(collect(PruneOptions, arguments), schedule, pruners.values(), goals)
     out, checkpoint = make_folder(arguments.out_dir), Path(arguments.baseline)
     if arguments.train_baseline:
         groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
         ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups), asked=arguments.given)
     baseline = baseline_of(arguments, checkpoint)
-    session = Session(baseline, collect(PruneOptions, arguments), out / "scores", schedule, training)
+    session = session_of(arguments, baseline, out / "scores", schedule)
     jobs = grid(choice.methods, goals, seeds)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)

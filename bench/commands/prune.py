@@ -13,19 +13,20 @@ from bench.cli.listings import add_listings, print_listing
 from bench.cli.method_flags import add_method, method_settings
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import add_target, chosen_goal
-from bench.commands.shared import baseline_of, keys_of_commands
+from bench.commands.shared import baseline_of, check_request, keys_of_commands, session_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
 from bench.jobs.options import SensitivityOptions
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
+from bench.recover.options import RepairOptions
 from bench.system.options import RunOptions
 from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, TrainOptions
 
 COMMON = """
     --ckpt --save --method --opt --global-ratio --target-macs --target-params --target-latency --sensitivity
     --list-methods --list-groups --dataset --data-root --input-size --num-workers --model --round-to --ignore
-    --iterations --latency --device --seed --threads
+    --objective --repair --iterations --latency --device --seed --threads
 """
 
 
@@ -44,14 +45,12 @@ def build_parser() -> Parser:
     add_method(parser)
     target = add_target(parser, "sensitivity")
     parser.add_switch(target, "--sensitivity", help="measure what each group by itself can lose, and exit")
-    add_listings(parser, methods=True).add_argument(
-        "--list-groups",
-        action="store_true",
-        help="show the coupled channels of --ckpt, or of a fresh --model, and exit",
-    )
+    shown = "show the coupled channels of --ckpt, or of a fresh --model, and exit"
+    add_listings(parser, methods=True).add_argument("--list-groups", action="store_true", help=shown)
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("pruning", PruneOptions)
+    parser.add_options("repair after the cut", RepairOptions)
     parser.add_options("pruning in several cuts", IterativeOptions)
     parser.add_options("learning rate between cuts", FinetuneOptions, skip=("finetune_epochs",))
     parser.add_options("training, between cuts and of methods that train first", TrainOptions, skip=("lr", *OF_EPOCHS))
@@ -68,12 +67,12 @@ def main(argv: list[str]) -> None:
     arguments = build_parser().parse(argv)
     if print_listing(arguments, argv):
         return
+    choice = collect(PruneOptions, arguments)
     if arguments.list_groups:
         from bench.jobs.pruning import groups_of
         from bench.report.console_tables import groups_table
         from bench.system.console import console
 
-        choice = collect(PruneOptions, arguments)
         console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
         return
     require_flags(arguments, "ckpt", "method", "save")
@@ -84,8 +83,7 @@ def main(argv: list[str]) -> None:
     else:
         goal = chosen_goal(arguments)
 
-    from bench.engine.cut_schedule import check_schedule, schedule_of
-    from bench.engine.session import Session
+    from bench.engine.cut_schedule import schedule_of
     from bench.jobs.pruning import latency_in, prune_model
     from bench.jobs.sensitivity import measure_sensitivity
     from bench.pruners import make_pruner
@@ -99,15 +97,14 @@ def main(argv: list[str]) -> None:
     pruner = make_pruner(arguments.method, method_settings(arguments))
     if isinstance(pruner, Sparsifier):
         refuse_changes(arguments, f"{pruner.name} removes no channels", PruneOptions, CHANNEL_LIMITS)
+        refuse_changes(arguments, f"{pruner.name} removes no channels", RepairOptions, ("repair",))
     if not arguments.sensitivity:
-        goal = pruner.aim(goal)
-        check_schedule(schedule, pruner, goal)
+        check_request(choice, schedule, [pruner], [goal])
     folder = make_folder(arguments.save)
-    baseline = baseline_of(arguments, arguments.ckpt)
-    session = Session(baseline, collect(PruneOptions, arguments), folder, schedule, recipe)
+    session = session_of(arguments, baseline_of(arguments, arguments.ckpt), folder, schedule)
     if arguments.sensitivity:
-        choice = collect(SensitivityOptions, arguments)
-        measure_sensitivity(session, pruner, choice, arguments.seed, folder, split=arguments.split or "train")
+        how = collect(SensitivityOptions, arguments)
+        measure_sensitivity(session, pruner, how, arguments.seed, folder, split=arguments.split or "train")
         return
     info = prune_model(session, pruner, goal, arguments.seed, folder)
     for line in pruning_lines(info, latency_in(folder)):

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING
 
 from bench.cli.parser import collect
 from bench.datasets.options import DataOptions
+from bench.engine.options import PruneOptions
 from bench.measure.options import ScoringOptions, TimingOptions
+from bench.recover.options import RepairOptions
 from bench.system.options import RunOptions
+from bench.training.options import TrainOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bench.engine.cut_schedule import CutSchedule
+    from bench.engine.session import Session
     from bench.measure.baseline import Baseline
+    from bench.plan.target import Goal
+    from bench.pruners.base import Method
 
 COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch")
 
@@ -41,3 +50,37 @@ def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchm
         data, scoring = as_measured(benchmark, data, scoring, arguments.given)
     run, timing = collect(RunOptions, arguments), collect(TimingOptions, arguments)
     return open_baseline(checkpoint, data, run, scoring, timing, model=arguments.model)
+
+
+def check_request(
+    options: PruneOptions, schedule: CutSchedule | None, pruners: Iterable[Method], goals: Iterable[Goal]
+) -> None:
+    """Finds before any work which methods, goals, objectives and several cuts do not go together.
+
+    Raises:
+        UsageError: those that do not.
+    """
+    from bench.engine.cut_schedule import check_schedule
+    from bench.engine.weighing.checks import check_objective
+
+    for goal in goals:
+        for pruner in pruners:
+            check_schedule(schedule, pruner, pruner.aim(goal))
+            check_objective(options, pruner, goal)
+
+
+def session_of(
+    arguments: argparse.Namespace, baseline: Baseline, folder: Path, schedule: CutSchedule | None
+) -> Session:
+    """A session of prunings as the flags on pruning and repair say.
+
+    Args:
+        arguments: of a command that has all these flags, and those of training, which methods' own trainings follow.
+        baseline: the network and its data.
+        folder: where scores are kept.
+        schedule: several cuts, if that is wanted.
+    """
+    from bench.engine.session import Session
+
+    options, recipe, repair = (collect(group, arguments) for group in (PruneOptions, TrainOptions, RepairOptions))
+    return Session(baseline, options, folder, schedule, recipe, repair)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import MISSING, field
+from dataclasses import MISSING, asdict, field, fields
 from typing import Any
 
 from bench.errors import UsageError
@@ -25,6 +25,7 @@ def option(
     aliases: tuple[str, ...] = (),
     choices: tuple[str, ...] | None = None,
     metavar: str | None = None,
+    later: bool = False,
 ) -> Any:
     """Declares a dataclass field that is also a command-line flag.
 
@@ -36,8 +37,9 @@ def option(
         aliases: further spellings of the flag; one of a single letter has a single dash.
         choices: the only accepted values.
         metavar: how the value is shown in `--help`.
+        later: whether the option came when its group already named results by content; see `identity_of`.
     """
-    meta = {"help": help, "parse": parse, "aliases": aliases, "choices": choices, "metavar": metavar}
+    meta = {"help": help, "parse": parse, "aliases": aliases, "choices": choices, "metavar": metavar, "later": later}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy.copy(default), metadata=meta)
     return field(default=default, metadata=meta)
@@ -46,6 +48,19 @@ def option(
 def default_of(spec: Any) -> Any:
     """The default value of a dataclass field."""
     return spec.default if spec.default is not MISSING else spec.default_factory()
+
+
+def identity_of(options: Any) -> dict[str, Any]:
+    """What names the results of a group of options by content: its fields, but for later ones at their default.
+
+    What was done before there was such an option was done as its default does it, and keeps its name.
+    """
+    values = asdict(options)
+    return {
+        spec.name: values[spec.name]
+        for spec in fields(options)
+        if not (spec.metadata["later"] and values[spec.name] == default_of(spec))
+    }
 
 
 def require(condition: bool, message: str) -> None:

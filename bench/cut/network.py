@@ -56,7 +56,7 @@ def cut(
     Raises:
         BenchError: the optimizer's state cannot be sliced like the weights; nothing has changed then.
     """
-    kept = _kept_positions(model, groups, plan)
+    kept = kept_positions(model, groups, plan)
     before = dict(model.named_parameters())
     state = cut_state(optimizer, before, _slices(model, kept)) if optimizer else {}
     for (name, side), positions in kept.items():
@@ -65,7 +65,7 @@ def cut(
         carry_over(optimizer, before, dict(model.named_parameters()), state)
 
 
-def _kept_positions(
+def kept_positions(
     model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan
 ) -> dict[tuple[str, str], Tensor]:
     """(layer, side) -> the positions that stay, for every side that loses some."""

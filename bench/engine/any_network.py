@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,15 +14,20 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
 from bench.cut.network import cut
-from bench.errors import BenchError, UsageError
+from bench.engine.options import PruneOptions
+from bench.engine.repairing import repair_network
+from bench.engine.weighing.checks import MEASURE, check_objective
+from bench.engine.weighing.without_files import objective_for, plan_by
+from bench.errors import BenchError, UsageError, unknown_name
 from bench.measure.cost import Cost, measure_cost
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
-from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
+from bench.plan.pruning_plan import PruningPlan, Scores
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier
 from bench.recover import bias_absorption, recalibration
+from bench.recover.options import BIAS, LEAST_SQUARES, NONE, RepairOptions, with_old_spelling
 from bench.torch_utils.batches import Batch, lone_joined
 from bench.torch_utils.finite import first_fault
 from bench.torch_utils.hooks import outputs_seen
@@ -78,7 +84,11 @@ def prune(
     ratio_of: Mapping[str, float] | None = None,
     ignore: Sequence[str] = (),
     protect_first: bool = False,
+    objective: str = "channels",
+    sensitivity_curves: str | Path | None = None,
+    refine: int = 0,
     absorb_bias: bool = False,
+    repair: str | RepairOptions = NONE,
     recalibrate: bool = True,
     input_size: tuple[int, int] | None = None,
     calib_images: int = 64,
@@ -108,7 +118,15 @@ def prune(
         ratio_of: layer-name pattern -> the share that these groups lose whatever the target.
         ignore: patterns of layers to leave whole.
         protect_first: leave the first layer whole.
-        absorb_bias: add what a removed channel gives without its input to the layers that read it.
+        objective: what a channel's importance is weighed against: `channels` (nothing), or the `macs`, `params` or
+            `latency` (on the network's device) that it saves.
+        sensitivity_curves: for an objective with a method whose scores only rank the channels of a layer: the
+            sensitivity.json that prune.py --sensitivity wrote.
+        refine: with an objective, how many other weightings of the groups to try; the plan of least loss is taken.
+        absorb_bias: old spelling of `repair="bias"`.
+        repair: what is done for the layers that read removed channels: "none"; "bias": what these give without their
+            input is added; "least-squares": weights are solved for that come closest to the network's outputs, and
+            BatchNorm statistics are re-estimated where that loses less on some of the images. Or `RepairOptions`.
         recalibrate: re-estimate BatchNorm statistics on the images after the cut.
         input_size: (height, width) in pixels that costs are counted at; by default that of the images.
         calib_images: how many images are looked at, the first there are; of a data set as many, chosen by seed.
@@ -125,28 +143,61 @@ def prune(
     goal = pruner.aim(_goal(target))
     batches, size, void = _images(data, calib_images, calib_batch_size, input_size, ignore_index, seed)
     device = next(model.parameters(), torch.empty(0)).device
-    _check(model, pruner, goal, batches, recalibrate)
+    mending = _repair_options(repair, absorb_bias)
+    weighing = PruneOptions(
+        scope=scope,
+        # A repair settles the statistics of what it repairs.
+        recalibrate=recalibrate and not mending.solves,
+        objective=objective,
+        sensitivity_curves=None if sensitivity_curves is None else str(sensitivity_curves),
+        refine=refine,
+    )
+    _check(model, pruner, goal, batches, weighing, mending)
 
     groups = find_groups(model, ignore=ignore, protect_first=protect_first)
     table = CostTable(model, groups, size)
-    smaller, plan, scores = copy.deepcopy(model).eval(), None, {}
+    plan, scores = None, {}
     if isinstance(pruner, Sparsifier):
+        smaller = copy.deepcopy(model).eval()
         set_to_zero(smaller, pruner.choose(model, layers_to_spare(groups), goal.value).zeroed)
     else:
         limits = (min_keep, max_ratio, round_to, dict(ratio_of or {}))
-        pools = {} if scope else pruner.pools(model, prunable(groups))
-        wanted = Target(goal, scope or pruner.scope, *limits, pools)
+        has_pools = scope is None and (objective == "channels" or pruner.comparable)
+        pools = pruner.pools(model, prunable(groups)) if has_pools else {}
+        by_default = pruner.scope if objective == "channels" else "global"
+        wanted = Target(goal, scope or by_default, *limits, pools)
         budget = budget_for(groups, table, wanted) if pruner.needs_target else None
+        weighed = objective_for(model, groups, table, pruner, weighing, size)
+
+        def made(plan: PruningPlan) -> nn.Module:
+            network = copy.deepcopy(model).eval()
+            if mending.repair == BIAS:
+                bias_absorption.absorb_bias(network, groups, plan)
+            cut(network, groups, plan)
+            if mending.solves and plan.removes_channels:
+                repair_network(
+                    model,
+                    network,
+                    groups,
+                    plan,
+                    mending,
+                    lambda _images: batches,
+                    recalibration_images=calib_images if recalibrate else 0,
+                    batch_size=calib_batch_size,
+                    ignore_index=void,
+                    seed=seed,
+                )
+            return network
+
         # Score.
         scores = score_channels(model, groups, pruner, Calibration(batches, void, seed, budget))
         # Plan.
-        plan = make_plan(groups, scores, table, wanted)
-        # Cut.
-        if absorb_bias:
-            bias_absorption.absorb_bias(smaller, groups, plan)
-        cut(smaller, groups, plan)
+        plan = plan_by(groups, scores, table, wanted, weighed, weighing, made, batches, void, seed)
+        # Cut, and repair.
+        smaller = made(plan)
     # Recover.
-    if recalibrate and batches:
+    is_repaired = plan is not None and plan.removes_channels and mending.solves
+    if recalibrate and batches and not is_repaired:
         recalibration.recalibrate(smaller, batches, device)
     # Measure.
     return PrunedNetwork(smaller, measure_cost(model, size), measure_cost(smaller, size), plan, scores, groups)
@@ -219,8 +270,22 @@ def _images(
     return lone_joined(batches), input_size or tuple(batches[0][0].shape[-2:]), void
 
 
-def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], recalibrate: bool) -> None:
+def _repair_options(repair: str | RepairOptions, absorb_bias: bool) -> RepairOptions:
+    kinds = (NONE, BIAS, LEAST_SQUARES)
+    if isinstance(repair, str) and repair not in kinds:
+        raise unknown_name("repair", repair, kinds)
+    return with_old_spelling(RepairOptions(repair) if isinstance(repair, str) else repair, absorb_bias)
+
+
+def _check(
+    model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], options: PruneOptions, repair: RepairOptions
+) -> None:
     """Finds what cannot be before anything is computed."""
+    check_objective(options, pruner, goal)
+    if options.sensitivity_curves == MEASURE:
+        raise UsageError("`sensitivity_curves=measure` is what prune.py does; here pass the sensitivity.json it writes")
+    if options.refine and not batches:
+        raise UsageError("`refine` judges plans by the loss on images; pass data")
     fault = first_fault(model.state_dict())
     if fault:
         raise BenchError(f"the network cannot be pruned: {fault}")
@@ -231,12 +296,16 @@ def _check(model: nn.Module, pruner: Method, goal: Goal, batches: list[Batch], r
         )
     if goal.is_timed:
         raise UsageError("a latency is measured, not predicted; prune with prune.py, or give a target in MACs")
+    if isinstance(pruner, Sparsifier) and repair.repair != NONE:
+        raise UsageError(f"{pruner.name} removes no channels; leave `repair` out")
     if batches:
         return
+    if repair.solves:
+        raise UsageError("`repair=least-squares` looks at images; pass data")
     if isinstance(pruner, Pruner) and pruner.needs_data:
         raise UsageError(f"{pruner.name} looks at images; pass data")
     has_statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if recalibrate and has_statistics:
+    if options.recalibrate and has_statistics:
         raise UsageError("BatchNorm statistics are re-estimated on images; pass data, or `recalibrate=False`")
 
 

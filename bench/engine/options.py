@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from bench.config.declare import option
 from bench.config.values import list_of, parse_kept, parse_ratio, parse_ratios, positive, whole
 
+OBJECTIVES = ("channels", "macs", "params", "latency")
+"""What a plan can save: `channels` counts each channel as one, so that importance alone decides."""
+
 
 @dataclass
 class PruneOptions:
@@ -52,12 +55,35 @@ class PruneOptions:
         "'backbone_net.7*' of resnet50_seg",
         parse=list_of(str),
     )
-    absorb_bias: bool = option(
-        False, "add what a removed channel gives without its input to the layers that read it, where that is a constant"
+    absorb_bias: bool = option(False, "old spelling of --repair bias")
+    objective: str = option(
+        "channels",
+        "what a channel's importance is weighed against: nothing, or the MACs, parameters or time on this device that "
+        "it saves",
+        choices=OBJECTIVES,
+        later=True,
+    )
+    sensitivity_curves: str | None = option(
+        None,
+        "for --objective with methods that rank channels only within a layer: the sensitivity.json that "
+        "prune.py --sensitivity wrote, or `measure` to measure each group once",
+        parse=str,
+        metavar="FILE",
+        later=True,
+    )
+    refine: int = option(
+        0,
+        "with --objective: try so many other weightings of the groups and take the plan of least loss on the "
+        "calibration images",
+        parse=whole,
+        later=True,
     )
 
 
-CHANNEL_LIMITS = ("scope", "min_keep", "max_ratio", "round_to", "ratio_of", "absorb_bias")
+CHANNEL_LIMITS = (
+    *("scope", "min_keep", "max_ratio", "round_to", "ratio_of", "absorb_bias"),
+    *("objective", "sensitivity_curves", "refine"),
+)
 """Fields of `PruneOptions` that bound channels alone: of no use to a method that removes none."""
 
 

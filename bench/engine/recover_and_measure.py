@@ -1,9 +1,14 @@
-"""The end of every pruning, however it was cut: measure, recalibrate, measure again, and write the record."""
+"""The end of every pruning, however it was cut: measure, recover, measure again, and write the record.
+
+With a repair there are three networks of one shape: right after the cut, recalibrated without repair, and repaired.
+The last is the result; the others show what the repair is worth.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
@@ -30,7 +35,7 @@ def recover_and_measure(
     changed: Changed,
     trained: MethodNetwork | None = None,
 ) -> Pruned:
-    """Scores a changed network, recalibrates it, scores it again, and puts the record together.
+    """Scores a changed network, recalibrates and repairs it, scores it again, and puts the record together.
 
     Args:
         session: the baseline, and what is wanted.
@@ -46,9 +51,16 @@ def recover_and_measure(
     if trained and trained.record and session.options.evaluate:
         stages.quality["prepared"] = session.quality_of(trained)
     stages.measure("cut", changed.network, "the cut network")
+    is_repaired = session.repair.solves and changed.is_changed and changed.cut is not None
+    repaired = copy.deepcopy(changed.network) if is_repaired else None
     if session.options.recalibrate and changed.is_changed:
         session.recalibrate(changed.network, seed)
         stages.measure("recalibrated", changed.network, "the recalibrated network")
+    if repaired is not None:
+        cut = changed.cut
+        record = {"repair": session.repair_network(cut.before, repaired, cut.groups, cut.plan, seed)}
+        stages.measure("repaired", repaired, "the repaired network")
+        changed = replace(changed, network=repaired, record={**changed.record, **record})
     how = _how(session, pruner, target, seed)
     cost = session.baseline.cost_of(changed.network)
     info = _pruning_info(session, pruner, how, changed, cost, stages)
@@ -110,9 +122,10 @@ def _pruning_info(
         "cost": {"before": baseline.cost, "after": cost, "change": cost_changes(baseline.cost, cost)},
         "scoring": asdict(baseline.scoring),
         "quality": stages.quality,
-        "options": asdict(session.options),
+        "options": session.settings,
         "seconds": session.stopwatch.seconds,
         "provenance": provenance(),
+        "repair": None,
         **changed.record,
         "reconstruction": stages.errors,
     }

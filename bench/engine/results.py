@@ -31,6 +31,21 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """The last cut of a network, as it takes to repair it.
+
+    Attributes:
+        before: the network before it.
+        groups: all groups of that.
+        plan: what was kept, in the channel numbers of that.
+    """
+
+    before: nn.Module
+    groups: list[ChannelGroup]
+    plan: PruningPlan
+
+
+@dataclass(frozen=True)
 class Changed:
     """A network that has lost channels or single weights, before anything is done to recover it.
 
@@ -43,6 +58,7 @@ class Changed:
         sparse: parameters whose zeros are to stay.
         schedule: the record of several cuts, if there were several.
         latency: what was measured on it beside the baseline, if a latency was the target.
+        cut: the cut it comes from; None where there is nothing to repair.
     """
 
     network: nn.Module
@@ -53,6 +69,7 @@ class Changed:
     sparse: list[str] = field(default_factory=list)
     schedule: dict[str, Any] = field(default_factory=dict)
     latency: LatencyReport | None = None
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,31 @@ from typing import Any
 from torch import nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
+from bench.config.declare import identity_of
 from bench.datasets.fingerprint import DataFiles
 from bench.engine.cut_schedule import CutSchedule
 from bench.engine.method_training import MethodNetwork, kept_network, open_trained, train_by
 from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError
+from bench.engine.repairing import repair_network
 from bench.engine.results import Subject
 from bench.engine.score_store import ScoreStore
 from bench.engine.stopwatch import Stopwatch
+from bench.engine.weighing.checks import MEASURE, check_objective
 from bench.errors import BenchError, UsageError
 from bench.measure.baseline import Baseline
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import Budget, budget_for
-from bench.plan.pruning_plan import Scores
+from bench.plan.pruning_plan import PruningPlan, Scores
 from bench.plan.target import Goal, Target
 from bench.pruners.base import Calibration, Method, Pruner, Sparsifier, Training
+from bench.recover.options import BIAS, RepairOptions, with_old_spelling
 from bench.recover.recalibration import recalibrate
 from bench.system.console import announce
 from bench.system.failures import memory_of
-from bench.system.files import digest
+from bench.system.files import digest, file_digest
 from bench.torch_utils.batches import Batch
+from bench.torch_utils.sparse_weights import SPARSE
 from bench.training.options import TrainOptions
 
 # Not a pruning's own: errors on the same images can be compared.
@@ -44,6 +50,7 @@ class Session:
     Attributes:
         baseline: the network and its data.
         options: limits, calibration images, what is measured.
+        repair: how the layers behind a cut are repaired.
         schedule: the cuts of each pruning; None for a single one.
         folder: where scores, and networks that methods trained, are kept.
         stopwatch: what the stages of the present pruning took.
@@ -56,6 +63,7 @@ class Session:
         folder: Path,
         schedule: CutSchedule | None = None,
         recipe: TrainOptions | None = None,
+        repair: RepairOptions | None = None,
     ):
         """Sets up the session; nothing is computed before it is needed.
 
@@ -65,17 +73,35 @@ class Session:
             folder: where scores, and networks that methods trained, are kept, to be found again by content.
             schedule: several cuts, if that is wanted.
             recipe: of which the methods' own trainings take crop size, precision and memory format.
+            repair: how the layers behind a cut are repaired; by default not at all.
+
+        Raises:
+            UsageError: two kinds of repair at once.
         """
         self._recipe = recipe or TrainOptions()
-        self.baseline, self.options, self.schedule, self.stopwatch = baseline, options, schedule, Stopwatch()
+        self.baseline, self.schedule, self.stopwatch = baseline, schedule, Stopwatch()
+        self.repair = with_old_spelling(repair or RepairOptions(), options.absorb_bias)
+        # Both spellings are one thing, in records and in what names folders.
+        self.options = replace(options, absorb_bias=self.repair.repair == BIAS)
         self.folder, self._scores = folder, ScoreStore(folder)
         self._trained_quality: dict[str, dict[str, Any]] = {}
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that the prunings of this session have in common but the baseline and its data."""
-        identity: dict[str, Any] = {"pruning": self.options}
-        return identity if self.schedule is None else {**identity, "schedule": self.schedule.as_record()}
+        pruning, curves = identity_of(self.options), self.options.sensitivity_curves
+        if curves not in (None, MEASURE):
+            pruning["sensitivity_curves"] = file_digest(curves)
+        identity: dict[str, Any] = {"pruning": pruning}
+        if self.schedule is not None:
+            identity["schedule"] = self.schedule.as_record()
+        # Left out where it has no say, so that what was pruned before there were repairs is found again.
+        return {**identity, "repair": identity_of(self.repair)} if self.repair.solves else identity
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that all prunings share, for records; those of the repair only where there is one."""
+        return {**asdict(self.options), **(asdict(self.repair) if self.repair.solves else {})}
 
     @property
     def subject(self) -> Subject:
@@ -132,8 +158,11 @@ class Session:
         goal, options = pruner.aim(goal), self.options
         if isinstance(pruner, Sparsifier):
             return Target(goal)  # the limits are those of groups of channels
-        scope = options.scope or pruner.scope
-        pools = {} if options.scope else pruner.pools(self.baseline.saved.model, prunable(self.groups))
+        check_objective(options, pruner, goal)
+        is_weighed = options.objective != "channels"
+        scope = options.scope or ("global" if is_weighed else pruner.scope)
+        has_pools = not options.scope and (pruner.comparable or not is_weighed)
+        pools = pruner.pools(self.baseline.saved.model, prunable(self.groups)) if has_pools else {}
         if goal.within is not None and (scope != "global" or pools):
             ranking = "in pools" if pools else f"with `scope={scope}`"
             raise UsageError(
@@ -214,6 +243,7 @@ class Session:
         options = self.options
         looks = isinstance(pruner, Pruner) and (pruner.needs_data or pruner.trains_first)
         looks = looks or options.recalibrate or options.reconstruction_images > 0 or self.schedule is not None
+        looks = looks or self.repair.solves or options.refine > 0 or options.sensitivity_curves == MEASURE
         return self.baseline.data.files(*dict.fromkeys([*(["train"] if looks else []), self.baseline.split]))
 
     def score_identity(
@@ -258,6 +288,34 @@ class Session:
         batches = self.batches(self.options.recalibration_images, seed)
         with self.stopwatch.stage("recalibrate"):
             recalibrate(network, batches, self.baseline.device)
+
+    def repair_network(
+        self, before: nn.Module, network: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan, seed: int
+    ) -> dict[str, Any]:
+        """Repairs a network after a cut by least squares, in place; the record of it.
+
+        Args:
+            before: the network before the cut, on the device.
+            network: the same after it.
+            groups: all groups of the network before the cut.
+            plan: what was kept, in its channel numbers.
+            seed: seed of the choice of images and of positions in them.
+        """
+        options, sparse = self.options, self.baseline.saved.meta.get(SPARSE, [])
+        with self.stopwatch.stage("repair"):
+            return repair_network(
+                before,
+                network.to(self.baseline.device),
+                groups,
+                plan,
+                self.repair,
+                lambda images: self.batches(images, seed),
+                recalibration_images=options.recalibration_images if options.recalibrate else 0,
+                batch_size=options.calib_batch_size,
+                ignore_index=self.baseline.data.classes.ignore_index,
+                seed=seed,
+                spared={tensor.rpartition(".")[0] for tensor in sparse},
+            )
 
     def quality_of(self, network: MethodNetwork) -> dict[str, Any]:
         """Quality of a network that a method trained, measured once for all prunings of it."""

@@ -8,51 +8,28 @@ treated in the same way. Where a method trains first, the whole network is what 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
-from torch import nn
 
-from bench.channels.groups import ChannelGroup, prunable
-from bench.datasets.fingerprint import DataFiles
-from bench.engine.one_cut import smaller
+from bench.channels.groups import prunable
+from bench.engine.one_cut import candidate
 from bench.engine.session import Session
+from bench.engine.weighing.sensitivity import FORMAT, Ruler, SensitivityRow, measured_rows, rows_identity
 from bench.errors import UsageError
 from bench.jobs.options import SensitivityOptions
-from bench.measure.evaluation import evaluate
-from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
-from bench.plan.target import Goal, Target
 from bench.pruners.base import Pruner
-from bench.recover.recalibration import recalibrate
 from bench.report.plots import heat_map
-from bench.system.console import progress, say
-from bench.system.files import digest, plain, read_json, write_csv, write_json, write_text
-from bench.system.kept_files import read_kept
+from bench.system.console import say
+from bench.system.files import plain, write_csv, write_json, write_text
 from bench.system.provenance import provenance
 from bench.system.run_folder import run_folder
-from bench.torch_utils.batches import Batch
 
-FORMAT = "sensitivity/1"
 CSV, RECORD, PICTURE, RATIOS = "sensitivity.csv", "sensitivity.json", "sensitivity.png", "sensitivity_ratios.yaml"
-
-
-class SensitivityRow(TypedDict):
-    """The network of which one group lost a share of its channels, a line of `sensitivity.csv`."""
-
-    group: str
-    channels: int
-    ratio: float
-    channels_kept: int
-    parameters: int
-    macs: int
-    miou: float
-    miou_drop_points: float
-
-
 COLUMNS = tuple(SensitivityRow.__annotations__)
 
 
@@ -95,29 +72,19 @@ def measure_sensitivity(
     files = data.files(*dict.fromkeys([*session.files_for(pruner).record(), split]))
     with run_folder(folder):
         scores, scores_file = session.scores(pruner, seed)
-        groups = [group for group in prunable(session.groups) if group.name in scores]
         whole = session.network_of(pruner, seed).model
-        ruler = _Ruler(session, whole, options.sensitivity_images, seed, split)
+        ruler = Ruler(
+            session, whole, partial(candidate, session, whole, seed=seed), options.sensitivity_images, seed, split
+        )
         record = {
             **_header(session, pruner, options, seed),
             "scores": scores_file,
             "skipped_groups": [group.name for group in prunable(session.groups) if group.name not in scores],
             "images": ruler.describe(),
             "data": files.record(),
-            "identity": digest([session.score_identity(pruner, seed), ruler.describe(), asdict(session.options)]),
+            "identity": rows_identity(session, pruner, seed, ruler),
         }
-        baseline, measured = _measured_before(folder / RECORD, record["identity"], files)
-        record["baseline"] |= baseline or ruler.baseline()
-        dense = record["baseline"]["miou_treated"]
-
-        jobs = [(group, ratio) for group in groups for ratio in ratios]
-        for group, ratio in progress(jobs, "cutting one group at a time"):
-            if (group.name, ratio) not in measured:
-                plan = plan_for_group(group, ratio, scores, session)
-                miou = ruler.miou_of(plan) if plan.removes_channels else dense
-                measured[group.name, ratio] = _row(group, ratio, plan, dense, miou)
-                write_json(folder / RECORD, {**record, "rows": list(measured.values())})
-        rows = [measured[group.name, ratio] for group, ratio in jobs]
+        rows = measured_rows(session, scores, ratios, ruler, record, folder / RECORD, files)
 
         chosen = tolerated(rows, options.sensitivity_drop)
         record |= {"ratio_of": chosen, "rows": rows}
@@ -126,26 +93,13 @@ def measure_sensitivity(
         _draw(folder / PICTURE, rows, chosen, record)
         write_json(folder / RECORD, record)
     able = sum(ratio > 0 for ratio in chosen.values())
+    dense = record["baseline"]["miou_treated"]
     say(
-        f"{able} of {len(groups)} groups can lose channels for at most {options.sensitivity_drop:g} points of mIoU "
+        f"{able} of {len(chosen)} groups can lose channels for at most {options.sensitivity_drop:g} points of mIoU "
         f"each ({record['images']['count']} images of {split}, whole network {dense:.2%})"
     )
     say(f"-> {folder / PICTURE}, {RATIOS}")
     return plain(record)
-
-
-def plan_for_group(group: ChannelGroup, ratio: float, scores: Scores, session: Session) -> PruningPlan:
-    """The plan by which one group loses a share of its channels and all others stay whole."""
-    options = session.options
-    target = Target(
-        Goal("channels", 0.0),
-        min_keep=options.min_keep,
-        max_ratio=options.max_ratio,
-        round_to=options.round_to,
-        ratio_of={group.name: ratio},
-    )
-    # A group without scores stays whole.
-    return make_plan(session.groups, {group.name: scores[group.name]}, session.cost_table, target)
 
 
 def tolerated(rows: Sequence[SensitivityRow], drop: float) -> dict[str, float]:
@@ -155,57 +109,6 @@ def tolerated(rows: Sequence[SensitivityRow], drop: float) -> dict[str, float]:
         if row["miou_drop_points"] <= drop:
             ratios[row["group"]] = max(ratios[row["group"]], row["ratio"])
     return ratios
-
-
-class _Ruler:
-    """Scores networks on the same images, which are loaded once."""
-
-    def __init__(self, session: Session, whole: nn.Module, images: int, seed: int, split: str):
-        self._session, self._whole, self._seed, self._split = session, whole, seed, split
-        self._images = session.batches(images, seed, split)
-        self._recalibration: list[Batch] = []
-        if session.options.recalibrate:
-            self._recalibration = session.batches(session.options.recalibration_images, seed)
-
-    def describe(self) -> dict[str, Any]:
-        """What networks are scored on, for the record."""
-        data = self._session.baseline.data
-        return {
-            "dataset": [data.name, str(data.dataset.root.absolute())],
-            "input_size": list(data.input_size),
-            "split": self._split,
-            "count": sum(len(images) for images, _ in self._images),
-            "chosen": f"at random, seed {self._seed}",
-            "labels": "at the input size",
-            "scoring": plain(self._session.baseline.scoring),
-            "recalibrated_on": sum(len(images) for images, _ in self._recalibration),
-        }
-
-    def baseline(self) -> dict[str, float]:
-        """mIoU of the whole network as it is, and treated as the cut networks are."""
-        whole = self._whole
-        miou = self._miou(whole, "baseline")
-        return {"miou": miou, "miou_treated": self._treated(copy.deepcopy(whole)) if self._recalibration else miou}
-
-    def miou_of(self, plan: PruningPlan) -> float:
-        """mIoU of the whole network cut by a plan, recalibrated if that is wanted."""
-        return self._treated(smaller(self._session, self._whole, plan)[0])
-
-    def _treated(self, network: nn.Module) -> float:
-        if self._recalibration:
-            recalibrate(network, self._recalibration, self._session.baseline.device)
-        return self._miou(network, "after the cut")
-
-    def _miou(self, network: nn.Module, label: str) -> float:
-        baseline = self._session.baseline
-        return evaluate(
-            network,
-            self._images,
-            baseline.data.classes,
-            device=baseline.device,
-            label=f"scoring {label}",
-            scoring=baseline.scoring,
-        ).miou
 
 
 def _check_ratios(ratios: Sequence[float], session: Session) -> None:
@@ -234,37 +137,9 @@ def _header(session: Session, pruner: Pruner, options: SensitivityOptions, seed:
             "parameters": dense.parameters,
             "macs": dense.macs,
         },
-        "options": {**asdict(session.options), **asdict(options)},
+        "options": {**session.settings, **asdict(options)},
         "provenance": provenance(),
     }
-
-
-def _measured_before(
-    path: Path, identity: str, files: DataFiles
-) -> tuple[dict[str, float], dict[tuple[str, float], SensitivityRow]]:
-    """What `_Ruler.baseline` said and (group, ratio) -> row, as far as an earlier run measured them in the same way."""
-    record = read_kept(path, read_json)
-    if record is None or record.get("identity") != identity:
-        return {}, {}
-    if not files.fits(record.get("data"), f"{path} was measured"):
-        return {}, {}
-    baseline = {key: value for key, value in record["baseline"].items() if key.startswith("miou")}
-    return baseline, {(row["group"], row["ratio"]): row for row in record["rows"]}
-
-
-def _row(group: ChannelGroup, ratio: float, plan: PruningPlan, dense: float, miou: float) -> SensitivityRow:
-    return plain(
-        {
-            "group": group.name,
-            "channels": group.channels,
-            "ratio": ratio,
-            "channels_kept": len(plan.kept[group.name]),
-            "parameters": plan.predicted.parameters,
-            "macs": plan.predicted.macs,
-            "miou": miou,
-            "miou_drop_points": 100 * (dense - miou),
-        }
-    )
 
 
 def _yaml(chosen: Mapping[str, float], record: Mapping[str, Any]) -> str:

@@ -81,13 +81,14 @@ def run_benchmark(
     Returns:
         One row a job.
     """
-    if session.baseline.is_timed or any(job.goal.is_timed for job in jobs):
+    weighs_time = session.options.objective == "latency"
+    if session.baseline.is_timed or weighs_time or any(job.goal.is_timed for job in jobs):
         settle_format(session.baseline, out)
     _check_labelled(session.baseline, finetune)
     rows, schedule = [], session.schedule.as_record() if session.schedule else None
     for number, job in enumerate(jobs, start=1):
         pruner = pruners[job.method]
-        settings = settings_of(asdict(pruner), asdict(session.options), schedule, None)
+        settings = settings_of(asdict(pruner), session.settings, schedule, None)
         folder = out / _folder_name(session, pruner, job)
 
         def work(job: Job = job, pruner: Method = pruner, folder: Path = folder) -> Measured:
@@ -189,8 +190,9 @@ def check_outcome(rows: Sequence[ComparisonRow], out: Path) -> None:
 def _folder_name(session: Session, pruner: Method, job: Job) -> str:
     """Readable, and different for every difference that changes what is pruned."""
     baseline = session.baseline
-    where = {"device": [device_name(baseline.device), torch.get_num_threads()]} if job.goal.is_timed else {}
-    if job.goal.is_timed and baseline.mode != PLAIN_MODE:
+    is_timed = job.goal.is_timed or session.options.objective == "latency"
+    where = {"device": [device_name(baseline.device), torch.get_num_threads()]} if is_timed else {}
+    if is_timed and baseline.mode != PLAIN_MODE:
         where["mode"] = baseline.mode
     content = plain(
         {
@@ -256,6 +258,7 @@ def measured_in(folder: Path, baseline: Baseline | None = None) -> Measured:
 def _outcome(row: ComparisonRow) -> str:
     if row["status"] == "failed":
         return f"failed: {row['error']}"
-    named = {"cut": row["miou_cut"], "recalibrated": row["miou_recalibrated"], "fine-tuned": row["miou_finetuned"]}
+    stages = {"cut": "cut", "recalibrated": "recalibrated", "repaired": "repaired", "finetuned": "fine-tuned"}
+    named = {name: row.get(f"miou_{stage}") for stage, name in stages.items()}
     quality = ", ".join(f"{name} {value:.1%}" for name, value in named.items() if value is not None)
     return f"{row['macs_kept']:.1%} of the MACs, mIoU {quality or 'not measured'} ({row['seconds']:.0f} s)"

@@ -33,6 +33,18 @@ class Prediction(NamedTuple):
     bytes: int
 
 
+class Width(NamedTuple):
+    """The width of one side of a layer: `dense` less the sum over the groups of `lost * channels the group lost`.
+
+    Attributes:
+        dense: positions there are.
+        lost: int64 [groups], positions that go with a channel of each group.
+    """
+
+    dense: int
+    lost: np.ndarray
+
+
 class CostTable:
     """Predicts parameters, MACs and bytes from the number of channels each group keeps.
 
@@ -41,6 +53,10 @@ class CostTable:
     >>> halved = [group.channels // 2 if group.protected is None else group.channels for group in groups]
     >>> table.dense().macs, table.predict(np.array(halved)).macs
     (6146150400, 1563494400)
+
+    Attributes:
+        channels: int64 [groups], channels of each group in the network the table was read off.
+        layers: name of a layer that an image passes -> side -> its width; for convolutions and linear layers.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], input_size: tuple[int, int]):
@@ -55,7 +71,8 @@ class CostTable:
         number = {group.name: column for column, group in enumerate(groups)}
         sides = group_sides(groups)
         places = weight_places(model, input_size)
-        rows: list[tuple[int, list[tuple[int, np.ndarray]], int, bool, int]] = []
+        rows: list[tuple[int, list[Width], int, bool, int]] = []
+        self.layers: dict[str, dict[str, Width]] = {}
         seen: set[int] = set()
         for name, layer in model.named_modules():
             axes = axes_of(layer) or {}
@@ -69,11 +86,13 @@ class CostTable:
                     losses = np.zeros(len(groups), dtype=np.int64)
                     for group, member in sides.get((name, side), ()):
                         losses[number[group.name]] += len(member.positions) // group.channels
-                    factors.append((tensor.shape[axis], losses))
+                    factors.append(Width(tensor.shape[axis], losses))
                     rest //= tensor.shape[axis]
+                if tensor_name == "weight" and name in places:
+                    self.layers[name] = dict(zip(axes[tensor_name], factors, strict=True))
                 applied = places.get(name, 0) if tensor_name == "weight" else 0
                 rows.append((rest, factors, applied, isinstance(tensor, nn.Parameter), tensor.element_size()))
-        one = (1, np.zeros(len(groups), dtype=np.int64))
+        one = Width(1, np.zeros(len(groups), dtype=np.int64))
         self._rest = np.array([row[0] for row in rows], dtype=np.int64)
         axes_of_rows = [(row[1] + [one, one])[:2] for row in rows]
         self._width = np.array([[axis[0] for axis in pair] for pair in axes_of_rows], dtype=np.int64)
@@ -109,6 +128,19 @@ class CostTable:
         removed = torch.from_numpy(self.channels) - kept
         widths = torch.from_numpy(self._width[rows]) - torch.from_numpy(self._loss[rows]).to(kept) @ removed
         return (torch.from_numpy(macs[rows]) * widths.prod(dim=1)).sum()
+
+    def products(self, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A cost as a sum of products of two widths each: `factor * prod(dense - lost @ removed)`.
+
+        Args:
+            what: a field of `Prediction`.
+
+        Returns:
+            factor float64 [terms], dense float64 [terms, 2] and lost float64 [terms, 2, groups].
+        """
+        factor = self._rest * self._per_element[:, Prediction._fields.index(what)]
+        rows = factor > 0
+        return tuple(part[rows].astype(np.float64) for part in (factor, self._width, self._loss))
 
     def dense(self) -> Prediction:
         """The cost with every channel kept."""

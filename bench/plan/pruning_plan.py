@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.removal_order import RemovalOrder
 from bench.plan.target import Target, megabytes
+from bench.plan.weighed_order import Objective
 from bench.rounding import share_down
 
 Scores = dict[str, Tensor]
@@ -79,6 +80,7 @@ def make_plan(
     table: CostTable,
     target: Target,
     kept: Mapping[str, Sequence[int]] | None = None,
+    objective: Objective | None = None,
 ) -> PruningPlan:
     """Chooses the channels to remove.
 
@@ -103,12 +105,14 @@ def make_plan(
         kept: for one of several cuts of the network, what the earlier ones left of each group. Target, limits and
             the plan itself count from the whole network all the same, and none of the channels that are gone comes
             back. Cuts that have gone further than the target already are no error; the plan takes nothing then.
+        objective: what the importance of a channel is weighed against, such as `Objective(exact_cost(table, "macs"))`;
+            None lets the scores decide alone.
 
     Raises:
         UsageError: a pattern of the target's fits no group.
         BenchError: scores that do not fit the groups, or a target out of reach (saying the best that is not).
     """
-    order = removal_order_of(groups, scores, table, target, kept)
+    order = removal_order_of(groups, scores, table, target, kept, objective)
     if target.goal.kind == "channels":
         number = _reaching_share(order, target)
     else:
@@ -122,10 +126,11 @@ def removal_order_of(
     table: CostTable,
     target: Target,
     kept: Mapping[str, Sequence[int]] | None = None,
+    objective: Objective | None = None,
 ) -> RemovalOrder:
     """The networks among which a target names one; arguments and errors are those of `make_plan`."""
     _check_scores(groups, scores, kept or {})
-    return RemovalOrder(groups, scores, table, target, kept)
+    return RemovalOrder(groups, scores, table, target, kept, objective)
 
 
 def plan_of(

@@ -8,6 +8,9 @@ ECCV 2024), where scores are compared only between groups whose layers are of th
 
 What a group keeps is rounded in every network of the order, so that its cost is the cost that is searched.
 
+With an objective (`bench.plan.weighed_order`) the channels of a class go by importance for what each saves instead, and
+several classes lose the same share as nearly as whole steps allow.
+
 An order may begin with a network that has lost channels before: they count towards the limits and the shares, and a
 class that has lost more than its share waits for the others.
 """
@@ -26,6 +29,7 @@ from bench.channels.groups import ChannelGroup, prunable
 from bench.errors import BenchError, UsageError
 from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.target import Target
+from bench.plan.weighed_order import Objective, Ranking, Removable, weighed_order
 from bench.rounding import share_nearest, share_up
 
 
@@ -47,6 +51,7 @@ class RemovalOrder:
         table: CostTable,
         target: Target,
         kept: Mapping[str, Sequence[int]] | None = None,
+        objective: Objective | None = None,
     ):
         """Ranks the channels.
 
@@ -56,6 +61,7 @@ class RemovalOrder:
             table: predicts costs.
             target: scope and limits; what is to be reached does not matter here.
             kept: group name -> the channels that are still there, ascending; a group not named is whole.
+            objective: what importance is weighed against; None lets it decide alone.
 
         Raises:
             UsageError: a pattern of the target's fits no group.
@@ -93,7 +99,10 @@ class RemovalOrder:
                 pool = target.pools.get(group.name)
                 ranked_with = {"global": pool, "local": column, "isomorphic": group.structure}[target.scope]
                 classes[ranked_with].append((column, score[ranks[: removable - len(gone)]]))
-        self._order, self.keys, self._scores = self._merged(classes)
+        if objective is None:
+            self._order, self.keys, self._scores = self._merged(classes)
+        else:
+            self._order, self.keys, self._scores = self._weighed(classes, [group.name for group in groups], objective)
         self._costs: dict[int, Prediction] = {}
 
     def _merged(self, classes: Mapping[Hashable, list[tuple[int, np.ndarray]]]) -> tuple[np.ndarray, ...]:
@@ -112,13 +121,38 @@ class RemovalOrder:
         first = np.argsort(key, kind="stable")
         return np.concatenate(columns)[first], key[first], np.concatenate(values)[first]
 
+    def _weighed(
+        self, classes: Mapping[Hashable, list[tuple[int, np.ndarray]]], names: Sequence[str], objective: Objective
+    ) -> tuple[np.ndarray, np.ndarray, None]:
+        """The same by an objective: there is no score up to which channels go."""
+        rankings = []
+        for members in classes.values():
+            of = [column for column, _ in members]
+            found = [self._removable(column, score, names[column], objective) for column, score in members]
+            rankings.append(Ranking(found, int(self._given[of].sum()), int(self._width[of].sum())))
+        order = weighed_order(rankings, self._rounded(self._given), objective.cost)
+        return order, (np.arange(len(order)) + 0.5) / max(1, len(order)), None
+
+    def _removable(self, column: int, score: np.ndarray, name: str, objective: Objective) -> Removable:
+        """What a group may lose, and what that is worth."""
+        gone, count = self._given[column], len(score)
+        if objective.curves is not None:
+            if name not in objective.curves:
+                raise BenchError(f"the sensitivity curves do not tell about {name}; measure them for this network")
+            score = objective.curves[name][gone : gone + count]
+        width, floor = self._width[column], self._floor[column]
+        widths = nearest_allowed(width - gone - np.arange(count + 1), width, floor, self._target.round_to)
+        return Removable(column, score * objective.multipliers.get(name, 1.0), widths)
+
     def __len__(self) -> int:
         """The number of the smallest network."""
         return len(self.keys)
 
     def left(self, number: int) -> np.ndarray:
         """int64 [groups], how many channels each group keeps."""
-        lost = self._given + np.bincount(self._order[:number], minlength=len(self._width))
+        return self._rounded(self._given + np.bincount(self._order[:number], minlength=len(self._width)))
+
+    def _rounded(self, lost: np.ndarray) -> np.ndarray:
         return nearest_allowed(self._width - lost, self._width, self._floor, self._target.round_to)
 
     def kept(self, number: int) -> list[list[int]]:
@@ -138,8 +172,12 @@ class RemovalOrder:
         return len(self._costs)
 
     def threshold(self, number: int) -> float | None:
-        """The score of the last channel a network has lost; None if it lost none, or if there are several rankings."""
-        return float(self._scores[number - 1]) if number and self._target.scope == "global" else None
+        """The score of the last channel a network has lost.
+
+        None if it lost none, if there are several rankings, or if it is not by score alone that channels go.
+        """
+        is_one = self._target.scope == "global" and self._scores is not None
+        return float(self._scores[number - 1]) if number and is_one else None
 
     def removed(self, number: int) -> int:
         """How many channels are gone of the groups that follow the goal."""

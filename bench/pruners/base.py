@@ -143,11 +143,14 @@ class Pruner(Method):
 
     Attributes:
         scope: how channels are ranked by default: `global`, `local` or `isomorphic`.
+        comparable: whether scores of different groups are on one scale, of what is lost with a channel; those of other
+            methods only rank the channels of a group, whatever `scope` does with them by default.
         needs_data: whether `score` looks at the calibration batches.
         needs_target: whether what it does depends on the target, by way of `Calibration.budget`.
     """
 
     scope: ClassVar[str]
+    comparable: ClassVar[bool] = False
     needs_data: ClassVar[bool] = False
     needs_target: ClassVar[bool] = False
 

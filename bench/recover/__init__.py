@@ -1,1 +1,1 @@
-"""RECOVER: repairing a network after a cut, by its BatchNorm statistics, its biases, or training between cuts."""
+"""RECOVER: repairing a network after a cut: BatchNorm statistics, biases, least squares, training between cuts."""

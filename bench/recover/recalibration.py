@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from bench.torch_utils.contexts import flags_kept
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device, but: Collection[str] = ()) -> None:
     """Re-estimates the running statistics of BatchNorm as their plain average over some batches.
 
     Weights, training flags and momenta stay as they were, and so do the statistics of a layer that the
@@ -26,14 +26,15 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], device: torch.device
         model: any network; without BatchNorm nothing changes. It is moved to the device.
         batches: images [N, 3, h, w] and labels (not used).
         device: where to run.
+        but: names of norms whose statistics stay.
 
     Raises:
         BenchError: a BatchNorm sees a single value a channel.
     """
     norms = [
         layer
-        for layer in model.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats and name not in but
     ]
     if not norms:
         return

@@ -14,7 +14,7 @@ SPARSE_NOTE = (
     "difference in latency would not come from them."
 )
 
-_SHORT = {"miou_cut": "cut", "miou_recalibrated": "recal.", "miou_finetuned": "tuned"}
+_SHORT = {"miou_cut": "cut", "miou_recalibrated": "recal.", "miou_repaired": "repaired", "miou_finetuned": "tuned"}
 
 
 def comparison_lines(

@@ -15,6 +15,8 @@ from bench.system.files import digest, plain
 
 # What is measured besides, and changes no network.
 _MEASURING = ("evaluate", "reconstruction_images", "reconstruction_layers")
+# How it was done before there were such options, which records of that time do not have.
+_BEFORE = {"iterations": 1, "objective": "channels", "sensitivity_curves": None, "refine": 0}
 # Of a recipe: what is a job's own.
 _OWN = ("seed", "pruned")
 
@@ -53,16 +55,19 @@ def settings_of(
 
     Args:
         method_options: of the method.
-        pruning_options: a `PruneOptions` as plain data, whatever fields it had when it was written.
+        pruning_options: `Session.settings`, whatever fields there were when it was written.
         schedule: of several cuts; None for one.
         recipe: of fine-tuning, seed and pruned network included; None without.
     """
     made = {key: value for key, value in pruning_options.items() if key not in _MEASURING}
+    # Both spellings are one kind of repair.
+    absorbed = made.pop("absorb_bias", False)
+    made.setdefault("repair", "bias" if absorbed else "none")
     shared = {key: value for key, value in (recipe or {}).items() if key not in _OWN}
     return plain(
         {
             "method_options": dict(method_options),
-            "pruning_options": {**made, **(schedule or {"iterations": 1})},
+            "pruning_options": {**_BEFORE, **made, **(schedule or {})},
             "finetune_epochs": shared.get("epochs"),
             "finetune_recipe": digest(shared) if shared else None,
         }

@@ -65,6 +65,10 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
         "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
         "after fine-tuning. Parameters and MACs: share kept."
     ]
+    if any(entry.values("miou_repaired") for entry in entries(rows)):
+        parts += [
+            "Repaired: by least squares, without training; cut and recalibrated are the same networks without it."
+        ]
     if any(len(entry.done) > 1 for entry in entries(rows)):
         parts += ["With several seeds: mean ± standard deviation over the seeds."]
     if any(entry.is_sparse for entry in entries(rows)):

@@ -21,13 +21,15 @@ FORMAT = "benchmark-summary/1"
 STAGES = {
     "miou_cut": "right after the cut",
     "miou_recalibrated": "after recalibration",
+    "miou_repaired": "after repair",
     "miou_finetuned": "after fine-tuning",
 }
 """Row key -> how a network had been treated when that mIoU was measured, from first to last."""
 
 
 class Measured(Settings, total=False):
-    """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's."""
+    """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's, and
+    `miou_repaired` only where it was repaired."""
 
     # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
     target: str
@@ -46,6 +48,7 @@ class Measured(Settings, total=False):
     macs_kept: float
     miou_cut: float | None
     miou_recalibrated: float | None
+    miou_repaired: float | None
     miou_finetuned: float | None
     baseline_latency_ms: float | None
     latency_ms: float | None
@@ -63,6 +66,9 @@ class Measured(Settings, total=False):
     logits_mse_recalibrated: float
     logits_relative_recalibrated: float
     logits_kl_recalibrated: float
+    logits_mse_repaired: float
+    logits_relative_repaired: float
+    logits_kl_repaired: float
 
 
 class ComparisonRow(Measured):
@@ -175,6 +181,7 @@ def measured_of(info: Mapping[str, Any], report: EvaluationReport, finetuned: Ev
         "macs_kept": after["macs"] / before["macs"],
         "miou_cut": quality.get("cut", {}).get("miou"),
         "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
+        **({"miou_repaired": quality["repaired"]["miou"]} if "repaired" in quality else {}),
         "miou_finetuned": finetuned["candidate"]["quality"]["miou"] if finetuned else None,
         **_timed(report),
         **_reconstructed(info),

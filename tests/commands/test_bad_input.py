@@ -385,3 +385,13 @@ def test_debug_shows_the_traceback(project_root):
     assert result.returncode == 1
     assert result.stderr.startswith("Traceback")
     assert "bench.errors.UsageError: argument --global-ratio: 2 is not in [0, 1)" in result.stderr
+
+
+@pytest.mark.parametrize("script", ["prune.py", "benchmark.py"])
+def test_an_objective_that_cannot_be_is_refused_before_any_work(commands, script):
+    flags = ("--objective", "macs")
+    says = ("the scores of l1 only rank", "--objective macs compares layers", "--sensitivity-curves measure")
+    commands.refused(script, *flags, code=USAGE, says=says)
+    commands.refused(script, *flags, "--sensitivity-curves", "no.json", code=USAGE, says="there is no file no.json")
+    commands.refused(script, "--refine", 3, code=USAGE, says="--refine varies how an objective weighs groups")
+    commands.refused(script, "--objective", "speed", code=USAGE, says="invalid choice: 'speed'")

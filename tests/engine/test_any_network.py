@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import bench
 from bench.cut import cut
+from bench.engine.weighing.refining import mean_loss
 from bench.errors import BenchError, UsageError
 from bench.plan.target import Goal, Target
 from bench.pruners import methods
@@ -130,6 +132,45 @@ def test_a_data_set_of_the_project_gives_images_and_the_label_that_does_not_coun
 def test_what_cannot_be_is_said_at_once(network, batches, wanted, says):
     with pytest.raises(UsageError, match=says):
         bench.prune(network, batches, **wanted)
+
+
+@pytest.mark.parametrize("objective", ["macs", "params", "latency"])
+def test_an_objective_in_python(network, batches, objective):
+    plain = bench.prune(network, batches, method="taylor", target={"macs": 0.5})
+    pruned = bench.prune(network, batches, method="taylor", target={"macs": 0.5}, objective=objective)
+    assert pruned.after.macs / pruned.before.macs == pytest.approx(0.5, abs=0.08)
+    assert pruned.plan.predicted.macs == pruned.after.macs
+    assert plain.plan.threshold is not None and pruned.plan.threshold is None
+
+
+def test_refining_in_python_takes_the_plan_of_least_loss(network, batches):
+    # What the whole network says is right, so that each channel is worth something.
+    with torch.no_grad():
+        batches = [(images, network(images)["out"].argmax(1)) for images, _ in batches]
+
+    def loss(pruned: bench.PrunedNetwork) -> float:
+        return mean_loss(pruned.model, batches, 255, torch.device("cpu"))
+
+    settings = {"method": "taylor", "target": {"params": 0.3}, "objective": "params"}
+    losses = [loss(bench.prune(network, batches, **settings, refine=trials)) for trials in (0, 4, 12)]
+    assert losses[0] >= losses[1] >= losses[2] and losses[0] > losses[2]
+
+
+def test_curves_of_a_file_in_python(network, batches, tmp_path):
+    names = [group.name for group in bench.find_groups(network) if group.protected is None]
+    rows = [
+        {"group": name, "channels": width, "channels_kept": width // 2, "miou_drop_points": drop}
+        for name, width, drop in zip(names, (12, 16), (50.0, 0.1), strict=True)
+    ]
+    path = tmp_path / "sensitivity.json"
+    path.write_text(json.dumps({"format": "sensitivity/1", "method": "l1", "baseline": {}, "rows": rows}))
+    settings = {"method": "l1", "target": {"macs": 0.6}, "objective": "macs"}
+    pruned = bench.prune(network, batches, **settings, sensitivity_curves=path)
+    assert [len(kept) for kept in pruned.plan.kept.values()] == [12, 8]
+    with pytest.raises(UsageError, match="scores of l1 only rank the channels of a layer"):
+        bench.prune(network, batches, **settings)
+    with pytest.raises(UsageError, match=r"`sensitivity_curves=measure` is what prune\.py does"):
+        bench.prune(network, batches, **settings, sensitivity_curves="measure")
 
 
 def test_a_mapping_without_logits_is_said(batches):

@@ -175,7 +175,7 @@ def test_the_record(make_bench: MakeBench, tiny_baseline: Path) -> None:
     assert json.loads(json.dumps(info)) == info
     assert list(info) == [
         "format", "method", "method_options", "target", "seed", "baseline", "paper", "model", "dataset", "cost",
-        "scoring", "quality", "options", "seconds", "provenance",
+        "scoring", "quality", "options", "seconds", "provenance", "repair",
         "scores", "plan", "sparsity", "bias_absorption", "preparation", "latency_search", "reconstruction",
     ]  # fmt: skip
     assert info["format"] == "pruning-info/1"

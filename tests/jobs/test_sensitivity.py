@@ -21,10 +21,12 @@ from bench.datasets.options import DataOptions
 from bench.engine.one_cut import smaller
 from bench.engine.options import PruneOptions
 from bench.engine.session import Session
+from bench.engine.weighing import sensitivity as engine_sensitivity
+from bench.engine.weighing.sensitivity import plan_for_group
 from bench.errors import UsageError
 from bench.jobs import sensitivity
 from bench.jobs.options import SensitivityOptions
-from bench.jobs.sensitivity import COLUMNS, measure_sensitivity, plan_for_group, tolerated
+from bench.jobs.sensitivity import COLUMNS, measure_sensitivity, tolerated
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import evaluate
@@ -175,7 +177,7 @@ def test_the_baseline_is_left_as_it_was(make_bench: MakeBench, tmp_path: Path) -
 def test_an_interrupted_run_goes_on_where_it_stopped(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, real, calls = tmp_path / "out", sensitivity.evaluate, []
+    out, real, calls = tmp_path / "out", engine_sensitivity.evaluate, []
 
     def counted(*values: Any, **named: Any) -> Any:
         calls.append(named["label"])
@@ -183,7 +185,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return real(*values, **named)
 
-    monkeypatch.setattr(sensitivity, "evaluate", counted)
+    monkeypatch.setattr(engine_sensitivity, "evaluate", counted)
     options = replace(TRIED, sensitivity_ratios=[0.5])
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(make_bench(), L1, options, 0, out)

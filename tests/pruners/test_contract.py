@@ -1,4 +1,4 @@
-"""What holds for every network and every method: score, plan, cut, run, train, save, open again."""
+"""What holds for every network and every method: score, plan, cut, repair, run, train, save, open again."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from bench.plan.pruning_plan import make_plan
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Calibration, Pruner, Sparsifier
+from bench.recover.options import RepairOptions
+from bench.recover.repair import repair
 from bench.torch_utils.sparse_weights import set_to_zero
 from bench.training.losses import segmentation_loss
 
@@ -33,6 +35,8 @@ SIZE = (32, 48)
 NETWORKS = [name for name in MODELS if "resnet101" not in name]
 # Options that make a method's own training short.
 SHORT = {"dmcp": {"steps": 2}}
+# A repair that is quick: what it solves for, and how well, tests of its own look at.
+REPAIR = RepairOptions("least-squares", repair_limit=100, repair_positions=1)
 # l1 is tried on whole networks, at two ratios.
 RANKING = [method for method in methods() if isinstance(make_pruner(method), Pruner) and method != "l1"]
 SPARSE = [method for method in methods() if isinstance(make_pruner(method), Sparsifier)]
@@ -111,6 +115,18 @@ def test_so_does_one_of_the_whole_network(whole: Baseline, ratio: float, tmp_pat
 
 def check_pruning(baseline: Baseline, method: str, ratio: float, tmp_path: Path) -> None:
     saved = prune(baseline, method, ratio)
+    check_network(baseline, saved, tmp_path)
+    sliced = copy.deepcopy(saved.model.state_dict())
+    images, plan = calibration().batches[0][0], toys.plan_keeping(baseline.groups, saved.channels)
+    done = repair(baseline.model, saved.model, baseline.groups, plan, images, REPAIR)
+    repaired = saved.model.state_dict()
+    assert [tensor.shape for tensor in repaired.values()] == [tensor.shape for tensor in sliced.values()]
+    assert {one.outcome for one in done.layers.values()} > {"unchanged"}
+    assert not all(torch.equal(tensor, sliced[name]) for name, tensor in repaired.items())
+    check_network(baseline, saved, tmp_path)
+
+
+def check_network(baseline: Baseline, saved: SavedModel, tmp_path: Path) -> None:
     odd = logits_of(saved.model, (45, 71))
     assert odd.shape == (1, OUTPUTS, 45, 71)
     assert torch.isfinite(odd).all()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import Any
 
+from bench.config.declare import default_of
+from bench.engine.options import PruneOptions
+from bench.recover.options import RepairOptions
 from bench.report.comparison_rows import entries
 from bench.report.row_settings import settings_of, variants
 from bench.report.versus_random import gaps_to_control
+
+# What records of earlier versions do not say.
+BEFORE = {"iterations": 1, "objective": "channels", "sensitivity_curves": None, "refine": 0}
 
 
 def row(method: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -23,15 +30,33 @@ def test_settings_leave_out_what_only_measures_and_what_is_a_jobs_own():
     recipe = {"epochs": 2, "lr": 0.1, "seed": 0, "pruned": "ab"}
     found = settings_of({"term": "gate"}, options, None, recipe)
     assert found["method_options"] == {"term": "gate"}
-    assert found["pruning_options"] == {"min_keep": 0.1, "iterations": 1}
+    assert found["pruning_options"] == {"min_keep": 0.1, "repair": "none", **BEFORE}
     assert found["finetune_epochs"] == 2
     assert (
         found["finetune_recipe"] == settings_of({}, {}, None, {**recipe, "seed": 1, "pruned": "c"})["finetune_recipe"]
     )
     assert found["finetune_recipe"] != settings_of({}, {}, None, {**recipe, "lr": 0.2})["finetune_recipe"]
     several = settings_of({}, options, {"iterations": 3, "ratio_schedule": "linear"}, None)
-    assert several["pruning_options"] == {"min_keep": 0.1, "iterations": 3, "ratio_schedule": "linear"}
+    schedule = {"iterations": 3, "ratio_schedule": "linear"}
+    assert several["pruning_options"] == {"min_keep": 0.1, "repair": "none", **BEFORE, **schedule}
     assert (several["finetune_epochs"], several["finetune_recipe"]) == (None, None)
+
+
+def test_what_came_later_tells_from_records_of_the_time_before():
+    later = {spec.name: default_of(spec) for spec in fields(PruneOptions) if spec.metadata["later"]}
+    assert later.items() <= BEFORE.items()
+    old = {"min_keep": 0.1, "absorb_bias": False}
+    ways = [old, {**old, **later, "objective": "macs"}, {**old, "absorb_bias": True}]
+    ways += [{**old, **later, **asdict(RepairOptions("least-squares"))}, {**old, **later}]
+    settings = [settings_of({}, way, None, None) for way in ways]
+    assert settings[0] == settings[4]
+    told = named(*(row("l1", **each) for each in settings[:4]))
+    assert told == [
+        "objective=channels, repair=none",
+        "objective=macs, repair=none",
+        "objective=channels, repair=bias",
+        "objective=channels, repair=least-squares",
+    ]
 
 
 def test_what_all_have_and_what_is_not_known_tells_nothing():

@@ -133,6 +133,11 @@ class Fgp(Pruner):
         """Global for masses: ranking them over the network finds the mass T that is kept in every group."""
         return "global" if self.selection == "mass" else "local"
 
+    @property
+    def comparable(self) -> bool:
+        """Masses are shares of what a group supports, the same for all; ratios only rank."""
+        return self.selection == "mass"
+
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:
         hooked = {group.name: [self._hooked(producer) for producer in group.producers] for group in groups}
         support = self._support(model, {member.layer for members in hooked.values() for member in members}, calibration)

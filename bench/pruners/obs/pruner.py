@@ -34,6 +34,7 @@ class OBS(Pruner):
     name: ClassVar[str] = "obs"
     paper: ClassVar[str] = "Hassibi and Stork, Optimal Brain Surgeon, NIPS 1992; structured: ZipLM and OBSPA, 2023"
     scope: ClassVar[str] = "global"
+    comparable: ClassVar[bool] = True
     needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

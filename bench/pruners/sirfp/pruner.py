@@ -39,6 +39,7 @@ class Sirfp(Pruner):
         "Wu et al., Structural Pruning via Spatial-aware Information Redundancy for Semantic Segmentation, AAAI 2025"
     )
     scope: ClassVar[str] = "global"
+    comparable: ClassVar[bool] = True
     needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

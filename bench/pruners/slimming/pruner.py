@@ -57,6 +57,7 @@ class Slimming(Pruner):
     name: ClassVar[str] = "slimming"
     paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
     scope: ClassVar[str] = "global"
+    comparable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         least_values = {"scale_shift": 0, "sparsity_lambda": 0, "sparse_epochs": 0, "sparse_batch_size": 1}

@@ -42,6 +42,7 @@ class Taylor(Pruner):
     name: ClassVar[str] = "taylor"
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
     scope: ClassVar[str] = "global"
+    comparable: ClassVar[bool] = True
     needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
