@@ -30,7 +30,7 @@ from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 COMMON = """
     --recipe --baseline --out-dir --train-baseline --methods --ratios --seeds --target-macs --target-latency --opt
     --list-methods --list-models --dataset --data-root --input-size --num-workers --model --finetune-epochs --epochs
-    --batch-size --repair --latency --device --seed --threads
+    --repair --latency --device --seed --threads
 """
 
 
