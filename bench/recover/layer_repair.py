@@ -153,7 +153,7 @@ def repair_layer(task: Task, sample: Sample, inputs: Tensor, options: RepairOpti
     places = sample.places.to(device)
     held = held_out(places.image, sample.images)
     shares = SHARES if options.repair_lambda is None else (options.repair_lambda,)
-    if not held.any() or (~held).sum() < 2:
+    if min(held.sum(), (~held).sum()) < 2:
         return LayerRepair("sliced", "none", len(places), filters(layer).shape[-1])
     form = (_Full if sample.inputs is None else _Shared)(task, sample, inputs, places, targets, held)
     gains = task.gain().square().reshape(filters(layer).shape[:2])
