@@ -30,7 +30,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(FOLDER.rglob("*.m
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 # Of programs that are not ours.
-FOREIGN = {"--nproc_per_node", "--runs"}
+FOREIGN = {"--nproc_per_node", "--runs", "--shm-size"}
 # A quoted word with a star in it.
 PATTERN = re.compile(r"'([\w.*?\[\]=,-]*\*[\w.*?\[\]=,-]*)'")
 

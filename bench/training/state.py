@@ -7,7 +7,8 @@ generators from (seed, epoch, rank), so an epoch done again draws the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -87,7 +88,23 @@ def finished_epochs(folder: Path) -> int | None:
         BenchError: its `last.pt` is damaged.
     """
     path = folder / LAST
-    return read_meta(path).get("epoch", 1) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with _damage_explained(folder):
+        return read_meta(path).get("epoch", 1)
+
+
+@contextlib.contextmanager
+def _damage_explained(folder: Path) -> Iterator[None]:
+    """Says of a damaged `last.pt` what there is to go on with."""
+    try:
+        yield
+    except DamagedFile as error:
+        best = folder / BEST
+        other = f", `ckpt={best}` and another `save` go on from the best network" if best.is_file() else ""
+        raise DamagedFile(
+            f"{folder / LAST} is damaged, so there is no run to resume; `overwrite` starts anew{other}", folder / LAST
+        ) from error
 
 
 def check_same_run(
@@ -202,15 +219,8 @@ class TrainingState:
         Raises:
             BenchError: no or a damaged `last.pt`, or one of a run with other options or on other images.
         """
-        try:
+        with _damage_explained(folder):
             found = load_model(folder / LAST)
-        except DamagedFile as error:
-            best = folder / BEST
-            other = f", `ckpt={best}` and another `save` go on from the best network" if best.is_file() else ""
-            raise DamagedFile(
-                f"{folder / LAST} is damaged, so there is no run to resume; `overwrite` starts anew{other}",
-                folder / LAST,
-            ) from error
         check_same_run(folder, found, self.saved, self.identity, self.files)
         state, scored = found.state, found.model.state_dict()
         self.saved.model.load_state_dict(state["live"] if self.ema else scored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -19,7 +20,6 @@ from bench.errors import MachineError
 from bench.measure import evaluation
 from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, save_model
-from bench.system.failures import explained
 from bench.system.files import read_json, write_json
 from bench.system.run_folder import INFO, PRUNED, REPORT
 from bench.training.step import TrainingLoss
@@ -181,13 +181,13 @@ class TestMemory:
 def test_a_loader_process_that_is_killed_is_replaced(tiny_camvid, number):
     data = SegmentationData(DataOptions(dataset="camvid", data_root=str(tiny_camvid), num_workers=1))
     loader = data.eval_loader("train", 1)
-    with pytest.raises((MachineError, RuntimeError)) as caught:
+    with pytest.raises(MachineError, match="a process that loads images was killed"):
         for _ in loader:
             (worker,) = loader._batches._iterator._workers
             os.kill(worker.pid, number)
-            # torch may tell of it in the middle of anything: here, and not after the block.
-            time.sleep(0.5)
-    assert "a process that loads images was killed" in str(explained(caught.value))
+            # torch tells of it in the middle of anything: here, and not in pytest's own code.
+            with contextlib.suppress(RuntimeError):
+                time.sleep(0.5)
     assert len(list(loader)) == 8
 
 

@@ -89,7 +89,7 @@ def test_a_recipe_trains(name, roots):
     assert (finetune.epochs, finetune.lr) == (settings["finetune-epochs"], settings["finetune-lr"])
     for recipe, steps in ((options, STEPS), (finetune, 1)):
         loss = TrainingLoss(data, recipe, device, None)
-        state = new_state(saved, recipe, device, run_identity(saved, data, recipe, 0, 1))
+        state = new_state(saved, recipe, device, run_identity(saved, data, recipe, 0, 1), data.files("train"))
         batches = iter(data.train_loader(recipe.batch_size, crop_size=recipe.crop_size))
         for step in range(steps):
             value = loss(saved.model, *next(batches))

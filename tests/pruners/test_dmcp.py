@@ -428,7 +428,7 @@ def test_fresh_weights_follow_the_seed_and_not_the_baseline(make_bench: Callable
     assert not torch.equal(states[1][name], states[0][name])
     assert all(torch.equal(tensor, states[2][key]) for key, tensor in states[1].items())
     assert not torch.equal(other.saved.model.final_conv.weight, states[1]["final_conv.weight"])
-    with pytest.raises(UsageError, match="draws all weights anew after the cut; leave `absorb_bias` out"):
+    with pytest.raises(UsageError, match="draws all weights anew after the cut; leave `repair` and `absorb_bias` out"):
         prune_network(make_bench(absorb_bias=True), make_pruner("dmcp", {**settings, "fresh": True}), target, seed=0)
 
 

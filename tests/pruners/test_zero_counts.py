@@ -15,6 +15,7 @@ from bench.channels.groups import find_groups, prunable
 from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
 from bench.pruners.apoz.zero_counts import ZeroShares, zero_shares
+from bench.torch_utils.hooks import inputs_seen
 
 
 def batches(count: int = 2, size: tuple[int, int] = (16, 24)) -> list[tuple[Tensor, None]]:
@@ -157,9 +158,8 @@ def test_a_trunk_has_the_mean_of_the_relus_behind_its_additions() -> None:
     first = at(model, "stem.1", batches())
     # What reads the trunk has it as its input.
     trunk1, trunk2 = [], []
-    model.inner2.register_forward_pre_hook(lambda _, inputs: trunk1.append(inputs[0]))
-    model.side.register_forward_pre_hook(lambda _, inputs: trunk2.append(inputs[0]))
-    with torch.no_grad():
+    seen = {"inner2": trunk1, "side": trunk2}
+    with torch.no_grad(), inputs_seen(model, seen, lambda name, inputs: seen[name].append(inputs[0])):
         for images, _ in batches():
             model(images)
     expected = (share(first) + share(trunk1) + share(trunk2)) / 3
