@@ -10,7 +10,7 @@ files of the time before kept that, and networks were timed in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,6 +111,7 @@ def load_model(
         return _open_plain(path, content, name, outputs, head)
     if content["format"] != FORMAT:
         raise BenchError(f"{path} has format '{content['format']}'; this version reads '{FORMAT}'")
+    _check_form(path, content)
     spec = ModelSpec(**content["model"])
     if name is not None and spec.name != name:
         raise BenchError(f"{path} holds a {spec.name}, not a {name}; pass `model={spec.name}` or another file")
@@ -172,10 +173,40 @@ def check_outputs(path: Path | str, spec: ModelSpec, outputs: int) -> None:
         )
 
 
+def _check_form(path: Path | str, content: Mapping[str, Any]) -> None:
+    """Raises BenchError unless a file of this project's format has the parts that its writer gave it."""
+
+    def is_mapping(value: Any, of: type = object) -> bool:
+        return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, of) for k, v in value.items())
+
+    model, meta = content.get("model"), content.get("meta")
+    outputs = model.get("outputs") if is_mapping(model) else None
+    size = meta.get("input_size") if is_mapping(meta) else None
+    forms = {
+        "model": is_mapping(model)
+        and model.keys() <= {spec.name for spec in fields(ModelSpec)}
+        and isinstance(model.get("name"), str)
+        and isinstance(outputs, int)
+        and outputs > 0
+        and is_mapping(model.get("kwargs", {})),
+        "state_dict": is_mapping(content.get("state_dict"), Tensor),
+        "channels": is_mapping(content.get("channels")),
+        "meta": is_mapping(meta),
+        "meta's input_size": size is None
+        or (isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size)),
+    }
+    wrong = next((part for part, is_right in forms.items() if not is_right), None)
+    if wrong:
+        raise BenchError(f"{path} is damaged: its {wrong} is missing or of another form; write it again")
+
+
 def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *, narrowed: bool) -> nn.Module:
     # On the meta device no weight is initialised only to be overwritten.
-    with torch.device("meta"):
-        model = build_model(spec)
+    try:
+        with torch.device("meta"):
+            model = build_model(spec)
+    except TypeError as error:
+        raise BenchError(f"{path}: {spec.name} cannot be built with its arguments {spec.kwargs} ({error})") from error
     if narrowed:
         adopt_shapes(model, {key: tuple(tensor.shape) for key, tensor in weights.items()})
     weights = fitting_tensors(weights, model.state_dict(), where=f"{path} does not fit {spec.name}")

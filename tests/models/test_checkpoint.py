@@ -361,3 +361,24 @@ def test_a_failed_write_leaves_the_old_file(model: nn.Module, tmp_path: Path, mo
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"state_dict": None}, "its state_dict is missing or of another form"),
+        ({"state_dict": {"a": 1}}, "its state_dict is missing or of another form"),
+        ({"model": None}, "its model is missing or of another form"),
+        ({"model": {"name": "unet_small", "outputs": -1}}, "its model is missing"),
+        ({"model": {"name": "unet_small", "outputs": "12"}}, "its model is missing"),
+        ({"model": {"name": "unet_small", "outputs": 12, "kwargs": {"a": 1}}}, "cannot be built with its arguments"),
+        ({"meta": None}, "its meta is missing"),
+        ({"meta": {"input_size": "48,64"}}, "its meta's input_size is missing or of another form"),
+        ({"channels": []}, "its channels is missing"),
+    ],
+)
+def test_a_file_that_lacks_a_part_is_refused_by_name(tmp_path, shallow_baseline, changes, says):
+    content = torch.load(shallow_baseline, weights_only=True)
+    torch.save({**content, **changes}, tmp_path / "a.pt")
+    with pytest.raises(BenchError, match=says):
+        load_model(tmp_path / "a.pt")
