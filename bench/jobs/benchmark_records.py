@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.options import DataOptions
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFile
 from bench.measure.baseline import Baseline
 from bench.measure.inference import PLAIN
 from bench.measure.options import ScoringOptions
@@ -40,7 +40,7 @@ def as_measured(
         BenchError: no job was measured as asked, or those that were differ in what was left open.
     """
     folders = [folder for folder in pruned_folders(out) if (folder / REPORT).is_file()]
-    measured = {folder: _settings(read_json(folder / REPORT)) for folder in folders}
+    measured = {folder: found for folder in folders if (found := _settings_in(folder)) is not None}
     if not measured:
         return data, scoring
     asked = {name: value for name, value in plain(asdict(data) | asdict(scoring)).items() if name in given}
@@ -90,6 +90,14 @@ def difference(baseline: Baseline, folder: Path) -> str | None:
             "benchmark.py again, or pass the data set it was measured on as `data_root`"
         )
     return None
+
+
+def _settings_in(folder: Path) -> dict[str, Any] | None:
+    """The settings of a job; None where its report is not one, which is said where the jobs are gone through."""
+    try:
+        return _settings(read_json(folder / REPORT))
+    except (DamagedFile, LookupError, AttributeError, TypeError):
+        return None
 
 
 def _settings(report: Mapping[str, Any]) -> dict[str, Any]:

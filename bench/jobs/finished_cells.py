@@ -89,7 +89,7 @@ def _unfit(baseline: Baseline, folder: Path) -> str | None:
         reason = difference(baseline, folder)
     except BenchError as error:
         reason = str(error)
-    except (KeyError, TypeError):
+    except (LookupError, AttributeError, TypeError):
         reason = "has records that are not those of a job"
     # What stands before is the folder, of which there may be many.
     return reason and reason.removeprefix(f"{folder} ")

@@ -25,9 +25,13 @@ from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_fi
 from bench.models.wrapper_names import unwrapped
 from bench.system.console import say
 from bench.system.files import plain
+from bench.torch_utils.dry_run import blank_image, stand_in
 from bench.torch_utils.memory_format import contiguous
 
 FORMAT = "segmentation-pruning-bench/1"
+
+# Only shapes are looked at, so the size does not matter.
+_TRIED = (64, 64)
 
 Channels = dict[str, list[int]]
 """Group name -> the channels of the dense network that were kept; a group not named is whole."""
@@ -200,6 +204,15 @@ def _check_form(path: Path | str, content: Mapping[str, Any]) -> None:
         raise BenchError(f"{path} is damaged: its {wrong} is missing or of another form; write it again")
 
 
+def _check_fit(path: Path | str, model: nn.Module) -> None:
+    """Raises BenchError where the layers of a pruned network are not as wide as each other read them."""
+    try:
+        with stand_in(model) as shadow:
+            shadow(blank_image(shadow, _TRIED))
+    except RuntimeError as error:
+        raise BenchError(f"{path} is damaged: its layers do not fit together ({str(error).splitlines()[0]})") from error
+
+
 def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *, narrowed: bool) -> nn.Module:
     # On the meta device no weight is initialised only to be overwritten.
     try:
@@ -211,6 +224,8 @@ def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *
         adopt_shapes(model, {key: tuple(tensor.shape) for key, tensor in weights.items()})
     weights = fitting_tensors(weights, model.state_dict(), where=f"{path} does not fit {spec.name}")
     model.load_state_dict(weights, assign=True)
+    if narrowed:
+        _check_fit(path, model)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()

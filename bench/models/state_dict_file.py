@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,10 @@ def read_file(path: Path | str) -> dict[Any, Any]:
     if not Path(path).is_file():
         raise BenchError(f"{path} is not a file; pass a checkpoint file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Of what kind of pickle a file is torch warns; that it is none of ours is said below.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedFile(
             f"{path} holds more than plain tensors (a pickled network?) or is no checkpoint; "
