@@ -24,6 +24,11 @@ def run(main: Callable[[list[str]], None]) -> None:
     name = Path(sys.argv[0]).name
     _show_everything()
     try:
+        Path.cwd()
+    except OSError:
+        # Libraries that are loaded later end the process with words of their own.
+        _end(1, f"{name}: error: the working folder is gone; change to one that exists")
+    try:
         with sigterm_as_interrupt(), stages_told():
             main(argv)
         # Now, when it can be told, and not when Python ends.

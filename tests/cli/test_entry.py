@@ -74,3 +74,16 @@ def test_options_of_a_message_are_shown_as_flags(monkeypatch, capsys):
         run(fails)
     says = "lower --min-keep or pass --amp none, --target-latency 12ms; `x.pt` stays"
     assert capsys.readouterr().err == f"x.py: error: {says}\n"
+
+
+def test_a_working_folder_that_is_gone_is_told(project_root, tmp_path):
+    program = (
+        "import os, runpy, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone');"
+        f"sys.path.insert(0, {str(project_root)!r}); sys.argv = ['eval.py', '--report', 'r.json'];"
+        f"runpy.run_path({str(project_root / 'eval.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "eval.py: error: the working folder is gone; change to one that exists\n",
+    )
