@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +34,7 @@ from bench.plan.latency_model import LatencyCost
 from bench.plan.pruning_plan import Scores, make_plan, removal_order_of
 from bench.plan.target import Goal, Target
 from bench.plan.weighed_order import Objective
+from tests.benchmarks.limits import conclude
 
 Result = TypeVar("Result")
 OUTPUTS = 12
@@ -164,12 +163,7 @@ def main() -> None:
         f"one more target in {MOST_SECONDS_MORE:g} s": result["one_more_target"]["all"] <= MOST_SECONDS_MORE,
         f"memory flat within {MOST_MEGABYTES:g} MB": growth["further rounds"] <= MOST_MEGABYTES,
     }
-    for limit, is_kept in limits.items():
-        print(f"  {'kept' if is_kept else 'NOT KEPT'}: {limit}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({**result, "limits": limits}, indent=1) + "\n", encoding="utf-8")
-    if not all(limits.values()):
-        sys.exit(1)
+    conclude(result, limits, arguments.out)
 
 
 if __name__ == "__main__":

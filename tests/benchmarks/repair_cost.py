@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import resource
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -32,6 +30,7 @@ from bench.plan.pruning_plan import make_plan
 from bench.plan.target import Goal, Target
 from bench.recover import repair as repairing
 from bench.recover.options import RepairOptions
+from tests.benchmarks.limits import conclude
 
 OUTPUTS = 12
 MOST_PASSES, MOST_GIGABYTES = 4.0, 10.0
@@ -126,12 +125,7 @@ def main() -> None:
         f"at most {MOST_PASSES:g} plain passes beside the solves": result["passes"] <= MOST_PASSES,
         f"less than {MOST_GIGABYTES:g} GB": result["peak_gigabytes"]["repair"] < MOST_GIGABYTES,
     }
-    for limit, is_kept in limits.items():
-        print(f"  {'kept' if is_kept else 'NOT KEPT'}: {limit}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({**result, "limits": limits}, indent=1) + "\n", encoding="utf-8")
-    if not all(limits.values()):
-        sys.exit(1)
+    conclude(result, limits, arguments.out)
 
 
 if __name__ == "__main__":
