@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.channels.layer_axes import NORMS, axes_of, keep_channels, width
+from bench.errors import BenchError
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.hooks import inputs_seen
 from bench.torch_utils.outputs import tensors_in
@@ -47,21 +49,24 @@ def faults(model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> 
     if not candidates:
         return {}
     key = _architecture(model, candidates.values(), images)
-    if key is None or key not in _known:
-        trial = _Trial(model, images)
-        right, found = _sorted_out(candidates.values(), trial.exchange)
-        found = {name: trial.where(candidates[name], reason) for name, reason in found.items()}
-        _, crashed = _sorted_out(right, trial.cut)
-        if key is None:
-            return found | crashed
+    if key is None:
+        return _found_by_trial(model, candidates, images)
+    if key not in _known:
         if len(_known) == _MOST_KNOWN:
             del _known[next(iter(_known))]
-        _known[key] = found | crashed
+        _known[key] = _found_by_trial(model, candidates, images)
     return dict(_known[key])
 
 
 _known: dict[Hashable, dict[str, str]] = {}
 _MOST_KNOWN = 64
+
+
+def _found_by_trial(model: nn.Module, candidates: Mapping[str, ChannelGroup], images: Tensor) -> dict[str, str]:
+    trial = _Trial(model, images)
+    right, moved = _sorted_out(candidates.values(), trial.exchange)
+    _, crashed = _sorted_out(right, trial.cut)
+    return {name: trial.where(candidates[name], reason) for name, reason in moved.items()} | crashed
 
 
 def _architecture(model: nn.Module, groups: Iterable[ChannelGroup], images: Tensor) -> Hashable | None:
@@ -127,16 +132,33 @@ class _Trial:
     """
 
     def __init__(self, model: nn.Module, images: Tensor):
+        """Finds weights and a precision with which the network gives numbers.
+
+        Raises:
+            BenchError: there are none.
+        """
         self._own, self._blank = model, images[:1]
-        self._images = torch.randn(self._blank.shape, generator=torch.Generator().manual_seed(0)).to(images)
-        self._model, self._tolerance = _shaken(copy.deepcopy(model)).double(), _EXACT
-        try:
-            self._expected = self._outputs(self._model, self._images.double())
-            self._images = self._images.double()
-        except (RuntimeError, TypeError):
-            # Constants of a type that is written in the code.
-            self._model, self._tolerance = _shaken(copy.deepcopy(model)), _ROUNDED
-            self._expected = self._outputs(self._model, self._images)
+        drawn = torch.randn(self._blank.shape, generator=torch.Generator().manual_seed(0)).to(images)
+        failure = "its outputs are not finite"
+        # Constants of a type that is written in the code ask for the network's own precision, and a weight that must
+        # stay above 0, say, for the network's own weights.
+        for is_double, is_shaken in itertools.product((True, False), repeat=2):
+            self._model, self._images = copy.deepcopy(model), drawn
+            self._tolerance = _EXACT if is_double else _ROUNDED
+            if is_shaken:
+                _shake(self._model)
+            if is_double:
+                self._model, self._images = self._model.double(), drawn.double()
+            try:
+                self._expected = self._outputs(self._model, self._images)
+            except Exception as error:  # noqa: BLE001  a network's own code
+                failure = _first_line(error)
+                continue
+            if all(output.isfinite().all() for outputs in self._expected for output in outputs):
+                return
+        raise BenchError(
+            f"cannot try out which channels of {type(model).__name__} can go ({failure}); mend the network"
+        )
 
     def exchange(self, groups: list[ChannelGroup]) -> str | None:
         """What goes wrong when the channels of some groups change places, or None."""
@@ -225,7 +247,7 @@ class _Trial:
 
 
 @torch.no_grad()
-def _shaken(model: nn.Module) -> nn.Module:
+def _shake(model: nn.Module) -> None:
     """Moves every weight, and the statistics of norms, a little; in place."""
     # One list of numbers, of a length that no width divides, is enough and quicker than as many as there are weights.
     drawn = torch.randn(9973, generator=torch.Generator().manual_seed(0))
@@ -241,7 +263,6 @@ def _shaken(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
             module.running_mean += noise(module.running_var)
             module.running_var += noise(module.running_var).abs()
-    return model
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch.nn import functional
 from bench.channels import exchange
 from bench.channels.exchange import faults
 from bench.channels.groups import ChannelGroup, find_groups, prunable
+from bench.errors import BenchError
 from bench.models import ModelSpec, build_model
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.outputs import tensors_in
@@ -187,3 +188,25 @@ def test_tensors_of_any_output() -> None:
     assert tensors_in(one) == [one]
     assert tensors_in({"out": one, "more": [two, None, (three,)], "name": "x"}) == [one, two, three]
     assert tensors_in(None) == []
+
+
+def test_a_network_that_cannot_be_shaken_is_tried_with_its_own_weights() -> None:
+    class Rooted(Moved):
+        def __init__(self, between: Between) -> None:
+            super().__init__(between)
+            self.offsets = nn.Parameter(torch.cat([torch.full((9,), 1e-3), torch.ones(1)]), requires_grad=False)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * self.offsets.sqrt().sum()
+
+    assert group_names(toys.settled(Rooted(normed)))["first.0"] is None
+    assert group_names(toys.settled(Rooted(shuffled)))["first.0"] is not None
+
+
+def test_a_network_that_gives_no_numbers_is_refused() -> None:
+    class Empty(Moved):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) / 0
+
+    with pytest.raises(BenchError, match=r"channels of Empty can go \(its outputs are not finite\)"):
+        find_groups(toys.settled(Empty(normed)))
