@@ -54,6 +54,11 @@ def as_flags(message: str) -> str:
     return re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", flag, message)
 
 
+def first_line(error: object) -> str:
+    """What an error says in its first line, or what it is where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Builds the error for a name that is not registered, with the nearest names that are."""
     known = sorted(known)

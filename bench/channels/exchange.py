@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.channels.layer_axes import NORMS, axes_of, keep_channels, width
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.hooks import inputs_seen
 from bench.torch_utils.outputs import tensors_in
@@ -152,7 +152,7 @@ class _Trial:
             try:
                 self._expected = self._outputs(self._model, self._images)
             except Exception as error:  # noqa: BLE001  a network's own code
-                failure = _first_line(error)
+                failure = first_line(error)
                 continue
             if all(output.isfinite().all() for outputs in self._expected for output in outputs):
                 return
@@ -166,7 +166,7 @@ class _Trial:
             try:
                 outputs = self._outputs(self._model, self._images)
             except Exception as error:  # noqa: BLE001  a network's own code
-                return f"fails once its channels change places: {_first_line(error)}"
+                return f"fails once its channels change places: {first_line(error)}"
         return None if self._is_as_expected(outputs) else "its channels cannot change places"
 
     def cut(self, groups: list[ChannelGroup]) -> str | None:
@@ -188,7 +188,7 @@ class _Trial:
                 if gradients:
                     torch.stack(gradients).sum().backward()
         except Exception as error:  # noqa: BLE001  a network's own code
-            return _first_line(error)
+            return first_line(error)
         return None
 
     def where(self, group: ChannelGroup, reason: str) -> str:
@@ -351,7 +351,3 @@ def _is_close(before: Tensor, after: Tensor, tolerance: float) -> bool:
         return torch.equal(before, after)
     apart = (before - after).abs().max() if before.numel() else torch.zeros(())
     return bool(apart <= tolerance * before.abs().max().clamp(min=1e-30))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -17,7 +17,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, axes_of
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.hooks import calls_seen
 
@@ -112,7 +112,7 @@ def _dependencies(framed: _Framed, images: Tensor) -> tuple[tp.DependencyGraph, 
         except (RuntimeError, ValueError, AssertionError, AttributeError, LookupError, TypeError) as error:
             raise BenchError(
                 f"cannot trace {type(framed.model).__name__} at {TRACE_SIZE[0]}x{TRACE_SIZE[1]} "
-                f"({(str(error).splitlines() or [type(error).__name__])[0]}); "
+                f"({first_line(error)}); "
                 "it must map [N, 3, H, W] to logits through layers that keep the autograd graph"
             ) from error
     return graph, groups

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bench.config.shipped import located
 from bench.config.values import parse_path
-from bench.errors import UsageError, unknown_name
+from bench.errors import UsageError, first_line, unknown_name
 from bench.system.console import say
 
 RECIPES_FILE = Path("configs", "training_configs.yaml")
@@ -154,7 +154,7 @@ def _read(path: Path) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise UsageError(f"config {path} is not YAML{line}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"config {path} is not YAML{line}: {first_line(error)}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"config {path} is not a text file") from error
     except RecursionError as error:

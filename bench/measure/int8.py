@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import adopt_shapes
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, first_line
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import EvaluationReport, file_record
 from bench.measure.latency_report import LatencyReport
@@ -205,7 +205,7 @@ def _explained(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except _UNTRACEABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BenchError(
             f"{type(model).__name__} cannot be quantised: torch.fx cannot follow it ({reason}); leave out `int8`"
         ) from error

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench.config.declare import require
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.measure.options import TimingOptions
 from bench.torch_utils.memory_format import is_laid_out, lay_out
 
@@ -81,7 +81,7 @@ def compilation() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error)
         raise BenchError(
             f"torch.compile failed ({reason}); on the CPU it needs a C++ compiler, on a GPU Triton: install that or "
             "leave `latency_compile` out"

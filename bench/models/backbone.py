@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, first_line
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file
 from bench.models.wrapper_names import unwrapped
 
@@ -89,10 +89,6 @@ def _download(architecture: str) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise BenchError(
-            f"cannot download {url} ({_first_line(error)}); download it elsewhere and pass "
+            f"cannot download {url} ({first_line(error)}); download it elsewhere and pass "
             f"`pretrained_backbone={Path(url).name}`"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.layer_axes import adopt_shapes
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.models import ModelSpec, build_model, check_model
 from bench.models.output_layers import output_layers, outputs_of, with_fresh_outputs
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file, write_file
@@ -210,7 +210,7 @@ def _check_fit(path: Path | str, model: nn.Module) -> None:
         with stand_in(model) as shadow:
             shadow(blank_image(shadow, _TRIED))
     except RuntimeError as error:
-        raise BenchError(f"{path} is damaged: its layers do not fit together ({str(error).splitlines()[0]})") from error
+        raise BenchError(f"{path} is damaged: its layers do not fit together ({first_line(error)})") from error
 
 
 def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *, narrowed: bool) -> nn.Module:

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator
 
-from bench.errors import BenchError, MachineError
+from bench.errors import BenchError, MachineError, first_line
 
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|CUDA out of memory|CUDA error: out of memory|not enough memory|Cannot allocate memory"
@@ -46,7 +46,7 @@ def explained(error: BaseException) -> BenchError | None:
     if reason is None and isinstance(error, OSError):
         reason = _of_files(error)
     if reason is None and isinstance(error, RuntimeError) and _BUSY.search(str(error)):
-        reason = f"the GPU cannot be used ({_first_line(error)}); free it, or pass `device=cpu`"
+        reason = f"the GPU cannot be used ({first_line(error)}); free it, or pass `device=cpu`"
     if isinstance(error, UnicodeEncodeError):
         reason = f"{error.object!a} cannot be written as {error.encoding}; set PYTHONUTF8=1 or use plainer names"
     return None if reason is None else MachineError(reason)
@@ -82,7 +82,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def in_one_line(error: BaseException) -> str:
     """What an error says, in one line, whoever raised it."""
-    return _first_line(explained(error) or error)
+    return first_line(explained(error) or error)
 
 
 def _out_of_memory(error: BaseException, where: str, mend: str) -> MachineError:
@@ -130,27 +130,23 @@ def _of_files(error: OSError) -> str | None:
         return f"{name or 'a file'}: {error.strerror}; change its permissions or choose another one"
     if error.strerror and name:
         return f"{name}: {error.strerror}"
-    return _first_line(error)
+    return first_line(error)
 
 
 def not_written(path: object, error: BaseException) -> MachineError:
     """The error of a file that could not be written, by what was raised: torch's writer does not say why."""
     if not isinstance(error, OSError):
-        return MachineError(f"cannot write {path} ({_first_line(error)}); is the disk full?")
+        return MachineError(f"cannot write {path} ({first_line(error)}); is the disk full?")
     mend = f"; {_DISK}" if error.errno in _FULL else "; choose another folder" if error.errno in _DENIED else ""
-    return MachineError(f"cannot write {path}: {error.strerror or _first_line(error)}{mend}")
+    return MachineError(f"cannot write {path}: {error.strerror or first_line(error)}{mend}")
 
 
 def _how(text: str) -> str:
     found = re.search(r"pid\D*(\d+).*?(?:signal: (\w+))?(?:\.|$)", text, re.MULTILINE)
-    return f"process {found[1]}" + (f", {found[2]}" if found[2] else "") if found else _first_line(text)
+    return f"process {found[1]}" + (f", {found[2]}" if found[2] else "") if found else first_line(text)
 
 
 def _size_of(folder: str) -> str:
     with contextlib.suppress(OSError):
         return f"{folder} has {shutil.disk_usage(folder).total / 2**20:.0f} MiB"
     return folder
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

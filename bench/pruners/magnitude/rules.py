@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.channels.layer_axes import is_depthwise
 from bench.config.shipped import located
-from bench.errors import UsageError
+from bench.errors import UsageError, first_line
 
 DEPTHWISE = "depthwise"
 """What a rule may ask for as a type besides class names: a convolution with one filter a channel."""
@@ -99,7 +99,7 @@ def read_rules(path: str) -> tuple[Rule, ...]:
     try:
         content = yaml.safe_load(found.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"rule table {path} is not YAML: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"rule table {path} is not YAML: {first_line(error)}") from error
     rows = content.get("rules") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
         raise UsageError(f"rule table {path} must hold a list named 'rules' with at least one rule")
