@@ -151,11 +151,13 @@ class SegmentationData:
         samples = list(self._in_threads(load, chosen, "loading calibration images"))
         return [_stacked(batch) for batch in parts(samples, batch_size)]
 
-    def class_weights(self) -> Tensor:
-        """Median-frequency weights of the training labels (Eigen and Fergus 2015), float32 [outputs].
+    def class_weights(self, rule: str = "median") -> Tensor:
+        """Weights of the classes by how frequent they are in the training labels, float32 [outputs].
 
-        A class's frequency is its share of the labelled pixels of the images it appears in; its weight is the
-        median frequency over its own. Outputs that no training pixel has (void, absent classes) weigh 0.
+        Outputs that no training pixel has (void, absent classes) weigh 0.
+
+        Args:
+            rule: `median`, see `median_frequency`, or `log`, see `log_frequency`.
         """
         split = self._split("train")
         outputs = self.classes.outputs
@@ -165,7 +167,8 @@ class SegmentationData:
             counts = np.bincount(label[label != self.classes.ignore_index].ravel(), minlength=outputs)
             return counts[:outputs]
 
-        return median_frequency(
+        rules = {"median": median_frequency, "log": log_frequency}
+        return rules[rule](
             np.stack(list(self._in_threads(count, range(len(split)), "counting the pixels of each class")))
         )
 
@@ -250,7 +253,10 @@ class _EpochBatches(data.Sampler):
 
 
 def median_frequency(counts: np.ndarray) -> Tensor:
-    """Median-frequency class weights.
+    """Median-frequency class weights (Eigen and Fergus 2015).
+
+    A class's frequency is its share of the labelled pixels of the images it appears in; its weight is the median
+    frequency over its own.
 
     Args:
         counts: int64 [images, classes], pixels of each class in each image.
@@ -266,6 +272,22 @@ def median_frequency(counts: np.ndarray) -> Tensor:
     if present.any():
         weights[present] = np.median(frequency) / frequency
     return torch.from_numpy(weights)
+
+
+def log_frequency(counts: np.ndarray) -> Tensor:
+    """Class weights `1 / log(1.02 + p)` (ENet, Paszke et al. 2016), p a class's share of all labelled pixels.
+
+    They lie between 1.4 and 50, so that no rare class drowns the others.
+
+    Args:
+        counts: int64 [images, classes], pixels of each class in each image.
+
+    Returns:
+        float32 [classes]; 0 for a class without pixels.
+    """
+    pixels = counts.sum(axis=0)
+    weights = 1 / np.log(1.02 + pixels / max(1, pixels.sum()))
+    return torch.from_numpy(np.where(pixels > 0, weights, 0).astype(np.float32))
 
 
 def _stacked(samples: list[tuple[Tensor, Tensor]]) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data import SegmentationData, median_frequency
+from bench.data import SegmentationData, log_frequency, median_frequency
 from bench.datasets import split as split_module
 from bench.datasets import transforms
 from bench.datasets.camvid import COLOURS, NAMES, VOID, CamVid
@@ -463,10 +464,17 @@ class TestClassWeights:
         assert weights.tolist() == pytest.approx([1, 9, 0.9, 0])
         assert weights.dtype == torch.float32
 
+    def test_by_logarithm(self):
+        weights = log_frequency(np.array([[6, 1, 0], [2, 1, 0]]))
+        assert weights.tolist() == pytest.approx([1 / math.log(1.02 + 0.8), 1 / math.log(1.02 + 0.2), 0])
+        assert weights.dtype == torch.float32
+
     def test_over_the_training_labels(self, tmp_path):
         for index, ids in enumerate(([[0, 0], [0, 1]], [[VOID, 1], [VOID, 1]])):
             save(tmp_path / "train" / f"{index}.png", np.zeros((2, 2, 3)))
             save(tmp_path / "trainannot" / f"{index}.png", np.array(ids))
+        by_logarithm = opened(tmp_path).class_weights("log")
+        assert by_logarithm.tolist() == pytest.approx([1 / math.log(1.52), 1 / math.log(1.52), *[0] * 10])
         weights = opened(tmp_path).class_weights()
         # Frequencies: class 0 is 3 of 4; class 1 is 1 + 2 of 4 + 2, because void does not count.
         assert weights.shape == (12,)

@@ -241,7 +241,9 @@ def test_the_penalty_is_added_to_gradients_that_are_not_scaled(tmp_path, monkeyp
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("change", [{"compute_class_weights": True}, {"aux_weight": 0.0}, {"optimizer": "adamw"}])
+@pytest.mark.parametrize(
+    "change", [{"compute_class_weights": True}, {"warmup_epochs": 1}, {"aux_weight": 0.0}, {"optimizer": "adamw"}]
+)
 def test_options_reach_the_weights(tmp_path, change):
     plain, changed = new_network(aux=True), new_network(aux=True)
     train(tmp_path / "plain", plain, ToyData(), epochs=1)

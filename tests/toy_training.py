@@ -150,7 +150,7 @@ class ToyData:
     def check_labelled(self, *splits: str) -> None:
         pass
 
-    def class_weights(self) -> Tensor:
+    def class_weights(self, rule: str = "median") -> Tensor:
         return torch.tensor([1.0, 2.0, 5.0, 0.0])
 
 

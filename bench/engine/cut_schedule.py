@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from bench.config.declare import identity_of
 from bench.engine.options import IterativeOptions
 from bench.errors import UsageError
 from bench.plan.target import Goal, Target
@@ -59,7 +60,7 @@ class CutSchedule:
 
     def as_record(self) -> Mapping[str, Any]:
         """Plain data, without what has no influence."""
-        recipe = {name: value for name, value in asdict(self.recipe).items() if name not in OF_EPOCHS}
+        recipe = {name: value for name, value in identity_of(self.recipe).items() if name not in OF_EPOCHS}
         if self.distill.distill_weight:
             recipe |= asdict(self.distill)
         return {
@@ -93,7 +94,7 @@ def schedule_of(
         if options.finetune_between:
             raise UsageError("`finetune_between` trains between cuts; pass `iterations=2` or more too")
         return None
-    recipe = replace(training, lr=finetune.finetune_lr)
+    recipe = replace(training, lr=finetune.finetune_lr, warmup_epochs=0, freeze_backbone_epochs=0)
     return CutSchedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe, distill)
 
 

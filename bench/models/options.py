@@ -15,5 +15,9 @@ class ModelOptions:
         None, "network; --list-models names them (default: the checkpoint's, else resnet50_seg)", parse=str
     )
     pretrained_backbone: str | None = option(
-        None, "torchvision-format backbone weights: a file, or 'imagenet' to download them", parse=str, metavar="FILE"
+        None,
+        "ImageNet weights for the backbone: a file, 'efficientnet-lite0' for those of the installed package, or "
+        "'imagenet' to download torchvision's",
+        parse=str,
+        metavar="FILE",
     )

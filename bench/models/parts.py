@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 CLASSIFIER_STD = 0.01
@@ -32,6 +33,9 @@ def initialise(model: nn.Module, classifier: nn.Conv2d) -> None:
     for layer in model.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            with torch.no_grad():
+                # Counted over all outputs, of which an input of a depthwise convolution reaches one.
+                layer.weight *= layer.groups**0.5
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
 
+from bench.config.declare import require
+from bench.models.backbone import in_backbone
 from bench.training.options import TrainOptions
+
+_FACTOR = "rate_factor"
+"""Where a group of parameters has its rate over that of the schedule."""
 
 
 def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW over all trainable parameters.
 
     Weight decay acts on every parameter, norms and biases too, as in torchvision's segmentation reference.
+
+    Raises:
+        UsageError: the backbone is to learn otherwise than the rest, and the network has none.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    require(
+        (options.backbone_lr_factor == 1 and not options.freeze_backbone_epochs)
+        or any(in_backbone(model, name) for name, _ in model.named_parameters()),
+        f"{type(model).__name__} does not say which of its layers are a backbone; leave out `backbone_lr_factor` and "
+        "`freeze_backbone_epochs`",
+    )
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters: list[Any] = list(learning.values())
+    if options.backbone_lr_factor != 1:
+        backbone = [parameter for name, parameter in learning.items() if in_backbone(model, name)]
+        rest = [parameter for name, parameter in learning.items() if not in_backbone(model, name)]
+        parameters = [{"params": rest}, {"params": backbone, _FACTOR: options.backbone_lr_factor}]
     if options.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
     return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
@@ -25,23 +45,43 @@ def learning_rate(options: TrainOptions, step: int, steps: int) -> float:
     """The learning rate of an optimizer step.
 
     Args:
-        options: schedule, initial rate, power or milestones.
+        options: schedule, initial rate, power or milestones, warm-up.
         step: number of the step, from 0.
         steps: steps of the whole run.
 
     Returns:
-        poly: `lr * (1 - step / steps) ** power`; multistep: `lr` over 10 for each milestone behind.
+        poly: `lr * (1 - step / steps) ** power`; multistep: `lr` over 10 for each milestone behind. Of the w steps of
+        the warm-up the n-th takes the share n / w of that, counted from 1.
     """
     done = step / steps
+    warmup_steps = steps * options.warmup_epochs / options.epochs
+    rate = options.lr if step >= warmup_steps else options.lr * (step + 1) / max(warmup_steps, step + 1)
     if options.schedule == "multistep":
-        return options.lr * 0.1 ** sum(done >= milestone for milestone in options.milestones)
-    return options.lr * (1.0 - done) ** options.poly_power
+        return rate * 0.1 ** sum(done >= milestone for milestone in options.milestones)
+    return rate * (1.0 - done) ** options.poly_power
+
+
+def leave_backbone(model: nn.Module, options: TrainOptions, step: int, steps: int) -> None:
+    """Takes the gradients off a frozen backbone, so that the step of the optimizer leaves it, and its momenta, alone.
+
+    Running statistics of its norms go on following the images.
+
+    Args:
+        model: the network, after a backward pass.
+        options: how long it is frozen.
+        step: number of the step, from 0.
+        steps: steps of the whole run.
+    """
+    if step * options.epochs < options.freeze_backbone_epochs * steps:
+        for name, parameter in model.named_parameters():
+            if in_backbone(model, name):
+                parameter.grad = None
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every parameter group the same learning rate."""
+    """Gives every parameter group the learning rate of the schedule, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(_FACTOR, 1.0)
 
 
 @torch.no_grad()

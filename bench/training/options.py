@@ -21,6 +21,15 @@ class TrainOptions:
     lr: float = option(0.01, "initial learning rate", parse=above_zero)
     momentum: float = option(0.9, "SGD momentum", parse=share)
     weight_decay: float = option(1e-4, "weight decay", parse=share, aliases=("wd",))
+    backbone_lr_factor: float = option(
+        1.0, "learning rate of the backbone over that of the other layers", parse=above_zero, later=True
+    )
+    freeze_backbone_epochs: int = option(
+        0, "first epochs in which the backbone's weights stay as they are", parse=whole, later=True
+    )
+    warmup_epochs: int = option(
+        0, "first epochs, over which the learning rate rises from 0 to that of the schedule", parse=whole, later=True
+    )
     schedule: str = option("poly", "learning-rate schedule, per iteration", choices=("poly", "multistep"))
     poly_power: float = option(0.9, "power of --schedule poly", parse=above_zero)
     milestones: list[float] = option(
@@ -29,7 +38,14 @@ class TrainOptions:
         parse=list_of(parse_ratio),
     )
     aux_weight: float = option(0.4, "weight of the auxiliary head's loss, where there is one", parse=share)
-    compute_class_weights: bool = option(False, "weight the loss by median class frequency")
+    compute_class_weights: bool = option(False, "weight the loss by class frequency")
+    class_weighting: str = option(
+        "median",
+        "what --compute-class-weights weighs a class by: the median frequency over its own (median), or "
+        "1 / log(1.02 + its share of all pixels) (log)",
+        choices=("median", "log"),
+        later=True,
+    )
     grad_clip: float = option(0.0, "largest gradient norm; 0 does not clip", parse=share)
     accumulate: int = option(1, "batches whose gradients make one step", parse=positive)
     sparsity_lambda: float = option(
@@ -42,7 +58,7 @@ class TrainOptions:
     tensorboard: bool = option(False, "also log to TensorBoard")
 
 
-OF_EPOCHS = ("epochs", "eval_every", "tensorboard")
+OF_EPOCHS = ("epochs", "eval_every", "tensorboard", "freeze_backbone_epochs", "warmup_epochs")
 """Fields of `TrainOptions` that training for a number of steps has no use for."""
 
 

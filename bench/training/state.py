@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
+from bench.config.declare import identity_of
 from bench.datasets.fingerprint import DataFiles
 from bench.errors import BenchError, DamagedFile
 from bench.models.checkpoint import SavedModel, load_model, read_meta, save_model, stored_tensors
@@ -66,7 +67,7 @@ def run_identity(
         processes: how many train together.
         taught: the record of a distillation, if a teacher takes part.
     """
-    identity = {name: value for name, value in asdict(options).items() if name != "tensorboard"}
+    identity = {name: value for name, value in identity_of(options).items() if name != "tensorboard"}
     identity |= {
         "model": saved.spec,
         "dataset": data.name,

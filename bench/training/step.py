@@ -16,7 +16,14 @@ from bench.torch_utils.batches import batchnorm_explained
 from bench.torch_utils.contexts import autocast
 from bench.training.distillation import Distillation
 from bench.training.losses import segmentation_loss
-from bench.training.optimizer import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
+from bench.training.optimizer import (
+    Ema,
+    build_optimizer,
+    learning_rate,
+    leave_backbone,
+    penalise_scales,
+    set_learning_rate,
+)
 from bench.training.options import TrainOptions
 from bench.training.state import TrainingState
 
@@ -80,7 +87,9 @@ class TrainingLoss:
         self._knobs = knobs
         self._options, self._device, self._void = options, device, data.classes.ignore_index
         self._distillation = distillation
-        self._class_weights = data.class_weights().float().to(device) if options.compute_class_weights else None
+        self._class_weights = None
+        if options.compute_class_weights:
+            self._class_weights = data.class_weights(options.class_weighting).float().to(device)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch on the device, [], in the recipe's precision.
@@ -108,6 +117,7 @@ def take_step(state: TrainingState, options: TrainOptions, step: int, steps: int
     """
     optimizer, scaler, model = state.optimizer, state.scaler, state.saved.model
     set_learning_rate(optimizer, learning_rate(options, step, steps))
+    leave_backbone(model, options, step, steps)
     if options.grad_clip or options.sparsity_lambda:
         scaler.unscale_(optimizer)
     if options.grad_clip:

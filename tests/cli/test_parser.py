@@ -48,7 +48,17 @@ GROUPS_OF = {
 # Fields a script has no flag for, on purpose.
 WITHOUT_FLAG = {
     "train.py": set(),
-    "prune.py": {"per_layer", "pretrained_backbone", "finetune_epochs", "epochs", "lr", "eval_every", "tensorboard"},
+    "prune.py": {
+        "per_layer",
+        "pretrained_backbone",
+        "finetune_epochs",
+        "epochs",
+        "lr",
+        "eval_every",
+        "tensorboard",
+        "freeze_backbone_epochs",
+        "warmup_epochs",
+    },
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": {"per_layer"},
     "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr"},

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from bench.training.optimizer import Ema, build_optimizer, learning_rate, penalise_scales, set_learning_rate
+from bench.errors import UsageError
+from bench.training.optimizer import (
+    Ema,
+    build_optimizer,
+    learning_rate,
+    leave_backbone,
+    penalise_scales,
+    set_learning_rate,
+)
 from bench.training.options import TrainOptions
 
 
@@ -19,6 +29,56 @@ def test_multistep_divides_by_ten_at_each_milestone():
     options = TrainOptions(lr=1.0, schedule="multistep", milestones=[0.5, 0.8])
     rates = [learning_rate(options, step, 10) for step in range(10)]
     assert rates == pytest.approx([1.0] * 5 + [0.1] * 3 + [0.01] * 2)
+
+
+def test_the_warmup_rises_to_the_schedule():
+    options = TrainOptions(lr=1.0, poly_power=1.0, epochs=10, warmup_epochs=2)
+    rates = [learning_rate(options, step, 20) for step in range(20)]
+    share = [1 / 4, 2 / 4, 3 / 4, *[1] * 17]
+    assert rates == pytest.approx([done * (1 - step / 20) for step, done in enumerate(share)])
+
+
+def with_backbone() -> nn.Module:
+    model = nn.Sequential()
+    model.backbone, model.head = nn.Linear(2, 2), nn.Linear(2, 2)
+    model.backbone_prefixes = ("backbone.",)
+    return model
+
+
+def test_the_backbone_learns_by_its_own_factor():
+    model = with_backbone()
+    optimizer = build_optimizer(model, TrainOptions(lr=0.1, momentum=0.0, weight_decay=0.0, backbone_lr_factor=0.25))
+    before = copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    set_learning_rate(optimizer, 0.08)
+    optimizer.step()
+    torch.testing.assert_close(before.backbone.weight - model.backbone.weight, torch.full((2, 2), 0.02))
+    torch.testing.assert_close(before.head.bias - model.head.bias, torch.full((2,), 0.08))
+    # Saved and read, it is the same one.
+    again = build_optimizer(with_backbone(), TrainOptions(backbone_lr_factor=0.25))
+    again.load_state_dict(optimizer.state_dict())
+    set_learning_rate(again, 0.4)
+    assert [group["lr"] for group in again.param_groups] == pytest.approx([0.4, 0.1])
+
+
+def test_a_frozen_backbone_keeps_its_weights_and_its_momenta():
+    model, options = with_backbone(), TrainOptions(epochs=4, freeze_backbone_epochs=1)
+    optimizer, before = build_optimizer(model, options), copy.deepcopy(model)
+    for step in range(8):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        leave_backbone(model, options, step, 8)
+        optimizer.step()
+        assert torch.equal(model.backbone.weight, before.backbone.weight) == (step < 2)
+        assert bool(optimizer.state[model.backbone.weight]) == (step >= 2)
+        assert not torch.equal(model.head.weight, before.head.weight)
+
+
+@pytest.mark.parametrize("asked", [{"backbone_lr_factor": 0.1}, {"freeze_backbone_epochs": 1}])
+def test_a_network_that_names_no_backbone_has_none_to_treat_otherwise(asked):
+    with pytest.raises(UsageError, match="Linear does not say which of its layers are a backbone"):
+        build_optimizer(nn.Linear(2, 2), TrainOptions(**asked))
 
 
 def test_sgd_step_by_hand():
