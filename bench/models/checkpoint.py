@@ -21,6 +21,7 @@ from bench.channels.layer_axes import adopt_shapes
 from bench.errors import BenchError, first_line
 from bench.models import ModelSpec, build_model, check_model
 from bench.models.output_layers import output_layers, outputs_of, with_fresh_outputs
+from bench.models.published_names import own_names
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file, write_file
 from bench.models.wrapper_names import unwrapped
 from bench.system.console import say
@@ -139,8 +140,9 @@ def _open_plain(
         raise BenchError(f"{path} is a plain state_dict; say with `model` which network it belongs to")
     # Before anything is looked for by its name.
     with torch.device("meta"):
-        expected = build_model(ModelSpec(name, 1)).state_dict()
-    weights = unwrapped(weights, expected, f"{path} does not fit {name}")
+        expected = build_model(ModelSpec(name, 1))
+    where = f"{path} does not fit {name}"
+    weights = own_names(expected, unwrapped(weights, expected.state_dict(), where), where)
     found = outputs_of(weights, ModelSpec(name, 1))
     spec = ModelSpec(name, outputs or found or 1)
     is_fresh = head == "fresh" or (head == "fitting" and found != spec.outputs)

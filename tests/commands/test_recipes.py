@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,8 +69,18 @@ def test_a_recipe_is_that_of_its_name_and_says_all_that_matters(name):
     assert settings.keys() <= keys
 
 
+def shallower(name: str) -> str:
+    """The recipe of the network that a recipe's differs from in depth or width alone, itself where there is none."""
+    return re.sub(r"segformer_b\d", "segformer_b0", name).replace("resnet101", "resnet50")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != shallower(name)])
+def test_a_deeper_network_has_the_recipe_of_the_shallower_one(name):
+    assert {**RECIPES[name], "model": None} == {**RECIPES[shallower(name)], "model": None}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted(set(map(shallower, RECIPES))))
 def test_a_recipe_trains(name, roots):
     """Some steps of the whole recipe but for its sizes, then one of its fine-tuning."""
     settings = RECIPES[name]
