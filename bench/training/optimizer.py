@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.channels.layer_axes import NORMS
 from bench.config.declare import require
 from bench.models.backbone import in_backbone
 from bench.training.options import TrainOptions
@@ -86,7 +87,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @torch.no_grad()
 def penalise_scales(model: nn.Module, strength: float) -> None:
-    """Adds the subgradient of `strength * sum |gamma|` over all BatchNorm scales to their gradients.
+    """Adds the subgradient of `strength * sum |gamma|` over all scales of Batch- and LayerNorms to their gradients.
 
     To be called between the last change of the task's gradients (unscaling, clipping) and the optimizer's step.
     sign(0) is 0; a scale without a gradient took no part in the loss and is left alone.
@@ -96,7 +97,7 @@ def penalise_scales(model: nn.Module, strength: float) -> None:
         strength: lambda of Network Slimming (Liu et al., ICCV 2017).
     """
     for layer in model.modules():
-        scale = layer.weight if isinstance(layer, nn.modules.batchnorm._BatchNorm) else None
+        scale = layer.weight if isinstance(layer, NORMS) else None
         if scale is not None and scale.grad is not None:
             scale.grad.add_(scale.sign(), alpha=strength)
 

@@ -49,7 +49,7 @@ class TrainOptions:
     grad_clip: float = option(0.0, "largest gradient norm; 0 does not clip", parse=share)
     accumulate: int = option(1, "batches whose gradients make one step", parse=positive)
     sparsity_lambda: float = option(
-        0.0, "weight of the L1 penalty on BatchNorm scales (network slimming); 0 is none", parse=share
+        0.0, "weight of the L1 penalty on scales of norms (network slimming); 0 is none", parse=share
     )
     ema: float = option(0.0, "decay of an exponential moving average of the weights; 0 keeps none", parse=parse_ratio)
     amp: str = option("none", "mixed precision in training", choices=("none", "bf16", "fp16"))

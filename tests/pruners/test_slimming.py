@@ -190,6 +190,27 @@ def test_a_group_without_scales_is_left_out(layer: nn.Module) -> None:
     assert scores_of(toys.Between(layer)) == {}
 
 
+def test_filters_stand_in_where_norms_are_of_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.norm = nn.Conv2d(3, 4, 1), nn.LayerNorm(4)
+            self.hidden, self.head = nn.Linear(4, 2), nn.Linear(2, 5)
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.norm(self.embed(images).flatten(2).transpose(1, 2))
+            return self.head(self.hidden(tokens).relu()).transpose(1, 2).unflatten(-1, images.shape[-2:])
+
+    model = Tokens()
+    scales(model.norm, [0.5, -1, 2, 0])
+    model.hidden.weight.data = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, -0.5]])
+    scores = scores_of(model)
+    assert {name: values.tolist() for name, values in scores.items()} == {
+        "embed": [0.5, 1, 2, 0], "hidden": [5, 0.5]
+    }  # fmt: skip
+    assert capsys.readouterr().out.count("for 1 of 2 groups that pass no norm") == 1
+
+
 def test_groups_without_norms_stay_whole() -> None:
     class Mixed(toys.Chain):
         def __init__(self) -> None:

@@ -108,11 +108,14 @@ def test_adamw_decays_apart_from_the_gradient():
 
 def test_the_penalty_on_scales_by_hand():
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False))
+    model.append(nn.LayerNorm(2))
+    model[4].weight.grad = torch.zeros(2)
     model[1].weight.data = torch.tensor([2.0, -0.5, 0.0])
     for parameter in model[:2].parameters():
         parameter.grad = torch.full_like(parameter, 0.25)
     penalise_scales(model, 0.1)
     assert model[1].weight.grad.tolist() == pytest.approx([0.35, 0.15, 0.25])
+    assert model[4].weight.grad.tolist() == pytest.approx([0.1, 0.1])
     for parameter in (model[0].weight, model[0].bias, model[1].bias):
         assert torch.equal(parameter.grad, torch.full_like(parameter, 0.25))
     assert model[2].weight.grad is None

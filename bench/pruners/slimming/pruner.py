@@ -19,6 +19,7 @@ from bench.errors import UsageError
 from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
+from bench.pruners.filters import filter_norm, rated_filters
 from bench.system.console import say
 from bench.train_eval import fit
 from bench.training.optimizer import learning_rate
@@ -106,6 +107,7 @@ class Slimming(Pruner):
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], calibration: Calibration) -> Scores:
         layers = dict(model.named_modules())
         scores: Scores = {}
+        bare: list[ChannelGroup] = []
         for group in groups:
             gammas = [
                 norm.gather(layers[norm.layer].weight, group.channels)
@@ -114,4 +116,25 @@ class Slimming(Pruner):
             ]
             if gammas:
                 scores[group.name] = scale_importance(gammas)
+            else:
+                bare.append(group)
+        if any(isinstance(layer, nn.LayerNorm) for layer in layers.values()):
+            say(
+                "scales of LayerNorms count as those of BatchNorms, and "
+                f"for {len(bare)} of {len(groups)} groups that pass no norm the L2 norm of their filters stands in"
+            )
+            scores |= {group.name: deviation(model, group) for group in bare if group.producers}
         return scores
+
+
+def deviation(model: nn.Module, group: ChannelGroup) -> Tensor:
+    """The standard deviation of channels whose inputs are independent and of deviation 1, as behind a LayerNorm.
+
+    It is what the scale of a norm says of a channel that passes one.
+
+    Returns:
+        [channels], the L2 norm of the filter: the mean over the positions of a channel and the layers that make it.
+    """
+    norms = rated_filters(model, group, lambda filters: filter_norm(filters, 2))
+    positions = [len(producer.layer.positions) // group.channels for producer in group.producers]
+    return torch.stack([norm / count for norm, count in zip(norms, positions, strict=True)]).mean(dim=0)
