@@ -31,8 +31,8 @@ from bench.training.losses import segmentation_loss
 pytestmark = pytest.mark.slow
 OUTPUTS, VOID = 12, 11
 SIZE = (32, 48)
-# The ResNet-101 networks differ from the ResNet-50 ones in nothing but the number of blocks. The products of SegFormer's
-# attention are in no table of costs.
+# The ResNet-101 networks differ from the ResNet-50 ones in nothing but the number of blocks. Tables of costs have no
+# products of matrices, as SegFormer's attention has them.
 NETWORKS = [name for name in MODELS if "resnet101" not in name and "segformer" not in name]
 # Options that make a method's own training short.
 SHORT = {"dmcp": {"steps": 2}}
