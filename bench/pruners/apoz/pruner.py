@@ -18,15 +18,20 @@ from bench.pruners.apoz.zero_counts import zero_shares
 from bench.pruners.base import Calibration, Pruner
 from bench.system.console import say
 
+# Groups without a ReLU that are named; of a transformer nearly all are.
+_NAMED = 3
+
 
 def active_shares(
     model: nn.Module, groups: Sequence[ChannelGroup], batches: Iterable[tuple[Tensor, Tensor | None]]
 ) -> Scores:
     """1 - APoZ of each channel, as `zero_counts.zero_shares` counts; says which groups meet no ReLU."""
     zeros = zero_shares(model, groups, batches)
-    if zeros.without_relu:
+    without = zeros.without_relu
+    if without:
+        named = ", ".join(without[:_NAMED]) + (f" and {len(without) - _NAMED} more" if len(without) > _NAMED else "")
         say(
-            f"no ReLU behind {len(zeros.without_relu)} of {len(groups)} groups ({', '.join(zeros.without_relu)}): "
+            f"no ReLU behind {len(without)} of {len(groups)} groups ({named}): "
             "values of at most 0 are counted there, behind the normalisation or the layer"
         )
     return {name: 1 - share for name, share in zeros.shares.items()}
