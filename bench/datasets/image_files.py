@@ -99,15 +99,18 @@ def read_colours(path: Path) -> np.ndarray:
     return _rgb(_decoded(path, "label"))
 
 
-def read_ids(path: Path, colours: Mapping[tuple[int, int, int], int] | None = None) -> np.ndarray:
-    """Reads a label map as uint8 [H, W]: grey values as they are stored, of 1 to 16 bits, or palette indices.
+def read_ids(
+    path: Path, colours: Mapping[tuple[int, int, int], int] | None = None, *, largest: int = 255
+) -> np.ndarray:
+    """Reads a label map as integer [H, W]: grey values as they are stored, of 1 to 16 bits, or palette indices.
 
     Args:
         path: the file.
         colours: colour -> the class it stands for in this data set, if there are such colours.
+        largest: id there may be; up to 255 all maps are uint8, above it those of more than eight bits are uint16.
 
     Raises:
-        BenchError: an unreadable or lossy file, one with colours, transparent pixels or ids above 255, or a palette
+        BenchError: an unreadable or lossy file, one with colours, transparent pixels or larger ids, or a palette
             that says of the pixels something else than the indices do.
     """
     picture = _decoded(path, "label")
@@ -117,7 +120,7 @@ def read_ids(path: Path, colours: Mapping[tuple[int, int, int], int] | None = No
     if mode == "LA" and not _is_see_through(image):
         image = image.getchannel("L")
     elif _is_deep_grey(image, picture.format) or (mode == "I" and picture.format == "TIFF"):
-        return _narrowed(picture)
+        return _narrowed(picture, largest)
     elif mode not in ("1", "P") and picture.layout not in _ID_LAYOUTS:
         picture.refuse(f"is not an 8-bit map of class ids (mode {mode}); {_advice(image)}")
     ids = np.array(image).astype(np.uint8, copy=False)
@@ -126,14 +129,14 @@ def read_ids(path: Path, colours: Mapping[tuple[int, int, int], int] | None = No
     return ids // _SPREAD.get(picture.layout, 1)
 
 
-def pixel_count(path: Path) -> int:
-    """Pixels of an image, from its header.
+def header_size(path: Path, kind: str = "image") -> tuple[int, int]:
+    """(height, width) of an image or a label, from its header; where EXIF turns it on its side, perhaps the other way.
 
     Raises:
         BenchError: missing or not an image.
     """
-    with _opened(path, "image") as image:
-        return image.height * image.width
+    with _opened(path, kind) as image:
+        return image.height, image.width
 
 
 def orientation(path: Path) -> int:
@@ -246,13 +249,13 @@ def _check_range(picture: _Picture, largest: int) -> None:
         )
 
 
-def _narrowed(picture: _Picture) -> np.ndarray:
+def _narrowed(picture: _Picture, largest: int) -> np.ndarray:
     """The ids of a label of more than eight bits."""
     ids = np.array(picture.image)
-    wrong = (ids < 0) | (ids > 255)
+    wrong = (ids < 0) | (ids > largest)
     if wrong.any():
-        picture.refuse(f"holds id {ids[wrong][0]}; class ids are 0 to 255")
-    return ids.astype(np.uint8)
+        picture.refuse(f"holds id {ids[wrong][0]}; class ids are 0 to {largest}")
+    return ids.astype(np.uint8 if largest <= 255 else np.uint16)
 
 
 def _advice(image: Image.Image) -> str:
