@@ -139,6 +139,22 @@ def header_size(path: Path, kind: str = "image") -> tuple[int, int]:
         return image.height, image.width
 
 
+def holds_colours(path: Path) -> bool:
+    """Whether a label holds colours, and not ids or indices, by its header.
+
+    Raises:
+        BenchError: missing or not an image.
+    """
+    with _opened(path, "label") as image:
+        return image.mode not in ("1", "L", "LA", "P", "PA", "I") and not image.mode.startswith("I;16")
+
+
+def palette_of(path: Path) -> list[tuple[int, int, int]]:
+    """Colour of each index of a label; nothing where it has no palette."""
+    with _opened(path, "label") as image:
+        return [tuple(entry) for entry in np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist()]
+
+
 def orientation(path: Path) -> int:
     """EXIF orientation of an image that can be read; 1 is upright."""
     with _opened(path, "image") as image:
