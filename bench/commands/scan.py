@@ -22,7 +22,9 @@ def build_parser() -> Parser:
     files.add_argument("folder", metavar="DIR", help="the folder of the images and masks")
     files.add_argument("--out", metavar="FILE", help="the draft (default: classes.yaml in the folder)")
     parser.add_switch(files, "--force", help="write a draft in place of a file that is there")
-    ignored = "ids that are not scored, such as 0,255, or one colour such as 0,0,0 (default: 255 beside other ids)"
+    ignored = (
+        "ids that are not scored, such as 0,255, or one colour such as 0,0,0 (default: 255 and 65535 beside other ids)"
+    )
     files.add_argument("--ignore", metavar="ID,...", help=ignored)
     return parser
 

@@ -22,6 +22,9 @@ FILE = "classes.yaml"
 IGNORED = 255
 IDS, COLOURS = "ids", "colours"
 
+RECORD, DRAWN = "description", "drawn"
+"""Keys of a network's file: what it says of its data, and in that which splits were drawn."""
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -126,13 +129,22 @@ def usual_colour(number: int) -> Colour:
     return red, green, blue
 
 
-def recorded(content: Any, where: str) -> Description:
-    """The description that a network's file carries.
+def recorded(meta: Mapping[str, Any], where: str) -> Description | None:
+    """The description that a network's file carries of its data; None where it carries none.
 
     Raises:
-        BenchError: it is none.
+        BenchError: it is damaged.
     """
-    return _Reader(where).description(content)
+    content = meta.get(RECORD)
+    if isinstance(content, Mapping):
+        content = {key: value for key, value in content.items() if key != DRAWN}
+    return None if content is None else _Reader(where).description(content)
+
+
+def drawn_shares(meta: Mapping[str, Any], where: str) -> Shares | None:
+    """Shares and seed of the splits that a network was trained on, if these were drawn."""
+    described = recorded(meta, where)
+    return described.shares if described and meta[RECORD].get(DRAWN) else None
 
 
 def read_description(path: Path) -> Description:
@@ -175,6 +187,8 @@ class _Reader:
         places = {key.replace("-", "_"): self._text(content[key], key) for key in keys[8:] if key in content}
         if ("images" in places) != ("masks" in places):
             self.refuse("images and masks go together; write both folders, or neither")
+        if "crop-size" in content and "input-size" not in content:
+            self.refuse("crop-size is said, but not of which input-size; write both")
         return Description(
             self._where,
             names,

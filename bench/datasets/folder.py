@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.datasets.base import Classes, Dataset, Pair
-from bench.datasets.description import COLOURS, FILE, IDS, Description, Shares, read_description, recorded
+from bench.datasets.description import (
+    COLOURS,
+    DRAWN,
+    FILE,
+    IDS,
+    RECORD,
+    Description,
+    Shares,
+    drawn_shares,
+    read_description,
+    recorded,
+)
 from bench.datasets.label_tables import decode_colours, decode_ids
 from bench.datasets.layouts import UNDIVIDED, Layout, Listing, find_layout
 from bench.errors import BenchError, UsageError
@@ -19,9 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bench.datasets.options import DataOptions
-
-RECORD = "description"
-"""The key of a network's file under which it carries the description of its data."""
 
 
 class Folder(Dataset):
@@ -42,11 +50,11 @@ class Folder(Dataset):
             BenchError: no images with masks, or not one way alone to find them.
         """
         super().__init__(root)
-        self._description = description
         layout = find_layout(root, description.places)
         shares = replace(description.shares, seed=description.shares.seed if split_seed is None else split_seed)
-        self._splits, self.drawn = divided(root, layout, shares)
-        if split_seed is not None and not self.drawn:
+        self._description = description = replace(description, shares=shares)
+        self._splits, self._drawn = divided(root, layout, shares)
+        if split_seed is not None and not self._drawn:
             raise UsageError(f"the splits of {root} are its own ({layout.said}), none is drawn; leave `split_seed` out")
         self.classes = description.classes
         self.native_size, self.crop_size = description.input_size, description.crop_size or description.input_size
@@ -54,9 +62,9 @@ class Folder(Dataset):
         self.label_ids = self._label_ids()
         self.normalization, self.augmentation = description.normalization, description.augmentation
         self.decoding = description.decoding
-        self.record = {RECORD: {**description.record, **({"drawn": self.drawn} if self.drawn else {})}}
+        self.record = {RECORD: {**description.record, **({DRAWN: self._drawn} if self._drawn else {})}}
         self.identity = {"classes_file": f"a description with digest {description.training}"}
-        if self.drawn:
+        if self._drawn:
             self.identity["split_seed"] = shares.seed
         self._said = layout.said
 
@@ -66,18 +74,18 @@ class Folder(Dataset):
 
     @classmethod
     def opened(cls, root: Path, options: DataOptions, recorded: Mapping[str, Any]) -> Folder:
-        description, before = description_of(root, options, recorded), recorded.get(RECORD, {}).get("drawn")
+        description, before = description_of(root, options, recorded), drawn_shares(recorded, "the checkpoint")
         if before and options.split_seed is None:
             # A network is not to be scored on what it was trained on, whatever has been written there since.
-            shares = dict.fromkeys(("val", "test"), 0.0) | dict(zip(before["splits"], before["shares"], strict=True))
-            description = replace(description, shares=Shares(**shares, seed=before["seed"]))
+            description = replace(description, shares=before)
         found = cls(root, description, options.split_seed)
         say(str(found))
         return found
 
     def __str__(self) -> str:
         counts = ", ".join(f"{split} {len(listing.pairs)}" for split, listing in self._splits.items())
-        drawn = f", {' and '.join(self.drawn['splits'])} drawn with seed {self.drawn['seed']}" if self.drawn else ""
+        seed = self._description.shares.seed
+        drawn = f", {' and '.join(self._drawn)} drawn with seed {seed}" if self._drawn else ""
         return f"{self.root}: {self._said}; {counts}{drawn}; {len(self.classes.names)} classes"
 
     def pairs(self, split: str) -> list[Pair]:
@@ -107,7 +115,7 @@ class Folder(Dataset):
         return decode_ids(path, described.meanings, colours, mend)
 
     def written_split(self) -> list[dict[str, str]] | None:
-        if not self.drawn:
+        if not self._drawn:
             return None
         return [
             {"image": _place(pair.image, self.root), "mask": _place(pair.label, self.root), "split": split}
@@ -135,9 +143,8 @@ def description_of(root: Path, options: DataOptions, content: Mapping[str, Any])
         raise BenchError(f"{root}: {error.strerror}; pass the folder of the images as `data_root`") from error
     if is_there:
         return read_description(root / FILE)
-    if content.get(RECORD):
-        said = {key: value for key, value in content[RECORD].items() if key != "drawn"}
-        return recorded(said, f"the checkpoint's {FILE}")
+    if described := recorded(content, f"the checkpoint's {FILE}"):
+        return described
     if not root.is_dir():
         raise BenchError(f"there is no folder {root.absolute()}; pass the folder of your images as `data_root`")
     raise BenchError(
@@ -145,8 +152,8 @@ def description_of(root: Path, options: DataOptions, content: Mapping[str, Any])
     )
 
 
-def divided(root: Path, layout: Layout, shares: Shares) -> tuple[dict[str, Listing], dict[str, Any]]:
-    """The splits of a layout, and of those that had to be drawn which they are, with their shares and seed.
+def divided(root: Path, layout: Layout, shares: Shares) -> tuple[dict[str, Listing], list[str]]:
+    """The splits of a layout, and the names of those that had to be drawn.
 
     Where no split is said, val and test are drawn; where only val is missing, it is drawn from train.
     """
@@ -157,7 +164,7 @@ def divided(root: Path, layout: Layout, shares: Shares) -> tuple[dict[str, Listi
     elif "train" in splits and "val" not in splits:
         source, wanted = splits.pop("train"), {"val": shares.val}
     else:
-        return {split: splits[split] for split in ("train", "val", "test") if split in splits}, {}
+        return {split: splits[split] for split in ("train", "val", "test") if split in splits}, []
     wanted = {split: share for split, share in wanted.items() if share}
     rest = sorted(source.pairs, key=lambda pair: _lot(shares.seed, _place(pair.image, root)))
     total = len(rest)
@@ -166,8 +173,7 @@ def divided(root: Path, layout: Layout, shares: Shares) -> tuple[dict[str, Listi
         splits[split] = Listing(sorted(rest[:count]))
         rest = rest[count:]
     splits["train"] = Listing(sorted(rest), source.without_mask, source.without_image)
-    drawn = {"splits": [*wanted], "seed": shares.seed, "shares": [*wanted.values()]}
-    return {split: splits[split] for split in ("train", "val", "test") if split in splits}, drawn
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}, [*wanted]
 
 
 def _lot(seed: int, name: str) -> bytes:
@@ -177,9 +183,3 @@ def _lot(seed: int, name: str) -> bytes:
 
 def _place(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def unmatched(splits: Iterable[Listing]) -> tuple[list[Path], list[Path]]:
-    """Images without a mask, and masks without an image."""
-    splits = list(splits)
-    return [p for each in splits for p in each.without_mask], [p for each in splits for p in each.without_image]

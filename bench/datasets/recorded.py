@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.datasets import DATASETS, DEFAULT, classes_of, dataset_class
 from bench.datasets.base import IMAGENET, Normalization
+from bench.datasets.description import drawn_shares, recorded
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError, UsageError
 from bench.system.console import say
@@ -36,8 +37,8 @@ def settled(
         UsageError: nothing says which data set, or the one that is said does not exist.
         BenchError: the request and the checkpoint contradict each other.
     """
-    recorded = meta.get("dataset")
-    name = options.dataset or recorded
+    before = meta.get("dataset")
+    name = options.dataset or before
     if name is None:
         raise UsageError(f"{path} does not say which data set it was trained on; pass `dataset=NAME`")
     if options.dataset is None and name not in DATASETS:
@@ -48,7 +49,7 @@ def settled(
     if not may_differ:
         _check_name(meta, path, name)
     root, folder = options.data_root, meta.get("data_root")
-    if root is None and name == recorded and folder and Path(folder).is_dir():
+    if root is None and name == before and folder and Path(folder).is_dir():
         root = folder
     size = options.input_size or (tuple(meta["input_size"]) if meta.get("input_size") else None)
     chosen = replace(options, dataset=name, data_root=root, input_size=size)
@@ -65,10 +66,14 @@ def said_of(meta: Mapping[str, Any], dataset: str) -> Mapping[str, Any]:
     return meta if meta.get("dataset") == dataset else {}
 
 
-def normalization_of(meta: Mapping[str, Any]) -> Normalization:
-    """How images were normalised for the network of a checkpoint."""
-    said = meta.get("description", {}).get("normalize")
-    return Normalization(tuple(said["mean"]), tuple(said["std"])) if said else IMAGENET
+def normalization_of(meta: Mapping[str, Any], path: Path | str) -> Normalization:
+    """How images were normalised for the network of a checkpoint.
+
+    Raises:
+        BenchError: what it says of its data is damaged.
+    """
+    described = recorded(meta, f"{path}")
+    return described.normalization if described else IMAGENET
 
 
 def check_recorded(
@@ -95,7 +100,7 @@ def check_recorded(
         raise BenchError(
             f"{path} was trained on the classes {', '.join(meta['classes'])}; {dataset} has {', '.join(classes)}"
         )
-    then = normalization_of(meta)
+    then = normalization_of(meta, path)
     if meta.get("dataset") and normalization not in (None, then):
         raise BenchError(
             f"{path} was trained on images normalised by {_numbers(then)}, {dataset} has {_numbers(normalization)}; "
@@ -104,18 +109,16 @@ def check_recorded(
 
 
 def _check_name(meta: Mapping[str, Any], path: Path | str, dataset: str) -> None:
-    recorded = meta.get("dataset")
-    if recorded is not None and recorded != dataset:
-        raise BenchError(
-            f"{path} was trained on {recorded}, not on {dataset}; pass `dataset={recorded}` or another file"
-        )
+    before = meta.get("dataset")
+    if before is not None and before != dataset:
+        raise BenchError(f"{path} was trained on {before}, not on {dataset}; pass `dataset={before}` or another file")
 
 
 def _check_split(meta: Mapping[str, Any], path: Path | str, options: DataOptions) -> None:
-    drawn = meta.get("description", {}).get("drawn")
-    if drawn and options.split_seed not in (None, drawn["seed"]):
+    drawn = drawn_shares(meta, f"{path}")
+    if drawn and options.split_seed not in (None, drawn.seed):
         raise BenchError(
-            f"{path} was trained on the split that was drawn with seed {drawn['seed']}; one of another seed would "
+            f"{path} was trained on the split that was drawn with seed {drawn.seed}; one of another seed would "
             "score it on images that it was trained on; leave `split_seed` out"
         )
 

@@ -27,6 +27,9 @@ from bench.datasets.layouts import UNDIVIDED, Layout, find_layout
 from bench.errors import BenchError, UsageError
 from bench.system.console import progress
 
+_VOID = (255, LARGEST_ID)
+"""What is not scored, by convention: the largest id of 8 and of 16 bits."""
+
 _STEP = 32
 """Sizes that networks halve several times are best multiples of it."""
 
@@ -160,7 +163,8 @@ def drafted(scan: Scan, ignore: Sequence[int]) -> Description:
 
     Args:
         scan: what there is.
-        ignore: ids, or colours as numbers in a row, that are not scored. Beside others than 0, id 255 is one of them.
+        ignore: ids, or colours as numbers in a row, that are not scored. Beside others than 0, the largest id of 8 and
+            of 16 bits is one of them.
 
     Raises:
         UsageError: numbers that are no colours.
@@ -171,8 +175,10 @@ def drafted(scan: Scan, ignore: Sequence[int]) -> Description:
         if len(ignore) % 3:
             raise UsageError(f"--ignore {','.join(map(str, ignore))} is no colour; write red,green,blue")
         ignored = [tuple(ignore[start : start + 3]) for start in range(0, len(ignore), 3)]
-    elif IGNORED in scan.pixels and len(scan.pixels) > 1 and not set(scan.pixels) <= {0, IGNORED}:
-        ignored += [IGNORED] * (IGNORED not in ignored)
+    else:
+        # Beside 0 alone it may be the other class.
+        usual = [value for value in _VOID if value in scan.pixels and not set(scan.pixels) <= {0, value}]
+        ignored += [value for value in usual if value not in ignored]
     values = [value for value in scan.pixels if value not in ignored]
     if not values:
         raise BenchError(f"masks of {scan.root.absolute()} hold nothing but what is ignored; see to --ignore")

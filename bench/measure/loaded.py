@@ -49,7 +49,7 @@ def load(
     network.classes = tuple(saved.meta.get("classes", ()))
     size = saved.meta.get("input_size")
     network.input_size = tuple(size) if size else None
-    network.normalization = normalization_of(saved.meta)
+    network.normalization = normalization_of(saved.meta, path)
     return network
 
 
