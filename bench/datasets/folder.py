@@ -21,6 +21,7 @@ from bench.datasets.description import (
     read_description,
     recorded,
 )
+from bench.datasets.image_files import holds_colours
 from bench.datasets.label_tables import decode_colours, decode_ids
 from bench.datasets.layouts import UNDIVIDED, Layout, Listing, find_layout
 from bench.errors import BenchError, UsageError
@@ -112,7 +113,14 @@ class Folder(Dataset):
         # A colour that was not asked for by name says nothing of what an index means.
         shown = described.colours or ()
         colours = {colour: of_class[0] for colour, of_class in zip(shown, described.values, strict=bool(shown))}
-        return decode_ids(path, described.meanings, colours, mend)
+        try:
+            return decode_ids(path, described.meanings, colours, mend)
+        except BenchError as error:
+            if holds_colours(path):
+                raise BenchError(
+                    f"label {path} holds colours, {described.where} says that masks hold ids; write labels: colours there"
+                ) from error
+            raise
 
     def written_split(self) -> list[dict[str, str]] | None:
         if not self._drawn:
