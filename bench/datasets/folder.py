@@ -118,7 +118,7 @@ class Folder(Dataset):
         except BenchError as error:
             if holds_colours(path):
                 raise BenchError(
-                    f"label {path} holds colours, {described.where} says that masks hold ids; write labels: colours there"
+                    f"label {path} holds colours, {described.where} says that masks hold ids; write labels: colours"
                 ) from error
             raise
 
