@@ -197,9 +197,8 @@ class SegmentationData:
             counts = np.bincount(label[label != self.classes.ignore_index].ravel(), minlength=outputs)
             return counts[:outputs]
 
-        return median_frequency(
-            np.stack(list(self._in_threads(count, range(len(split)), "counting the pixels of each class")))
-        )
+        counts = self._in_threads(count, range(len(split)), "counting the pixels of each class")
+        return torch.from_numpy(median_frequency(np.stack(list(counts))))
 
     def names(self, split: str) -> list[str]:
         """File names of a split's images without their endings, in the order of `load` and `eval_loader`."""

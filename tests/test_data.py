@@ -462,7 +462,7 @@ class TestClassWeights:
         # Frequencies 9/10, 1/10 and 5/5 (alone in the second image): the median is 0.9.
         weights = median_frequency(np.array([[9, 1, 0, 0], [0, 0, 5, 0]]))
         assert weights.tolist() == pytest.approx([1, 9, 0.9, 0])
-        assert weights.dtype == torch.float32
+        assert weights.dtype == np.float32
 
     def test_over_the_training_labels(self, tmp_path):
         for index, ids in enumerate(([[0, 0], [0, 1]], [[VOID, 1], [VOID, 1]])):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 
-def median_frequency(counts: np.ndarray) -> Tensor:
+def median_frequency(counts: np.ndarray) -> np.ndarray:
     """Median-frequency class weights (Eigen and Fergus 2015).
 
     Args:
@@ -23,4 +21,4 @@ def median_frequency(counts: np.ndarray) -> Tensor:
     weights = np.zeros(counts.shape[1], np.float32)
     if present.any():
         weights[present] = np.median(frequency) / frequency
-    return torch.from_numpy(weights)
+    return weights

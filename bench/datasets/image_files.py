@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,9 @@ from bench.errors import BenchError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 """Of files that are taken for images, in small letters or capitals."""
+
+MASK_ENDINGS = (*IMAGE_ENDINGS, ".gif")
+"""Of files that are taken for masks: a GIF has few colours, but as many as a map of classes."""
 
 _ORIENTATION = 0x0112
 # What turns an image of each EXIF orientation upright; 1 is upright, and other values mean nothing.
@@ -172,8 +176,23 @@ def list_images(folder: Path, pattern: str = "*", endings: tuple[str, ...] = IMA
     Raises:
         BenchError: two files whose names differ in the ending alone.
     """
-    found = [path for path in folder.glob(f"{pattern}.*") if path.suffix.lower() in endings]
-    found = sorted(path for path in found if not path.name.startswith("."))
+    return _without_twins(folder, folder.glob(f"{pattern}.*"), endings)
+
+
+def images_below(folder: Path, endings: tuple[str, ...] = IMAGE_ENDINGS) -> list[Path]:
+    """The image files of a folder and of all folders in it, linked ones too; otherwise as `list_images`."""
+    found, seen = [], set()
+    for base, folders, files in os.walk(folder, followlinks=True):
+        # A link may lead back.
+        folders[:] = [name for name in folders if not name.startswith(".") and os.path.realpath(base) not in seen]
+        if os.path.realpath(base) not in seen:
+            found += [Path(base, name) for name in files]
+        seen.add(os.path.realpath(base))
+    return _without_twins(folder, found, endings)
+
+
+def _without_twins(folder: Path, paths: Iterable[Path], endings: tuple[str, ...]) -> list[Path]:
+    found = sorted(path for path in paths if path.suffix.lower() in endings and not path.name.startswith("."))
     for before, path in itertools.pairwise(found):
         if before.with_suffix("") == path.with_suffix(""):
             raise BenchError(

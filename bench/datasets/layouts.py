@@ -13,6 +13,7 @@ Nothing is guessed: where two readings are possible, both are named.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import NoReturn
 
 from bench.datasets.base import Pair
 from bench.datasets.description import FILE, Places
-from bench.datasets.image_files import IMAGE_ENDINGS, list_images
+from bench.datasets.image_files import MASK_ENDINGS, images_below
 from bench.errors import BenchError
 
 UNDIVIDED = "all"
@@ -215,9 +216,9 @@ class _Finder:
         given = self._places
         image_suffixes = IMAGE_SUFFIXES if given.image_suffix is None else (given.image_suffix,)
         mask_suffixes = MASK_SUFFIXES if given.mask_suffix is None else (given.mask_suffix,)
-        of_masks = {self._key(path, masks): path for path in _images_below(masks)}
+        of_masks = {self._key(path, masks): path for path in images_below(masks, MASK_ENDINGS)}
         pairs, lonely, bases = [], [], set()
-        for image in _images_below(images):
+        for image in images_below(images):
             key = self._key(image, images)
             stems = {key[: len(key) - len(suffix)] for suffix in image_suffixes if key.endswith(suffix)}
             if given.image_suffix and not stems:
@@ -234,6 +235,8 @@ class _Finder:
             else:
                 lonely.append(image)
         used = {pair.label for pair in pairs}
+        # Where both lie in one folder.
+        lonely = [path for path in lonely if path not in used]
         # What is called like an image and some more is another kind of mask of it, such as Cityscapes' instances.
         others = [path for key, path in of_masks.items() if path not in used and not _continues(key, bases)]
         return Listing(pairs, lonely, others)
@@ -331,13 +334,8 @@ class _Finder:
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMAGE_ENDINGS for path in folder.rglob("*"))
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """The images of a folder and its folders; what is hidden is left out."""
-    found = list_images(folder, "**/*")
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    walked = os.walk(folder, followlinks=True)
+    return any(name.lower().endswith(MASK_ENDINGS) for _, _, files in walked for name in files)
 
 
 def _continues(key: str, bases: set[str]) -> bool:

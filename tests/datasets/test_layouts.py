@@ -17,7 +17,7 @@ IMAGE, MASK = np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.uint8)
 
 def files(root: Path, *names: str) -> Path:
     for name in names:
-        save(root / name, MASK if "mask" in name.lower() or name.endswith(".PNG") else IMAGE)
+        save(root / name, MASK if "mask" in name.lower() or name.endswith((".PNG", ".TIF")) else IMAGE)
     return root
 
 
@@ -146,6 +146,10 @@ def test_folders_of_other_names(tmp_path: Path) -> None:
     files(tmp_path, "photos/train/a.jpg", "truth/train/a-gt.PNG", "flat/a.jpg")
     assert found(tmp_path, images="photos", masks="truth", mask_suffix="-gt")["train"]
     assert found(tmp_path, images="photos/{split}", masks="truth/{split}", mask_suffix="-gt")["train"]
+    files(tmp_path, "both/a.jpg", "both/a_mask.png")
+    assert found(tmp_path, images="both", masks="both", mask_suffix="_mask") == {
+        UNDIVIDED: [("both/a.jpg", "both/a_mask.png")]
+    }
     assert "there is no folder nowhere" in refused(tmp_path, images="nowhere", masks="truth")
 
 
@@ -167,6 +171,17 @@ def test_a_split_without_masks_is_left_out_and_said(tmp_path: Path) -> None:
     files(tmp_path, "images/train/a.jpg", "masks/train/a.PNG", "images/test/b.jpg")
     assert list(found(tmp_path)) == ["train"]
     assert said(tmp_path) == "images/train/ with masks/train/; test without masks, left out"
+
+
+def test_folders_that_are_links_are_followed_once(tmp_path: Path) -> None:
+    files(tmp_path / "far", "a.jpg", "b.jpg")
+    files(tmp_path / "here", "masks/bonn/a_mask.gif", "masks/bonn/b.TIF")
+    (tmp_path / "here" / "images").mkdir()
+    (tmp_path / "here" / "images" / "bonn").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "again").symlink_to(tmp_path / "far")
+    assert found(tmp_path / "here") == {
+        UNDIVIDED: [("images/bonn/a.jpg", "masks/bonn/a_mask.gif"), ("images/bonn/b.jpg", "masks/bonn/b.TIF")]
+    }
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bench.commands import scan as command
 from bench.datasets.base import Pair
+from bench.datasets.camvid import CamVid
 from bench.datasets.cityscapes import Cityscapes
 from bench.datasets.description import Places, read_description, usual_colour
 from bench.datasets.folder import Folder
@@ -155,6 +156,12 @@ def test_camvid_holds_what_it_is_said_to_hold(camvid_root: Path, tmp_path: Path)
     }
     assert scan.sizes == {(360, 480): 701} and not scan.unequal
     draft = drafted(scan, [11])
+    # What it means as a folder is what it means as CamVid.
+    folder, camvid = Folder(camvid_root, draft), CamVid(camvid_root)
+    assert folder.pairs("val") == camvid.pairs("val")
+    for pair in camvid.pairs("val")[::20]:
+        expected = camvid.decode_label(pair.label)
+        assert np.array_equal(folder.decode_label(pair.label), np.where(expected == 11, 255, expected))
     assert draft.input_size == (360, 480) and len(draft.names) == 11
     assert f"void: {CAMVID[11]} of {sum(CAMVID)} pixels, 3.59%" in report(scan, draft, is_draft=True)
 
