@@ -95,6 +95,8 @@ class Folder(Dataset):
             raise BenchError(
                 f"{self.root.absolute()} has no {split} split: {self._said} holds {', '.join(self._splits)}"
             )
+        if listing.lost:
+            raise BenchError(f"there is no image {listing.lost[0]}, which {self._said} names; mend the list")
         if listing.without_mask:
             number = len(listing.without_mask)
             others = f" (nor have {number - 1} others)" if number > 1 else ""
@@ -180,7 +182,7 @@ def divided(root: Path, layout: Layout, shares: Shares) -> tuple[dict[str, Listi
         count = max(1, round(share * total))
         splits[split] = Listing(sorted(rest[:count]))
         rest = rest[count:]
-    splits["train"] = Listing(sorted(rest), source.without_mask, source.without_image)
+    splits["train"] = replace(source, pairs=sorted(rest))
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}, [*wanted]
 
 

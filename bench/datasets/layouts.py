@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,11 +57,13 @@ class Listing:
         pairs: images with their masks, sorted by name.
         without_mask: images that have none.
         without_image: masks that have none.
+        lost: images that a list names and that are not there.
     """
 
     pairs: list[Pair]
     without_mask: list[Path] = field(default_factory=list)
     without_image: list[Path] = field(default_factory=list)
+    lost: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -243,19 +246,17 @@ class _Finder:
 
     def _checked(self, pairs: Iterable[Pair]) -> Listing:
         pairs = sorted(set(pairs))
-        whole = [pair for pair in pairs if pair.image.is_file() and pair.label.is_file()]
-        return Listing(
-            whole,
-            [pair.image for pair in pairs if not pair.label.is_file()],
-            [pair.label for pair in pairs if not pair.image.is_file()],
-        )
+        there = [pair for pair in pairs if pair.image.is_file()]
+        whole = [pair for pair in there if pair.label.is_file()]
+        lonely = [pair.image for pair in there if not pair.label.is_file()]
+        return Listing(whole, lonely, lost=[pair.image for pair in pairs if not pair.image.is_file()])
 
     def _splits_in(self, folder: Path) -> dict[str, Path]:
-        """Split -> its folder, whatever it is spelt like."""
-        names = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+        """Split -> its folder, whatever it is spelt like; the number of a year may follow, as in `train2017`."""
+        folders = sorted(path for path in folder.iterdir() if path.is_dir())
         found = {}
         for split, spellings in SPLITS.items():
-            of_split = [names[name] for name in spellings if name in names]
+            of_split = [path for path in folders if re.sub(r"[-_]?\d+$", "", path.name.lower()) in spellings]
             if len(of_split) > 1:
                 self._refuse(f"both {of_split[0]} and {of_split[1]} may be the {split} split; remove or rename one")
             if of_split:

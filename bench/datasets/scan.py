@@ -239,6 +239,7 @@ def report(scan: Scan, known: Description, *, is_draft: bool) -> list[str]:
             + (f" (first {listing.without_mask[0].name})" if listing.without_mask else "")
             + f", {len(listing.without_image)} masks without image"
             + (f" (first {listing.without_image[0].name})" if listing.without_image else "")
+            + (f", {len(listing.lost)} images named that are not there ({listing.lost[0]})" if listing.lost else "")
         )
     sizes = sorted(scan.sizes.items(), key=lambda each: -each[1])
     shown = ", ".join(f"{_times(size)}: {number}" for size, number in sizes[:5])

@@ -155,6 +155,9 @@ class TestSplits:
         described(colour_set(tmp_path), RGB)
         (tmp_path / "masks" / "train" / "train2.PNG").unlink()
         assert "train2.png has no mask; add it, or take the image out of train" in failure_of(tmp_path)
+        (tmp_path / "pairs.csv").write_text("image,mask,split\nno.png,no.png,train\n")
+        assert "there is no image" in failure_of(tmp_path) and "which pairs.csv names" in failure_of(tmp_path)
+        (tmp_path / "pairs.csv").unlink()
         (tmp_path / "images" / "train").rename(tmp_path / "images" / "unused")
         assert "has no train split" in failure_of(tmp_path)
 

@@ -70,6 +70,14 @@ def test_ade20k(tmp_path: Path) -> None:
     assert said(tmp_path) == "images/{training,validation}/ with annotations/{training,validation}/"
 
 
+def test_the_number_of_a_year(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        files(tmp_path, f"images/{split}/x.jpg", f"annotations/{split}/x.PNG")
+    assert list(found(tmp_path)) == ["train", "val"]
+    files(tmp_path, "images/train2014/x.jpg")
+    assert "may be the train split; remove or rename one" in refused(tmp_path)
+
+
 def test_splits_with_two_folders_each(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         files(tmp_path, f"{split}/images/x.png", f"{split}/masks/x_mask.png")
@@ -123,10 +131,11 @@ def test_a_list_of_pairs(text: str, tmp_path: Path) -> None:
 def test_a_list_of_pairs_a_split(tmp_path: Path) -> None:
     files(tmp_path, "x/a.jpg", "y/a.PNG", "x/b.jpg", "y/b.PNG", "x/c.jpg")
     (tmp_path / "train.txt").write_text("x/a.jpg y/a.PNG\n\nx/c.jpg y/c.PNG\n")
-    (tmp_path / "val.txt").write_text("x/b.jpg y/b.PNG\n")
+    (tmp_path / "val.txt").write_text("x/b.jpg y/b.PNG\nx/d.jpg y/d.PNG\n")
     layout = find_layout(tmp_path, Places())
     assert shown(tmp_path, layout) == {"train": [("x/a.jpg", "y/a.PNG")], "val": [("x/b.jpg", "y/b.PNG")]}
     assert [path.name for path in layout.splits["train"].without_mask] == ["c.jpg"]
+    assert [path.name for path in layout.splits["val"].lost] == ["d.jpg"]
 
 
 @pytest.mark.parametrize(
