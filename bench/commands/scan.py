@@ -21,6 +21,7 @@ def build_parser() -> Parser:
     files = parser.add_argument_group("files")
     files.add_argument("folder", metavar="DIR", help="the folder of the images and masks")
     files.add_argument("--out", metavar="FILE", help="the draft (default: classes.yaml in the folder)")
+    parser.add_switch(files, "--colours", help="read masks as colours, also where they are stored with a palette")
     parser.add_switch(files, "--force", help="write a draft in place of a file that is there")
     ignored = (
         "ids that are not scored, such as 0,255, or one colour such as 0,0,0 (default: 255 and 65535 beside other ids)"
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
     arguments = build_parser().parse(argv)
 
     from bench.datasets import scan
-    from bench.datasets.description import FILE, Places, read_description
+    from bench.datasets.description import COLOURS, FILE, Places, read_description
     from bench.errors import BenchError, UsageError
     from bench.system.console import say
     from bench.system.files import write_text
@@ -45,7 +46,8 @@ def main(argv: list[str]) -> None:
     root = Path(arguments.folder)
     path, own = Path(arguments.out or root / FILE), root / FILE
     known = read_description(own) if own.is_file() and not arguments.force else None
-    found = scan.scan_folder(root, known.places if known else Places())
+    labels = COLOURS if arguments.colours else known.labels if known else None
+    found = scan.scan_folder(root, known.places if known else Places(), labels)
     draft = scan.drafted(found, [int(word) for word in words])
     for line in scan.report(found, known or draft, is_draft=known is None):
         say(line)

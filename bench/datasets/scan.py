@@ -22,7 +22,7 @@ from bench.datasets.base import Pair, Size
 from bench.datasets.class_weights import median_frequency
 from bench.datasets.description import COLOURS, FILE, IDS, IGNORED, Description, Places, usual_colour
 from bench.datasets.image_files import header_size, holds_colours, orientation, palette_of, read_colours, read_ids
-from bench.datasets.label_tables import LARGEST_ID, UNKNOWN, Value, packed, unpacked
+from bench.datasets.label_tables import LARGEST_ID, UNKNOWN, Colour, Value, packed, unpacked
 from bench.datasets.layouts import UNDIVIDED, Layout, find_layout
 from bench.errors import BenchError, UsageError
 from bench.system.console import progress
@@ -46,7 +46,8 @@ class Scan:
         first: the first mask that has an id or a colour.
         sizes: (height, width) of masks -> how many there are.
         unequal: images whose size is not that of their mask.
-        palette: colour of each index, where masks have a palette.
+        palette: colour of each index that is used, where masks have a palette, and the first mask that shows it.
+        contradictions: indices that masks show in different colours.
     """
 
     root: Path
@@ -56,7 +57,8 @@ class Scan:
     first: Mapping[Value, Path]
     sizes: Mapping[Size, int]
     unequal: Sequence[str]
-    palette: Sequence[tuple[int, int, int]]
+    palette: Mapping[Value, tuple[Colour, Path]]
+    contradictions: Sequence[str]
 
     @property
     def pixels(self) -> dict[Value, int]:
@@ -84,16 +86,18 @@ class Scan:
 
 class _Counted(NamedTuple):
     pixels: dict[Value, int]
+    shown: dict[Value, Colour]
     size: Size
-    unequal: str | None
+    unequal: str
 
 
-def scan_folder(root: Path, places: Places) -> Scan:
+def scan_folder(root: Path, places: Places, labels: str | None = None) -> Scan:
     """Reads every mask of a folder, and the header of every image.
 
     Args:
         root: the folder; nothing is written there.
         places: where its files are, if that is known.
+        labels: whether masks are read as ids or as colours, those of palettes too; by default as they are stored.
 
     Raises:
         BenchError: no images with masks, masks of which some hold ids and some colours, or a file that cannot be read.
@@ -102,16 +106,22 @@ def scan_folder(root: Path, places: Places) -> Scan:
     pairs = [(split, pair) for split, listing in layout.splits.items() for pair in listing.pairs]
     if not pairs:
         raise BenchError(f"{root.absolute()}: no image has a mask ({layout.said}); see to the names of the files")
-    labels = _kind_of([pair.label for _, pair in pairs])
+    labels = labels or _kind_of([pair.label for _, pair in pairs])
     with ThreadPoolExecutor(4) as pool:
         work = pool.map(lambda each: _counted(each[1], labels), pairs)
         found = list(progress(work, "counting the pixels of masks", total=len(pairs)))
     counts: dict[str, list[dict[Value, int]]] = {split: [] for split in layout.splits}
     first: dict[Value, Path] = {}
+    palette: dict[Value, tuple[Colour, Path]] = {}
+    contradictions = []
     for (split, pair), counted in zip(pairs, found, strict=True):
         counts[split].append(counted.pixels)
         for value in counted.pixels:
             first.setdefault(value, pair.label)
+        for value, colour in counted.shown.items():
+            usual, where = palette.setdefault(value, (colour, pair.label))
+            if usual != colour:
+                contradictions.append(f"{value} is {usual} in {where} and {colour} in {pair.label}")
     if len(first) > UNKNOWN:
         raise BenchError(
             f"{root.absolute()}: masks hold {len(first)} different {labels}, too many for classes; are these maps of "
@@ -125,7 +135,8 @@ def scan_folder(root: Path, places: Places) -> Scan:
         first,
         Counter(counted.size for counted in found),
         [counted.unequal for counted in found if counted.unequal],
-        palette_of(pairs[0][1].label) if labels == IDS else [],
+        palette,
+        contradictions,
     )
 
 
@@ -134,16 +145,19 @@ def _kind_of(labels: Sequence[Path]) -> str:
         kinds = list(pool.map(holds_colours, labels))
     if len(set(kinds)) > 1:
         raise BenchError(
-            f"{labels[kinds.index(True)]} holds colours, {labels[kinds.index(False)]} ids; turn all masks into one kind"
+            f"{labels[kinds.index(True)]} holds colours, {labels[kinds.index(False)]} ids; turn all masks into one "
+            "kind, or pass `colours` if those of palettes are meant"
         )
     return COLOURS if kinds[0] else IDS
 
 
 def _counted(pair: Pair, labels: str) -> _Counted:
+    shown: dict[Value, Colour] = {}
     if labels == IDS:
-        ids = read_ids(pair.label, largest=LARGEST_ID)
+        ids, palette = read_ids(pair.label, largest=LARGEST_ID), palette_of(pair.label)
         bins = np.bincount(ids.ravel())
         pixels: dict[Value, int] = {int(value): int(bins[value]) for value in np.flatnonzero(bins)}
+        shown = {value: palette[value] for value in pixels if value < len(palette)}
     else:
         ids = packed(read_colours(pair.label))
         codes, numbers = np.unique(ids, return_counts=True)
@@ -152,7 +166,9 @@ def _counted(pair: Pair, labels: str) -> _Counted:
     if size != ids.shape and orientation(pair.image) in (5, 6, 7, 8):
         size = size[::-1]
     is_unequal = size != ids.shape
-    return _Counted(pixels, ids.shape, f"{pair.image} is {_times(size)}, its mask {_times(ids.shape)}" * is_unequal)
+    return _Counted(
+        pixels, shown, ids.shape, f"{pair.image} is {_times(size)}, its mask {_times(ids.shape)}" * is_unequal
+    )
 
 
 # --- what is said and written
@@ -186,7 +202,7 @@ def drafted(scan: Scan, ignore: Sequence[int]) -> Description:
         names, shown = ["class_" + "_".join(map(str, value)) for value in values], values
     else:
         names = [f"class_{value}" for value in values]
-        given = [scan.palette[value] for value in values if value < len(scan.palette)]
+        given = [scan.palette[value][0] for value in values if value in scan.palette]
         shown = given if len(given) == len(values) else [usual_colour(n + 1) for n in range(len(values))]
     size = next(iter(scan.sizes)) if len(scan.sizes) == 1 else _usual_size(scan.sizes)
     return Description(
@@ -247,6 +263,11 @@ def report(scan: Scan, known: Description, *, is_draft: bool) -> list[str]:
     lines.append(f"sizes (height x width: masks): {shown}{others}")
     if scan.unequal:
         lines.append(f"of another size than their mask: {len(scan.unequal)} images, first {scan.unequal[0]}")
+    if scan.contradictions:
+        lines.append(
+            f"palettes differ, so that either may be meant: index {scan.contradictions[0]}; if it is the colours, add "
+            "--colours"
+        )
     lines += _table(scan, known)
     unknown = [value for value in scan.pixels if value not in known.meanings]
     for value in unknown:

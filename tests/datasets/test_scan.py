@@ -184,4 +184,15 @@ def test_indices_are_counted_and_not_colours(tmp_path: Path) -> None:
     save(tmp_path / "images" / "a.png", np.zeros((24, 32, 3), np.uint8))
     save(tmp_path / "masks" / "a.png", found, voc_palette())
     values, counts = np.unique(found, return_counts=True)
+    assert scan_folder(tmp_path, Places()).contradictions == []
     assert scan_folder(tmp_path, Places()).pixels == dict(zip(values.tolist(), counts.tolist(), strict=True))
+    # A program that packs palettes gives each file an order of its own.
+    save(tmp_path / "images" / "b.png", np.zeros((1, 2, 3), np.uint8))
+    save(tmp_path / "masks" / "b.png", np.array([[0, 1]], np.uint8), [0, 0, 0, 9, 8, 7])
+    (line,) = [line for line in lines_of(tmp_path) if line.startswith("palettes differ")]
+    assert "index 1 is (128, 0, 0) in" in line and "and (9, 8, 7) in" in line
+    typed(tmp_path, "--colours", "--ignore", "224,224,192")
+    assert (9, 8, 7) in read_description(tmp_path / "classes.yaml").classes.palette
+    # What is described so is counted so from then on.
+    typed(tmp_path)
+    assert scan_folder(tmp_path, Places(), "colours").pixels[(9, 8, 7)] == 1
