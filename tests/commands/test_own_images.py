@@ -161,6 +161,10 @@ def test_a_drawn_split_is_written_down_and_stays(copy: Path, shallow_baseline: P
     rewritten(copy, lambda content: content.pop("split"))
     words = trained(copy, shallow_baseline, "--lr", 0.05, "--resume", "--split-seed", 1)
     assert "cannot resume run: --split-seed is 1, the run was started with 0" in refused(copy, *words)
+    # Nor with another description.
+    rewritten(copy, lambda content: content.update(augment={"flip": False}))
+    says = refused(copy, *trained(copy, shallow_baseline, "--lr", 0.05, "--resume"))
+    assert "cannot resume run: --classes-file is a description with digest" in says
     # As a list of pairs it is a layout.
     shutil.copy(copy / "run" / "split.csv", copy / "data" / "pairs.csv")
     assert "pairs.csv; train 6, val 2, test 2; 3 classes" in done(copy, *evaluated(copy))
