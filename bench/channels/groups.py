@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.channels.exchange import faults
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
 from bench.channels.protection import FIRST, IGNORED, OUTPUT, UNUSED, reasons_to_protect
-from bench.channels.tracing import TRACE_SIZE, Traced, trace
+from bench.channels.tracing import Traced, smallest_size, trace
 from bench.torch_utils.dry_run import blank_image
 
 
@@ -92,7 +92,12 @@ class ChannelGroup:
 
 
 def find_groups(
-    model: nn.Module, *, ignore: Sequence[str] = (), protect_first: bool = False, check: bool = True
+    model: nn.Module,
+    *,
+    ignore: Sequence[str] = (),
+    protect_first: bool = False,
+    check: bool = True,
+    trace_size: tuple[int, int] | None = None,
 ) -> list[ChannelGroup]:
     """Finds the groups of coupled channels of a network.
 
@@ -109,6 +114,8 @@ def find_groups(
         ignore: patterns (`fnmatch`) of layer names whose output channels stay.
         protect_first: whether the first layer's output channels stay.
         check: whether groups are tried out on the network before they are believed; what fails is protected.
+        trace_size: (height, width) in pixels of the image that the network is run with; by default the smallest of
+            some usual sizes that it runs at, from 64x64 upwards.
 
     Returns:
         All groups in the order of their first producers, the protected ones included.
@@ -121,12 +128,13 @@ def find_groups(
     model = copy.deepcopy(model)
     layers = dict(model.named_modules())
     order = {name: position for position, name in enumerate(layers)}
-    traced = trace(model)
+    size = trace_size or smallest_size(model)
+    traced = trace(model, size)
     groups = sorted((_as_group(one, layers, order) for one in traced), key=lambda group: order[group.name])
-    reasons = reasons_to_protect(model, groups, traced, ignore, protect_first)
+    reasons = reasons_to_protect(model, groups, traced, ignore, protect_first, size)
     if check:
         free = [group for group in groups if group.name not in reasons]
-        reasons |= faults(model, free, blank_image(model, TRACE_SIZE))
+        reasons |= faults(model, free, blank_image(model, size))
     return [replace(group, protected=reasons.get(group.name)) for group in groups]
 
 

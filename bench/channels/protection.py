@@ -28,6 +28,7 @@ def reasons_to_protect(
     traced: Sequence[Traced],
     ignore: Sequence[str] = (),
     protect_first: bool = False,
+    size: tuple[int, int] = TRACE_SIZE,
 ) -> dict[str, str]:
     """Group name -> why its channels stay; the groups that are not named are free to go.
 
@@ -40,6 +41,7 @@ def reasons_to_protect(
         traced: where the graph follows each group's channels, in any order.
         ignore: patterns (`fnmatch`) of layer names whose output channels stay.
         protect_first: whether the first layer's output channels stay.
+        size: (height, width) in pixels of an image that the network takes.
 
     Raises:
         UsageError: a pattern matches no layer that makes channels.
@@ -50,16 +52,16 @@ def reasons_to_protect(
     return (
         _obstacles_of_members(groups, layers)
         | _obstacles_on_the_way(traced, owner, layers)
-        | _unused(model, groups)
+        | _unused(model, groups, size)
         | {owner.get(one.root, one.root): OUTPUT for one in traced if one.is_output}
         | _ignored(owner, ignore)
         | ({owner[first_layer(model)]: FIRST} if protect_first else {})
     )
 
 
-def _unused(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+def _unused(model: nn.Module, groups: Sequence[ChannelGroup], size: tuple[int, int]) -> dict[str, str]:
     """An auxiliary head costs nothing at inference; removing its channels would be a reduction in name only."""
-    inference = _layers_run_in_evaluation(model)
+    inference = _layers_run_in_evaluation(model, size)
     return {
         group.name: UNUSED
         for group in groups
@@ -67,12 +69,12 @@ def _unused(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, str]:
     }
 
 
-def _layers_run_in_evaluation(model: nn.Module) -> set[str]:
+def _layers_run_in_evaluation(model: nn.Module, size: tuple[int, int]) -> set[str]:
     """Names of the layers with weights that a forward pass in evaluation mode calls."""
     called: set[str] = set()
     names = [name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)]
     with torch.no_grad(), outputs_seen(model, names, lambda name, _output: called.add(name)):
-        model.eval()(blank_image(model, TRACE_SIZE))
+        model.eval()(blank_image(model, size))
     return called
 
 

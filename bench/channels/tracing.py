@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, axes_of
 from bench.errors import BenchError, first_line
+from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.hooks import calls_seen
 
 TRACE_SIZE = (64, 64)
+_SIZES = (TRACE_SIZE, (128, 128), (256, 256), (512, 512))
 
 # What channels may pass besides the layers of the network, as `Traced.passed` names it.
 IMAGE, PARAMETER = "<image>", "<parameter>"
@@ -66,16 +68,26 @@ class Traced:
     is_output: bool
 
 
-def trace(model: nn.Module) -> list[Traced]:
+def smallest_size(model: nn.Module) -> tuple[int, int]:
+    """(height, width) of the smallest usual image that a network takes; the smallest of all if it takes none."""
+    for size in _SIZES:
+        with torch.no_grad(), flags_kept(model), contextlib.suppress(Exception):
+            model.eval()(blank_image(model, size))
+            return size
+    return TRACE_SIZE
+
+
+def trace(model: nn.Module, size: tuple[int, int] = TRACE_SIZE) -> list[Traced]:
     """Follows the channels of a network from every convolution and linear layer.
 
     Args:
         model: any network; a copy, because its modules' training flags change.
+        size: (height, width) of the image in pixels.
 
     Raises:
         BenchError: the network cannot be traced.
     """
-    images = blank_image(model, TRACE_SIZE, batch=2)
+    images = blank_image(model, size, batch=2)
     framed = _Framed(model, images)
     graph, groups = _dependencies(framed, images)
     reader = _Reader(graph, framed)
@@ -111,7 +123,7 @@ def _dependencies(framed: _Framed, images: Tensor) -> tuple[tp.DependencyGraph, 
                 raise ValueError("no layer leads to its output")
         except (RuntimeError, ValueError, AssertionError, AttributeError, LookupError, TypeError) as error:
             raise BenchError(
-                f"cannot trace {type(framed.model).__name__} at {TRACE_SIZE[0]}x{TRACE_SIZE[1]} "
+                f"cannot trace {type(framed.model).__name__} at {images.shape[-2]}x{images.shape[-1]} "
                 f"({first_line(error)}); "
                 "it must map [N, 3, H, W] to logits through layers that keep the autograd graph"
             ) from error
