@@ -20,6 +20,7 @@ from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
 from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
 from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, smallest_size
 from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.network_form import form_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +137,7 @@ def find_groups(
     """
     # A copy, because a forward pass in training mode may change a network, and a failed one leaves hooks behind.
     model = copy.deepcopy(model)
-    size = trace_size or smallest_size(model)
+    size = trace_size or form_of(model).trace_size or smallest_size(model)
     trace = Trace(model, size)
     while True:
         found = _as_groups(trace, model)
