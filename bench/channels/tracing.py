@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import bench.channels.axis_moves
+import bench.channels.axis_sums  # noqa: F401  rules of operators
 from bench.channels.axis_flow import Axes, Flow
 from bench.channels.axis_labels import Axis, Labels, Settled
-from bench.channels.layer_axes import NORMS, OUT, axes_of, own_tensors, width
+from bench.channels.layer_axes import NORMS, OUT, axes_of, is_rigid, own_tensors, width
 from bench.errors import BenchError, first_line
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
@@ -41,14 +43,12 @@ class TracedSide:
     Attributes:
         layer: module name.
         side: OUT, IN, or an axis of a tensor that the table of axes does not know.
-        positions: positions on that side.
-        channels: the channel at each position, counted from 0.
+        positions: int64 [channels, n], the positions on that side that each channel takes.
     """
 
     layer: str
     side: str
-    positions: list[int]
-    channels: list[int]
+    positions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ class Trace:
         self._channel: np.ndarray = np.empty(0, dtype=np.int64)
 
     def _pass(self, model: nn.Module, size: tuple[int, int], is_training: bool) -> None:
-        flow = Flow(self._labels, self._stored.axes)
+        flow = Flow(self._labels, self._stored.axes, self._stored.bare_norm)
         images = blank_image(model, size)
         labels = self._labels.new(images.shape[1])
         self._labels.fix(labels, IMAGE)
-        with _as_traced(model, is_training), _modules_shown(model, flow, self._stored, self.norm_behind):
+        with _as_traced(model, is_training), _modules_shown(model, flow, self.norm_behind):
             flow.put(images, [None, labels, None, None])
             with _Watch(flow):
                 outputs = tensors_in(model(images))
@@ -124,30 +124,31 @@ class Trace:
         """The channels of all layers that ran, those together that are coupled in the same layers."""
         channel, reasons = self._settled.channels()
         self._channel = channel
+        sides = list(self._stored.sides())
+        side_of = np.repeat(np.arange(len(sides)), [len(labels) for _, labels in sides])
+        position = np.concatenate([np.arange(len(labels)) for _, labels in sides])
+        found = channel[np.concatenate([labels for _, labels in sides])]
+        # Channel by channel, and of each the sides in the order of the network.
+        order = np.lexsort((position, side_of, found))
+        found, side_of, position = found[order], side_of[order], position[order]
+        starts = np.flatnonzero(np.diff(found, prepend=-1))
         outputs = set(channel[np.concatenate(self._outputs)].tolist())
-        reached: dict[int, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
-        for side, labels in self._stored.sides():
-            for position, found in enumerate(channel[labels].tolist()):
-                reached[found][side].append(position)
         alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for found, sides in reached.items():
-            shape = tuple((side, len(positions)) for side, positions in sides.items())
+        ends = np.append(starts[1:], len(found))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            one = int(found[start])
             # What stays is apart from what goes; channels of both kinds in one layer have reasons of their own.
-            alike[*shape, found in outputs, reasons.get(found)].append(found)
-        return [self._traced(members, reached, reasons, outputs) for members in alike.values()]
-
-    def _traced(
-        self,
-        members: list[int],
-        reached: dict[int, dict[tuple[str, str], list[int]]],
-        reasons: dict[int, str],
-        outputs: set[int],
-    ) -> Traced:
-        sides = []
-        for layer, side in reached[members[0]]:
-            places = [(position, k) for k, found in enumerate(members) for position in reached[found][layer, side]]
-            sides.append(TracedSide(layer, side, [p for p, _ in places], [k for _, k in places]))
-        return Traced(len(members), sides, reasons.get(members[0]), members[0] in outputs, set(members))
+            alike[side_of[start:end].tobytes(), one in outputs, reasons.get(one)].append(start)
+        groups = []
+        for (reached, is_output, obstacle), firsts in alike.items():
+            of_one = np.frombuffer(reached, dtype=side_of.dtype)
+            places = position[np.array(firsts)[:, None] + np.arange(len(of_one))]
+            parts = [
+                TracedSide(*sides[number][0], places[:, of_one == number]) for number in np.unique(of_one).tolist()
+            ]
+            labels = set(found[np.array(firsts)].tolist())
+            groups.append(Traced(len(firsts), parts, obstacle, is_output, labels))
+        return groups
 
     def choose_others(self, wrong: set[int]) -> bool:
         """Takes axes that hold some channels apart in another way from now on, and says whether there is any.
@@ -185,16 +186,23 @@ class _Stored:
         if id(tensor) not in self._axes:
             found: Axes = [None] * tensor.dim()
             for name, tensor_name in owners:
-                sides = (axes_of(self._layers[name]) or {}).get(tensor_name, ())
-                for number, side in enumerate(sides):
-                    found[number] = self._labels.join([found[number], self.side(name, side)])
-                if axes_of(self._layers[name]) is None:
+                layer = self._layers[name]
+                if is_rigid(layer):
                     found = [self._labels.new(size) for size in tensor.shape]
-                    kind = type(self._layers[name]).__name__
                     for axis in found:
-                        self._labels.fix(axis, f"{kind} {name} cannot be narrowed")
+                        self._labels.fix(axis, f"{type(layer).__name__} {name} cannot be narrowed")
+                    continue
+                for number, side in enumerate((axes_of(layer) or {}).get(tensor_name, ())):
+                    found[number] = self._labels.join([found[number], self.side(name, side)])
             self._axes[id(tensor)] = found
         return self._axes[id(tensor)]
+
+    def bare_norm(self, name: str) -> Axis | None:
+        """The labels of a normalisation that has a width but no tensors."""
+        layer = self._layers.get(name)
+        if not isinstance(layer, NORMS) or any(True for _ in own_tensors(layer)):
+            return None
+        return self.side(name, OUT)
 
     def side(self, name: str, side: str) -> Axis:
         """The labels of a side of a layer."""
@@ -241,7 +249,7 @@ def _as_traced(model: nn.Module, is_training: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _modules_shown(model: nn.Module, flow: Flow, stored: _Stored, norm_behind: dict[str, str]) -> Iterator[None]:
+def _modules_shown(model: nn.Module, flow: Flow, norm_behind: dict[str, str]) -> Iterator[None]:
     """Tells a flow which module runs, and notes what only modules tell."""
     names = [name for name, module in model.named_modules() if name and not isinstance(module, torch.jit.ScriptModule)]
     stack: list[str] = []
@@ -255,13 +263,6 @@ def _modules_shown(model: nn.Module, flow: Flow, stored: _Stored, norm_behind: d
             maker = flow.maker(read)
             if maker is not None:
                 norm_behind.setdefault(maker, name)
-            if not any(True for _ in own_tensors(layer)) and axes_of(layer) is not None:
-                # A norm without tensors still has a width of its own.
-                axes = flow.of(read)
-                axis = len(axes) - 1 if isinstance(layer, nn.LayerNorm) else 1
-                axes = [*axes[:axis], flow.labels.join([axes[axis], stored.side(name, OUT)]), *axes[axis + 1 :]]
-                stored.touched.add(name)
-                flow.put(read, axes)
 
     def leave(_name: str, _inputs: tuple[Any, ...], _output: Any) -> None:
         stack.pop()

@@ -1,4 +1,4 @@
-"""Whether a network can be pruned, tried out from the trace to the file that a new process opens: `prune.py --check`."""
+"""Whether a network can be pruned, tried out from the trace to the file that a new process opens: prune.py --check."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, group_sides
-from bench.channels.layer_axes import axes_of
+from bench.channels.layer_axes import IN, OUT, axes_of
 from bench.measure.cost import weight_places
 
 
@@ -86,8 +86,10 @@ class CostTable:
                     losses = np.zeros(len(groups), dtype=np.int64)
                     for group, member in sides.get((name, side), ()):
                         losses[number[group.name]] += len(member.positions) // group.channels
-                    factors.append(Width(tensor.shape[axis], losses))
-                    rest //= tensor.shape[axis]
+                    # Of all axes only two can lose something in a layer of the table; the others are counted in `rest`.
+                    if side in (OUT, IN) or losses.any():
+                        factors.append(Width(tensor.shape[axis], losses))
+                        rest //= tensor.shape[axis]
                 if tensor_name == "weight" and name in places:
                     self.layers[name] = dict(zip(axes[tensor_name], factors, strict=True))
                 applied = places.get(name, 0) if tensor_name == "weight" else 0
