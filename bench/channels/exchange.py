@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import time
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,11 @@ from bench.torch_utils.outputs import tensors_in
 if TYPE_CHECKING:
     from bench.channels.groups import ChannelGroup, Member
 
+SIZE_IN_CODE = "a width is written in the network's code"
+# What is not tried out within this time of the processor stays whole.
+MOST_SECONDS = 60.0
 # How far an output may be off, as a share of its largest value. Where a network only runs in its own precision, another
 # order of summation shows.
-SIZE_IN_CODE = "a width is written in the network's code"
 _EXACT, _ROUNDED = 1e-9, 1e-4
 _DROPOUTS = {
     *(torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout),
@@ -64,9 +67,9 @@ _MOST_KNOWN = 64
 
 
 def _found_by_trial(model: nn.Module, candidates: Mapping[str, ChannelGroup], images: Tensor) -> dict[str, str]:
-    trial = _Trial(model, images)
-    right, moved = _sorted_out(candidates.values(), trial.exchange)
-    _, crashed = _sorted_out(right, trial.cut)
+    trial, end = _Trial(model, images), time.process_time() + MOST_SECONDS
+    right, moved = _sorted_out(candidates.values(), trial.exchange, end)
+    _, crashed = _sorted_out(right, trial.cut, end)
     return {name: trial.where(candidates[name], reason) for name, reason in moved.items()} | crashed
 
 
@@ -100,7 +103,7 @@ def _is_told(value: Any) -> bool:
 
 
 def _sorted_out(
-    groups: Iterable[ChannelGroup], fault: Callable[[list[ChannelGroup]], str | None]
+    groups: Iterable[ChannelGroup], fault: Callable[[list[ChannelGroup]], str | None], end: float
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Groups that are right together, and for each of the others what is wrong with it beside them.
 
@@ -109,12 +112,16 @@ def _sorted_out(
     Args:
         groups: in the order in which they are tried.
         fault: what is wrong with some groups, or None.
+        end: seconds of this process (`time.process_time`) after which nothing is tried; what is left then is wrong.
     """
     right: list[ChannelGroup] = []
     wrong: dict[str, str] = {}
     waiting = [list(groups)]
     while waiting:
         tried = waiting.pop()
+        if time.process_time() > end:
+            wrong |= {group.name: f"not tried out within {MOST_SECONDS:g} s" for group in tried}
+            continue
         reason = fault([*right, *tried]) if tried else None
         if reason is None:
             right += tried
