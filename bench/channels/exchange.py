@@ -45,7 +45,7 @@ def faults(model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> 
         groups: those whose channels are to go.
         images: [N, 3, H, W] of the size that the network was traced at, of its type and on its device.
     """
-    candidates = {group.name: group for group in groups if group.channels > group.unit}
+    candidates = {group.name: group for group in groups if group.channels > 1}
     if not candidates:
         return {}
     key = _architecture(model, candidates.values(), images)
@@ -289,13 +289,12 @@ def _permute(model: nn.Module, groups: Sequence[ChannelGroup], *, inverse: bool)
 
 
 def _permutation(group: ChannelGroup) -> Tensor:
-    """int64 [channels]: one cycle of all units of a group, drawn by its name, so that no channel stays."""
-    units = group.channels // group.unit
+    """int64 [channels]: one cycle of all channels of a group, drawn by its name, so that no channel stays."""
     generator = torch.Generator().manual_seed(zlib.crc32(group.name.encode()))
-    cycle = torch.randperm(units, generator=generator)
-    moved = torch.empty(units, dtype=torch.int64)
+    cycle = torch.randperm(group.channels, generator=generator)
+    moved = torch.empty(group.channels, dtype=torch.int64)
     moved[cycle] = cycle.roll(1)
-    return (moved[:, None] * group.unit + torch.arange(group.unit)).flatten()
+    return moved
 
 
 def _places(member: Member, permutation: Tensor, size: int) -> Tensor:
@@ -308,13 +307,13 @@ def _places(member: Member, permutation: Tensor, size: int) -> Tensor:
 
 
 def _without_last(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], Tensor]:
-    """(layer, side) -> the positions that stay when each group loses its last unit."""
+    """(layer, side) -> the positions that stay when each group loses its last channel."""
     stays: dict[tuple[str, str], Tensor] = {}
     for group in groups:
         for member in group.members:
             key = member.layer, member.side
             stay = stays.setdefault(key, torch.ones(width(model.get_submodule(member.layer), member.side)).bool())
-            stay[member.positions[member.channels >= group.channels - group.unit]] = False
+            stay[member.positions[member.channels == group.channels - 1]] = False
     return {key: stay.nonzero().flatten() for key, stay in stays.items()}
 
 

@@ -7,6 +7,7 @@ need nothing else.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from bench.channels.exchange import faults
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
-from bench.channels.protection import FIRST, IGNORED, OUTPUT, UNUSED, reasons_to_protect
-from bench.channels.tracing import TRACE_SIZE, Traced, trace
+from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
+from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, smallest_size
 from bench.torch_utils.dry_run import blank_image
 
 
@@ -70,7 +71,9 @@ class ChannelGroup:
         norms: normalisation layers they pass, whether right behind a producer or not.
         depthwise: depthwise convolutions, and activations with a slope a channel, that they pass.
         consumers: layers that read them.
-        unit: channels that can only go together (1, or the width of an attention head).
+        scales: tensors outside of the layers of the table that they pass, such as a scale a channel.
+        unit: positions of its first producer that a channel takes: 1, or as many as can only go together, such as those
+            of an attention head, of a group of a convolution, or the same one of each part that code splits an axis into.
         protected: why none may be removed, or None.
         structure: type and side of each layer that shrinks with the group, in alphabetical order.
     """
@@ -81,6 +84,7 @@ class ChannelGroup:
     norms: tuple[Member, ...]
     depthwise: tuple[Member, ...]
     consumers: tuple[Member, ...]
+    scales: tuple[Member, ...] = ()
     unit: int = 1
     protected: str | None = None
     structure: tuple[str, ...] = ()
@@ -88,11 +92,22 @@ class ChannelGroup:
     @property
     def members(self) -> tuple[Member, ...]:
         """Every side of every layer that shrinks with the group, each once."""
-        return (*(producer.layer for producer in self.producers), *self.norms, *self.depthwise, *self.consumers)
+        return (
+            *(producer.layer for producer in self.producers),
+            *self.norms,
+            *self.depthwise,
+            *self.consumers,
+            *self.scales,
+        )
 
 
 def find_groups(
-    model: nn.Module, *, ignore: Sequence[str] = (), protect_first: bool = False, check: bool = True
+    model: nn.Module,
+    *,
+    ignore: Sequence[str] = (),
+    protect_first: bool = False,
+    check: bool = True,
+    trace_size: tuple[int, int] | None = None,
 ) -> list[ChannelGroup]:
     """Finds the groups of coupled channels of a network.
 
@@ -109,6 +124,8 @@ def find_groups(
         ignore: patterns (`fnmatch`) of layer names whose output channels stay.
         protect_first: whether the first layer's output channels stay.
         check: whether groups are tried out on the network before they are believed; what fails is protected.
+        trace_size: (height, width) in pixels of the image that the network is run with; by default the smallest of
+            some usual sizes that it runs at, from 64x64 upwards.
 
     Returns:
         All groups in the order of their first producers, the protected ones included.
@@ -119,14 +136,19 @@ def find_groups(
     """
     # A copy, because a forward pass in training mode may change a network, and a failed one leaves hooks behind.
     model = copy.deepcopy(model)
-    layers = dict(model.named_modules())
-    order = {name: position for position, name in enumerate(layers)}
-    traced = trace(model)
-    groups = sorted((_as_group(one, layers, order) for one in traced), key=lambda group: order[group.name])
-    reasons = reasons_to_protect(model, groups, traced, ignore, protect_first)
-    if check:
+    size = trace_size or smallest_size(model)
+    trace = Trace(model, size)
+    while True:
+        found = _as_groups(trace, model)
+        groups, traced = [group for group, _ in found], [one for _, one in found]
+        reasons = reasons_to_protect(model, groups, traced, trace.run, ignore, protect_first)
         free = [group for group in groups if group.name not in reasons]
-        reasons |= faults(model, free, blank_image(model, TRACE_SIZE))
+        wrong = faults(model, free, blank_image(model, size)) if check else {}
+        # Where an axis is taken apart, either whole parts can go or the same of each; the network tells which.
+        labels = {label for group, one in found if group.name in wrong for label in one.labels}
+        if not labels or not trace.choose_others(labels):
+            break
+    reasons |= wrong
     return [replace(group, protected=reasons.get(group.name)) for group in groups]
 
 
@@ -153,21 +175,66 @@ def group_sides(groups: Iterable[ChannelGroup]) -> dict[tuple[str, str], list[tu
     return sides
 
 
-def _as_group(traced: Traced, layers: dict[str, nn.Module], order: dict[str, int]) -> ChannelGroup:
+def _as_groups(trace: Trace, model: nn.Module) -> list[tuple[ChannelGroup, Traced]]:
+    """The groups of channels that layers make, in the order of their first producers, and what is known of each."""
+    layers = dict(model.named_modules())
+    order = {name: position for position, name in enumerate(layers)}
+    found = [
+        (_as_group(one, layers, order, trace.norm_behind), one)
+        for one in trace.channels()
+        if any(side.side == OUT and isinstance(layers[side.layer], WEIGHTED) for side in one.sides)
+    ]
+    found.sort(key=lambda pair: (order[pair[0].name], _first_position(pair[0])))
+    names: set[str] = set()
+    for number, (group, one) in enumerate(found):
+        if group.name in names:
+            own = next((p.layer.layer for p in group.producers if p.layer.layer not in names), None)
+            if own is None:
+                one = replace(one, obstacle=one.obstacle or "other layers read the rest of their layer's channels")
+                own = next(f"{group.name}#{k}" for k in itertools.count(2) if f"{group.name}#{k}" not in names)
+            found[number] = replace(group, name=own), one
+        names.add(found[number][0].name)
+    return found
+
+
+def _first_position(group: ChannelGroup) -> int:
+    return int(group.members[0].positions.min())
+
+
+def _as_group(
+    traced: Traced, layers: dict[str, nn.Module], order: dict[str, int], norm_behind: dict[str, str]
+) -> ChannelGroup:
     """Sorts the sides that channels reach by what the layers do with them."""
     sides = sorted(traced.sides, key=lambda side: order[side.layer])
-    norm_behind = {side.layer: side.norm_behind for side in sides}
-    ordered = [
-        Member(side.layer, side.side, torch.tensor(side.positions), torch.tensor(side.channels)) for side in sides
-    ]
+    first = next(side for side in sides if side.side == OUT and isinstance(layers[side.layer], WEIGHTED))
+    ordered = [_as_member(side, _ranks(first)) for side in sides]
     made = [m for m in ordered if m.side == OUT and isinstance(layers[m.layer], WEIGHTED)]
     norms = {m.layer: m for m in ordered if isinstance(layers[m.layer], NORMS)}
     filters = [m for m in made if not is_depthwise(layers[m.layer])]
-    producers = tuple(Producer(m, norms.get(norm_behind[m.layer])) for m in filters)
+    producers = tuple(Producer(m, norms.get(norm_behind.get(m.layer, ""))) for m in filters)
     depthwise = tuple(m for m in ordered if m.side == OUT and m not in filters and m.layer not in norms)
     consumers = tuple(m for m in ordered if m.side == IN and not is_depthwise(layers[m.layer]))
+    scales = tuple(m for m in ordered if m.side not in (OUT, IN))
     name = (producers[0].layer if producers else ordered[0]).layer
     structure = tuple(sorted(f"{type(layers[m.layer]).__name__} {m.side}" for m in ordered))
+    unit = len(first.positions) // traced.channels
     return ChannelGroup(
-        name, traced.channels, producers, tuple(norms.values()), depthwise, consumers, structure=structure
+        name, traced.channels, producers, tuple(norms.values()), depthwise, consumers, scales, unit, structure=structure
     )  # fmt: skip
+
+
+def _ranks(first: TracedSide) -> list[int]:
+    """Channels in the order in which the first layer makes them: the number that each gets."""
+    firsts: dict[int, int] = {}
+    for position, channel in zip(first.positions, first.channels, strict=True):
+        firsts[channel] = min(position, firsts.get(channel, position))
+    ranks = [0] * len(firsts)
+    for rank, channel in enumerate(sorted(firsts, key=firsts.__getitem__)):
+        ranks[channel] = rank
+    return ranks
+
+
+def _as_member(side: TracedSide, ranks: Sequence[int]) -> Member:
+    places = sorted((ranks[channel], position) for position, channel in zip(side.positions, side.channels, strict=True))
+    channels, positions = zip(*places, strict=True)
+    return Member(side.layer, side.side, torch.tensor(positions), torch.tensor(channels))

@@ -73,7 +73,9 @@ def main(argv: list[str]) -> None:
         from bench.report.console_tables import groups_table
         from bench.system.console import console
 
-        console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
+        console().print(
+            groups_table(groups_of(arguments.ckpt, collect(ModelOptions, arguments), arguments.dataset, choice))
+        )
         return
     require_flags(arguments, "ckpt", "method", "save")
     if arguments.sensitivity:

@@ -11,6 +11,7 @@ from bench.cli.parser import collect
 from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.measure.options import ScoringOptions, TimingOptions
+from bench.models.options import ModelOptions
 from bench.recover.options import RepairOptions
 from bench.system.options import RunOptions
 from bench.training.options import TrainOptions
@@ -49,7 +50,7 @@ def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchm
 
         data, scoring = as_measured(benchmark, data, scoring, arguments.given)
     run, timing = collect(RunOptions, arguments), collect(TimingOptions, arguments)
-    return open_baseline(checkpoint, data, run, scoring, timing, model=arguments.model)
+    return open_baseline(checkpoint, data, run, scoring, timing, network=collect(ModelOptions, arguments))
 
 
 def check_request(

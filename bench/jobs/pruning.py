@@ -14,8 +14,9 @@ from bench.errors import UsageError
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import latency_of
 from bench.measure.latency_report import LatencyReport
-from bench.models import ModelSpec, build_model
+from bench.models import new_model
 from bench.models.checkpoint import load_model, save_model
+from bench.models.options import ModelOptions
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.files import read_json, write_json
@@ -51,13 +52,13 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
 
 
 def groups_of(
-    checkpoint: str | None, model: str | None, dataset: str | None, options: PruneOptions
+    checkpoint: str | None, network: ModelOptions, dataset: str | None, options: PruneOptions
 ) -> list[ChannelGroup]:
     """The groups of coupled channels of a network, and which of them a pruning would leave whole.
 
     Args:
         checkpoint: file of the network, of any number of outputs; without one it is built with fresh weights.
-        model: the network's name.
+        network: which it is.
         dataset: the data set a network without a file is for.
         options: what to protect.
 
@@ -66,12 +67,12 @@ def groups_of(
     """
     outputs = dataset_class(dataset or DEFAULT).classes.outputs
     if checkpoint is not None:
-        network = load_model(Path(checkpoint), name=model, head="fitting").model
-    elif model is not None:
-        network = build_model(ModelSpec(model, outputs))
+        model = load_model(Path(checkpoint), head="fitting", **network.in_file).model
+    elif network.model is not None:
+        model, _ = new_model(network.spec(outputs))
     else:
         raise UsageError("--list-groups needs a network; pass --ckpt FILE or --model NAME")
-    return find_groups(network, ignore=options.ignore, protect_first=options.protect_first)
+    return find_groups(model, ignore=options.ignore, protect_first=options.protect_first)
 
 
 def latency_in(folder: Path) -> LatencyReport | None:
