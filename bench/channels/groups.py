@@ -19,6 +19,7 @@ from bench.channels.exchange import faults
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
 from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
 from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, smallest_size
+from bench.errors import BenchError, first_line
 from bench.torch_utils.dry_run import blank_image
 
 
@@ -73,7 +74,7 @@ class ChannelGroup:
         consumers: layers that read them.
         scales: tensors outside of the layers of the table that they pass, such as a scale a channel.
         unit: positions of its first producer that a channel takes: 1, or as many as can only go together, such as those
-            of an attention head, of a group of a convolution, or the same one of each part that code splits an axis into.
+            of a head, of a group of a convolution, or the same one of each part that code splits an axis into.
         protected: why none may be removed, or None.
         structure: type and side of each layer that shrinks with the group, in alphabetical order.
     """
@@ -132,10 +133,16 @@ def find_groups(
 
     Raises:
         UsageError: a pattern matches no layer that makes channels.
-        BenchError: the network cannot be traced.
+        BenchError: the network cannot be copied or traced.
     """
     # A copy, because a forward pass in training mode may change a network, and a failed one leaves hooks behind.
-    model = copy.deepcopy(model)
+    try:
+        model = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise BenchError(
+            f"cannot copy {type(model).__name__} ({first_line(error)}); take old-style weight norm and masks off its "
+            "layers first: torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove"
+        ) from error
     size = trace_size or smallest_size(model)
     trace = Trace(model, size)
     while True:

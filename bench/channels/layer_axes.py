@@ -37,15 +37,13 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
 
 
 def axes_of(layer: nn.Module) -> dict[str, tuple[str, ...]] | None:
-    """Tensor name -> sides of its axes, or None for a layer without channels of its own, or that cannot be narrowed.
+    """Tensor name -> sides of its axes, or None for a layer without channels of its own.
 
     Tensors that the table does not know, such as the scales of a layer of one's own, have an unnamed side an axis:
     `scale.0`, `scale.1`. Only a trace tells whether channels are there.
     """
     tensors = {name: tensor for name, tensor in own_tensors(layer) if tensor.numel() > 1}
     known = next((axes for kind, axes in _AXES.items() if isinstance(layer, kind)), None)
-    if known is not None and not _is_plain(layer):
-        return None
     if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
         return None  # one slope for all channels
     if known is not None and is_depthwise(layer):
@@ -59,13 +57,14 @@ def axes_of(layer: nn.Module) -> dict[str, tuple[str, ...]] | None:
     }
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer of the table holds its weights itself: weight norm, masks and the like compute them."""
-    if nn.utils.parametrize.is_parametrized(layer) or (isinstance(layer, CONVOLUTIONS) and layer.weight is None):
-        return False
-    if isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1 and not is_depthwise(layer):
-        return False
-    return not isinstance(layer, WEIGHTED) or "weight" in layer._parameters
+def is_rigid(layer: nn.Module) -> bool:
+    """Whether a layer has channels but cannot be narrowed: what computes its weights would not know of it."""
+    if isinstance(layer, nn.utils.parametrize.ParametrizationList):
+        return True
+    if isinstance(layer, nn.ConvTranspose2d) and is_grouped(layer):
+        # Its bias has an axis for all channels, its weight one for those of a group.
+        return True
+    return isinstance(layer, WEIGHTED) and "weight" not in layer._parameters
 
 
 def own_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -87,12 +86,12 @@ def is_grouped(layer: nn.Module) -> bool:
 
 def width(layer: nn.Module, side: str) -> int:
     """Number of channels a layer has on one side."""
-    axes = axes_of(layer) or {}
     if side == IN and is_depthwise(layer):
         side = OUT
-    for name, tensor in own_tensors(layer):
-        if side in axes.get(name, ()):
-            return tensor.shape[axes[name].index(side)]
+    for name, axes in (axes_of(layer) or {}).items():
+        tensor = getattr(layer, name, None)
+        if tensor is not None and side in axes:
+            return tensor.shape[axes.index(side)]
     # A norm without tensors.
     shape = getattr(layer, "normalized_shape", None)
     return shape[-1] if shape else getattr(layer, "num_features", None) or layer.num_channels
@@ -203,7 +202,7 @@ def _replace(layer: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _refresh_attributes(layer: nn.Module, kept: int) -> None:
     """Makes a layer's width attributes agree with its tensors; `kept` is the width of a norm without any."""
-    if isinstance(layer, nn.modules.conv._ConvNd) and axes_of(layer):
+    if isinstance(layer, CONVOLUTIONS):
         if is_depthwise(layer):
             layer.groups = layer.in_channels = layer.out_channels = layer.weight.shape[0]
         else:
@@ -235,14 +234,21 @@ def sizes_without_tensors(model: nn.Module) -> dict[str, dict[str, int]]:
     return found
 
 
-def adopt_sizes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
-    """Gives a freshly built network what `sizes_without_tensors` said of a narrowed one; unknown layers are left out."""
-    layers = dict(model.named_modules())
-    for name, found in sizes.items():
-        layer = layers.get(name)
-        if "width" in found and isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
-            _refresh_attributes(layer, found["width"])
-        elif "num_groups" in found and isinstance(layer, nn.GroupNorm):
+def adopt_sizes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]] | None) -> None:
+    """Gives a freshly built network what `sizes_without_tensors` said of a narrowed one, before `adopt_shapes`.
+
+    Args:
+        model: the dense network.
+        sizes: None for a file of a version that narrowed no such layers.
+    """
+    if sizes is None:
+        return
+    for name, layer in model.named_modules():
+        found = sizes.get(name, {})
+        if is_grouped(layer):
+            # One that is left with a single group is told apart no more.
+            layer.groups = found.get("groups", 1)
+        elif isinstance(layer, nn.GroupNorm) and found:
             layer.num_groups, layer.num_channels = found["num_groups"], found["num_channels"]
-        elif "groups" in found and isinstance(layer, CONVOLUTIONS):
-            layer.groups = found["groups"]
+        elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and layer.weight is None and found:
+            _refresh_attributes(layer, found["width"])

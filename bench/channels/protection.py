@@ -70,5 +70,5 @@ def _ignored(makers: Mapping[str, Sequence[str]], patterns: Sequence[str]) -> di
                 f"`ignore` pattern '{pattern}' matches no layer that makes channels; "
                 f"they are named {known[0]} to {known[-1]}"
             )
-        reasons |= {name: f"{IGNORED} '{pattern}'" for name in matched}
+        reasons |= dict.fromkeys(matched, f"{IGNORED} '{pattern}'")
     return reasons

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import bench.channels.axis_moves
+import bench.channels.axis_sums  # noqa: F401  rules of operators
 from bench.channels.axis_flow import Axes, Flow
 from bench.channels.axis_labels import Axis, Labels, Settled
-from bench.channels.layer_axes import NORMS, OUT, axes_of, own_tensors, width
+from bench.channels.layer_axes import NORMS, OUT, axes_of, is_rigid, own_tensors, width
 from bench.errors import BenchError, first_line
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
@@ -107,11 +109,11 @@ class Trace:
         self._channel: np.ndarray = np.empty(0, dtype=np.int64)
 
     def _pass(self, model: nn.Module, size: tuple[int, int], is_training: bool) -> None:
-        flow = Flow(self._labels, self._stored.axes)
+        flow = Flow(self._labels, self._stored.axes, self._stored.bare_norm)
         images = blank_image(model, size)
         labels = self._labels.new(images.shape[1])
         self._labels.fix(labels, IMAGE)
-        with _as_traced(model, is_training), _modules_shown(model, flow, self._stored, self.norm_behind):
+        with _as_traced(model, is_training), _modules_shown(model, flow, self.norm_behind):
             flow.put(images, [None, labels, None, None])
             with _Watch(flow):
                 outputs = tensors_in(model(images))
@@ -133,7 +135,7 @@ class Trace:
         for found, sides in reached.items():
             shape = tuple((side, len(positions)) for side, positions in sides.items())
             # What stays is apart from what goes; channels of both kinds in one layer have reasons of their own.
-            alike[*shape, found in outputs, reasons.get(found)].append(found)
+            alike[shape, found in outputs, reasons.get(found)].append(found)
         return [self._traced(members, reached, reasons, outputs) for members in alike.values()]
 
     def _traced(
@@ -185,16 +187,23 @@ class _Stored:
         if id(tensor) not in self._axes:
             found: Axes = [None] * tensor.dim()
             for name, tensor_name in owners:
-                sides = (axes_of(self._layers[name]) or {}).get(tensor_name, ())
-                for number, side in enumerate(sides):
-                    found[number] = self._labels.join([found[number], self.side(name, side)])
-                if axes_of(self._layers[name]) is None:
+                layer = self._layers[name]
+                if is_rigid(layer):
                     found = [self._labels.new(size) for size in tensor.shape]
-                    kind = type(self._layers[name]).__name__
                     for axis in found:
-                        self._labels.fix(axis, f"{kind} {name} cannot be narrowed")
+                        self._labels.fix(axis, f"{type(layer).__name__} {name} cannot be narrowed")
+                    continue
+                for number, side in enumerate((axes_of(layer) or {}).get(tensor_name, ())):
+                    found[number] = self._labels.join([found[number], self.side(name, side)])
             self._axes[id(tensor)] = found
         return self._axes[id(tensor)]
+
+    def bare_norm(self, name: str) -> Axis | None:
+        """The labels of a normalisation that has a width but no tensors."""
+        layer = self._layers.get(name)
+        if not isinstance(layer, NORMS) or any(True for _ in own_tensors(layer)):
+            return None
+        return self.side(name, OUT)
 
     def side(self, name: str, side: str) -> Axis:
         """The labels of a side of a layer."""
@@ -241,7 +250,7 @@ def _as_traced(model: nn.Module, is_training: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _modules_shown(model: nn.Module, flow: Flow, stored: _Stored, norm_behind: dict[str, str]) -> Iterator[None]:
+def _modules_shown(model: nn.Module, flow: Flow, norm_behind: dict[str, str]) -> Iterator[None]:
     """Tells a flow which module runs, and notes what only modules tell."""
     names = [name for name, module in model.named_modules() if name and not isinstance(module, torch.jit.ScriptModule)]
     stack: list[str] = []
@@ -255,13 +264,6 @@ def _modules_shown(model: nn.Module, flow: Flow, stored: _Stored, norm_behind: d
             maker = flow.maker(read)
             if maker is not None:
                 norm_behind.setdefault(maker, name)
-            if not any(True for _ in own_tensors(layer)) and axes_of(layer) is not None:
-                # A norm without tensors still has a width of its own.
-                axes = flow.of(read)
-                axis = len(axes) - 1 if isinstance(layer, nn.LayerNorm) else 1
-                axes = [*axes[:axis], flow.labels.join([axes[axis], stored.side(name, OUT)]), *axes[axis + 1 :]]
-                stored.touched.add(name)
-                flow.put(read, axes)
 
     def leave(_name: str, _inputs: tuple[Any, ...], _output: Any) -> None:
         stack.pop()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.channels.layer_axes import adopt_shapes
+from bench.channels.layer_axes import adopt_shapes, adopt_sizes, sizes_without_tensors
 from bench.errors import BenchError, UsageError, first_line
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import EvaluationReport, file_record
@@ -75,6 +75,7 @@ def save_int8(path: Path, saved: SavedModel, int8: nn.Module) -> None:
     content = {
         "format": FORMAT,
         "model": plain(asdict(saved.spec)),
+        "sizes": sizes_without_tensors(saved.model),
         "shapes": {name: list(tensor.shape) for name, tensor in saved.model.state_dict().items()},
         "state_dict": {
             name: contiguous(value.detach()) if isinstance(value, Tensor) else value
@@ -100,6 +101,7 @@ def load_int8(path: Path) -> nn.Module:
     if fault:
         raise BenchError(f"{path} cannot be used: {fault}; quantise the network again with eval.py --int8")
     model = blank_model(spec_in(path, content))
+    adopt_sizes(model, content.get("sizes"))
     adopt_shapes(model, {name: tuple(shape) for name, shape in content["shapes"].items()})
     model = model.to_empty(device="cpu").eval()
     with torch.no_grad():

@@ -94,7 +94,9 @@ def build_model(spec: ModelSpec) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         if not spec.kwargs:
             raise
-        raise UsageError(f"{spec.name} cannot be built with its arguments {spec.kwargs} ({first_line(error)})") from error
+        raise UsageError(
+            f"{spec.name} cannot be built with its arguments {spec.kwargs} ({first_line(error)})"
+        ) from error
 
 
 def blank_model(spec: ModelSpec) -> nn.Module:

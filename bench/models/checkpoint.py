@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.channels.layer_axes import adopt_shapes
+from bench.channels.layer_axes import adopt_shapes, adopt_sizes, sizes_without_tensors
 from bench.errors import BenchError, UsageError, first_line
 from bench.models import ModelSpec, blank_model, check_model, new_model
 from bench.models.output_layers import output_axes, output_layers, outputs_of, with_fresh_outputs
@@ -80,6 +80,9 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
     }
     if saved.state:
         content["state"] = saved.state
+    if saved.channels:
+        # A dense network has them from its factory.
+        content["sizes"] = sizes_without_tensors(saved.model)
     write_file(path, content)
 
 
@@ -140,7 +143,7 @@ def load_model(
         weights = with_fresh_outputs(weights, spec)
     elif outputs is not None:
         check_outputs(path, spec, outputs)
-    model = _rebuild(path, spec, weights, narrowed=bool(content["channels"]))
+    model = _rebuild(path, spec, weights, narrowed=bool(content["channels"]), sizes=content.get("sizes"))
     if head == "fresh":
         _announce(path, spec)
     return SavedModel(model, spec, content["channels"], content["meta"], content.get("state", {}))
@@ -243,6 +246,8 @@ def _check_form(path: Path | str, content: Mapping[str, Any]) -> None:
         and is_mapping(model.get("kwargs", {})),
         "state_dict": is_mapping(content.get("state_dict"), Tensor),
         "channels": is_mapping(content.get("channels")),
+        "sizes": is_mapping(content.get("sizes", {}))
+        and all(is_mapping(found, int) for found in content.get("sizes", {}).values()),
         "meta": is_mapping(meta),
         "meta's input_size": size is None
         or (isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size)),
@@ -267,12 +272,20 @@ def _check_fit(path: Path | str, model: nn.Module) -> None:
         raise BenchError(f"{path} is damaged: its layers do not fit together ({first_line(error)})") from error
 
 
-def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *, narrowed: bool) -> nn.Module:
+def _rebuild(
+    path: Path | str,
+    spec: ModelSpec,
+    weights: Mapping[str, Tensor],
+    *,
+    narrowed: bool,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
+) -> nn.Module:
     try:
         model = blank_model(spec)
     except UsageError as error:
         raise BenchError(f"{path}: {error}") from error
     if narrowed:
+        adopt_sizes(model, sizes)
         adopt_shapes(model, {key: tuple(tensor.shape) for key, tensor in weights.items()})
     weights = fitting_tensors(weights, model.state_dict(), where=f"{path} does not fit {spec.name}")
     # Tensors that are one in a network of the user's own stay one.

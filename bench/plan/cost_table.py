@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, Member, group_sides
-from bench.channels.layer_axes import WEIGHTED, axes_of
+from bench.channels.layer_axes import IN, OUT, WEIGHTED, axes_of
 from bench.measure.operators import OperatorCall
 from bench.plan.narrower_runs import FACTORS, NarrowerRuns, NotFollowed, factor_table
 
@@ -89,8 +89,12 @@ class CostTable:
                 if id(tensor) in seen:
                     continue
                 seen.add(id(tensor))
-                found = enumerate(axes.get(tensor_name, ()))
-                factors = [self._side(tensor.shape[axis], sides.get((name, side), ())) for axis, side in found]
+                found = [
+                    (side, self._side(tensor.shape[axis], sides.get((name, side), ())))
+                    for axis, side in enumerate(axes.get(tensor_name, ()))
+                ]
+                # Of all axes only two can lose something in a layer of the table; the others are counted in `rest`.
+                factors = [one for side, one in found if side in (OUT, IN) or one.lost.any()]
                 rest = tensor.numel() // int(np.prod([one.dense for one in factors], dtype=np.int64))
                 key = f"{name}.{tensor_name}".lstrip(".")
                 tensors[key] = rest, factors, isinstance(tensor, nn.Parameter), tensor.element_size()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from bench.channels.groups import ChannelGroup
 from bench.channels.layer_axes import keep_channels, width
@@ -61,11 +62,12 @@ class NarrowerRuns:
         Args:
             kept: int64 [groups].
         """
-        left = widths_left(self._model, self._groups, kept)
+        left = positions_left(self._model, self._groups, kept)
         with stand_in(self._model) as shadow, OperatorCalls(shadow).noting() as seen:
-            for (name, side), count in left.items():
-                # A tensor without values, as all are here: which positions stay does not matter to shapes.
-                keep_channels(shadow.get_submodule(name), side, torch.arange(count))
+            # Positions have values, which layers of several groups look at.
+            with unset_fake_temporarily():
+                for (name, side), positions in left.items():
+                    keep_channels(shadow.get_submodule(name), side, positions)
             shadow(blank_image(shadow, self._input_size))
         return seen.calls
 
@@ -130,20 +132,23 @@ def factor_table(calls: Sequence[OperatorCall]) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(-1, FACTORS)
 
 
-def widths_left(model: nn.Module, groups: Sequence[ChannelGroup], kept: np.ndarray) -> dict[tuple[str, str], int]:
-    """(layer, side) -> how many positions stay, for every side that loses some.
+def positions_left(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: np.ndarray
+) -> dict[tuple[str, str], torch.Tensor]:
+    """(layer, side) -> the positions that stay when groups lose their last channels; costs do not ask which ones go.
 
     Args:
         model: the network the groups were found in.
         groups: all its groups.
         kept: int64 [groups], how many channels each keeps.
     """
-    left: dict[tuple[str, str], int] = {}
+    stays: dict[tuple[str, str], torch.Tensor] = {}
     for group, count in zip(groups, kept.tolist(), strict=True):
         if count == group.channels:
             continue
         for member in group.members:
             key = member.layer, member.side
-            lost = len(member.positions) // group.channels * (group.channels - count)
-            left[key] = left.get(key, width(model.get_submodule(member.layer), member.side)) - lost
-    return left
+            if key not in stays:
+                stays[key] = torch.ones(width(model.get_submodule(member.layer), member.side), dtype=torch.bool)
+            stays[key][member.positions[member.channels >= count]] = False
+    return {key: stay.nonzero().flatten() for key, stay in stays.items()}
