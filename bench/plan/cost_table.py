@@ -123,14 +123,14 @@ class CostTable:
         owner = [_owner(call, row_of) for call in runs.dense]
         numel = self._rest * self._width.prod(axis=1)
         macs = np.array([call.macs for call in runs.dense], dtype=np.int64)
-        is_open = [column for column, group in enumerate(groups) if group.protected is None]
-        is_open = [column for column in is_open if groups[column].channels > groups[column].unit]
-        # A whole weight at a number of places: the same number in every narrower network, or else it is watched.
+        is_open = [column for column, group in enumerate(groups) if group.protected is None and group.channels > 1]
+        # A whole weight at a number of places: the same number in a narrower network, or else it is watched.
         applied = np.array([row is not None and call % numel[row] == 0 for row, call in zip(owner, macs, strict=True)])
-        applied = applied.astype(bool)
+        applied, seen, can_count = applied.astype(bool), None, bool(is_open)
+        less = self.channels.copy()
+        less[is_open] -= np.maximum(1, less[is_open] // 3)
         try:
             if is_open:
-                less = runs.less(is_open)
                 seen = runs.alike(less).prod(axis=1)
                 narrow = self._rest * (self._width - self._loss @ (self.channels - less)).prod(axis=1)
                 for call in np.flatnonzero(applied):
@@ -140,27 +140,17 @@ class CostTable:
             losses = np.zeros((len(watched), FACTORS, len(groups)))
             if len(watched) and is_open:
                 losses = runs.losses(watched, is_open)
-        except NotFollowed:
-            watched, losses = np.flatnonzero(~applied), None
+        except NotFollowed as error:
+            # What does not run narrower cannot be counted either; cutting it will say why.
+            seen, can_count = None, can_count and error.__cause__ is None
+            watched = np.flatnonzero(~applied)
+            losses = np.zeros((len(watched), FACTORS, len(groups)))
         for call in np.flatnonzero(applied):
             self._per_element[owner[call], 1] += macs[call] // numel[owner[call]]
         self._products = factor_table([runs.dense[call] for call in watched]).astype(np.float64)
-        is_followed = losses is not None
-        self._product_loss = losses if is_followed else np.zeros((len(watched), FACTORS, len(groups)))
-        if is_open and not (is_followed and self._is_right(runs, is_open)):
+        self._product_loss = losses
+        if can_count and (seen is None or self.predict(less).macs != seen.sum()):
             self._counted = runs.frozen()
-
-    def _is_right(self, runs: NarrowerRuns, is_open: Sequence[int]) -> bool:
-        """Whether the table tells the MACs of a much narrower network."""
-        if not self._product_loss.any():
-            return True
-        least = min(int(self.channels[column]) for column in is_open)
-        less = runs.less(is_open, units=max(2, least // 3))
-        try:
-            seen = int(runs.alike(less).prod(axis=1).sum())
-        except NotFollowed:
-            return False
-        return seen == self.predict(less).macs
 
     @property
     def is_counted(self) -> bool:

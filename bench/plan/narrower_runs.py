@@ -105,25 +105,23 @@ class NarrowerRuns:
             if not lost.any():
                 continue
             if len(tried) == 1:
-                found[:, :, tried[0]] = lost / self._groups[tried[0]].unit
+                found[:, :, tried[0]] = lost
                 continue
             half = len(tried) // 2
             first = self._lost(which, whole, tried[:half])
             waiting += [(tried[:half], first), (tried[half:], lost - first)]
         return found
 
-    def less(self, there: Sequence[int], units: int = 1) -> np.ndarray:
-        """int64 [groups]: the channels that are kept when some groups lose so many units each."""
+    def _without_one(self, tried: Sequence[int]) -> np.ndarray:
         kept = np.array([group.channels for group in self._groups], dtype=np.int64)
-        for number in there:
-            kept[number] = max(self._groups[number].unit, kept[number] - units * self._groups[number].unit)
+        kept[list(tried)] -= 1
         return kept
 
     def _lost(self, which: np.ndarray, whole: np.ndarray, tried: Sequence[int]) -> np.ndarray:
         self._runs += 1
         if self._runs > _MOST_RUNS:
             raise NotFollowed
-        return whole - self.alike(self.less(tried))[which]
+        return whole - self.alike(self._without_one(tried))[which]
 
 
 def factor_table(calls: Sequence[OperatorCall]) -> np.ndarray:
