@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
 from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, smallest_size
 from bench.errors import BenchError, first_line
 from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.network_form import form_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ def find_groups(
             f"cannot copy {type(model).__name__} ({first_line(error)}); take old-style weight norm and masks off its "
             "layers first: torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove"
         ) from error
-    size = trace_size or smallest_size(model)
+    size = trace_size or form_of(model).trace_size or smallest_size(model)
     trace = Trace(model, size)
     while True:
         found = _as_groups(trace, model)
@@ -214,7 +216,8 @@ def _as_group(
     """Sorts the sides that channels reach by what the layers do with them."""
     sides = sorted(traced.sides, key=lambda side: order[side.layer])
     first = next(side for side in sides if side.side == OUT and isinstance(layers[side.layer], WEIGHTED))
-    ordered = [_as_member(side, _ranks(first)) for side in sides]
+    # Channels are numbered in the order in which their first layer makes them.
+    ordered = [_as_member(side, np.argsort(first.positions[:, 0], kind="stable")) for side in sides]
     made = [m for m in ordered if m.side == OUT and isinstance(layers[m.layer], WEIGHTED)]
     norms = {m.layer: m for m in ordered if isinstance(layers[m.layer], NORMS)}
     filters = [m for m in made if not is_depthwise(layers[m.layer])]
@@ -224,24 +227,13 @@ def _as_group(
     scales = tuple(m for m in ordered if m.side not in (OUT, IN))
     name = (producers[0].layer if producers else ordered[0]).layer
     structure = tuple(sorted(f"{type(layers[m.layer]).__name__} {m.side}" for m in ordered))
-    unit = len(first.positions) // traced.channels
+    unit = first.positions.shape[1]
     return ChannelGroup(
         name, traced.channels, producers, tuple(norms.values()), depthwise, consumers, scales, unit, structure=structure
     )  # fmt: skip
 
 
-def _ranks(first: TracedSide) -> list[int]:
-    """Channels in the order in which the first layer makes them: the number that each gets."""
-    firsts: dict[int, int] = {}
-    for position, channel in zip(first.positions, first.channels, strict=True):
-        firsts[channel] = min(position, firsts.get(channel, position))
-    ranks = [0] * len(firsts)
-    for rank, channel in enumerate(sorted(firsts, key=firsts.__getitem__)):
-        ranks[channel] = rank
-    return ranks
-
-
-def _as_member(side: TracedSide, ranks: Sequence[int]) -> Member:
-    places = sorted((ranks[channel], position) for position, channel in zip(side.positions, side.channels, strict=True))
-    channels, positions = zip(*places, strict=True)
-    return Member(side.layer, side.side, torch.tensor(positions), torch.tensor(channels))
+def _as_member(side: TracedSide, order: np.ndarray) -> Member:
+    positions = torch.from_numpy(side.positions[order].copy())
+    channels = torch.arange(len(positions)).repeat_interleave(positions.shape[1])
+    return Member(side.layer, side.side, positions.flatten(), channels)

@@ -43,14 +43,12 @@ class TracedSide:
     Attributes:
         layer: module name.
         side: OUT, IN, or an axis of a tensor that the table of axes does not know.
-        positions: positions on that side.
-        channels: the channel at each position, counted from 0.
+        positions: int64 [channels, n], the positions on that side that each channel takes.
     """
 
     layer: str
     side: str
-    positions: list[int]
-    channels: list[int]
+    positions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -126,30 +124,31 @@ class Trace:
         """The channels of all layers that ran, those together that are coupled in the same layers."""
         channel, reasons = self._settled.channels()
         self._channel = channel
+        sides = list(self._stored.sides())
+        side_of = np.repeat(np.arange(len(sides)), [len(labels) for _, labels in sides])
+        position = np.concatenate([np.arange(len(labels)) for _, labels in sides])
+        found = channel[np.concatenate([labels for _, labels in sides])]
+        # Channel by channel, and of each the sides in the order of the network.
+        order = np.lexsort((position, side_of, found))
+        found, side_of, position = found[order], side_of[order], position[order]
+        starts = np.flatnonzero(np.diff(found, prepend=-1))
         outputs = set(channel[np.concatenate(self._outputs)].tolist())
-        reached: dict[int, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
-        for side, labels in self._stored.sides():
-            for position, found in enumerate(channel[labels].tolist()):
-                reached[found][side].append(position)
         alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for found, sides in reached.items():
-            shape = tuple((side, len(positions)) for side, positions in sides.items())
+        ends = np.append(starts[1:], len(found))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            one = int(found[start])
             # What stays is apart from what goes; channels of both kinds in one layer have reasons of their own.
-            alike[shape, found in outputs, reasons.get(found)].append(found)
-        return [self._traced(members, reached, reasons, outputs) for members in alike.values()]
-
-    def _traced(
-        self,
-        members: list[int],
-        reached: dict[int, dict[tuple[str, str], list[int]]],
-        reasons: dict[int, str],
-        outputs: set[int],
-    ) -> Traced:
-        sides = []
-        for layer, side in reached[members[0]]:
-            places = [(position, k) for k, found in enumerate(members) for position in reached[found][layer, side]]
-            sides.append(TracedSide(layer, side, [p for p, _ in places], [k for _, k in places]))
-        return Traced(len(members), sides, reasons.get(members[0]), members[0] in outputs, set(members))
+            alike[side_of[start:end].tobytes(), one in outputs, reasons.get(one)].append(start)
+        groups = []
+        for (reached, is_output, obstacle), firsts in alike.items():
+            of_one = np.frombuffer(reached, dtype=side_of.dtype)
+            places = position[np.array(firsts)[:, None] + np.arange(len(of_one))]
+            parts = [
+                TracedSide(*sides[number][0], places[:, of_one == number]) for number in np.unique(of_one).tolist()
+            ]
+            labels = set(found[np.array(firsts)].tolist())
+            groups.append(Traced(len(firsts), parts, obstacle, is_output, labels))
+        return groups
 
     def choose_others(self, wrong: set[int]) -> bool:
         """Takes axes that hold some channels apart in another way from now on, and says whether there is any.

@@ -85,3 +85,26 @@ def session_of(
 
     options, recipe, repair = (collect(group, arguments) for group in (PruneOptions, TrainOptions, RepairOptions))
     return Session(baseline, options, folder, schedule, recipe, repair)
+
+
+def look_at_network(arguments: argparse.Namespace) -> bool:
+    """Shows the groups of a network, or whether it can be pruned, if that was asked for.
+
+    Raises:
+        BenchError: by --check, too little of it can be pruned, or what is left of it does not run.
+    """
+    if not (arguments.list_groups or arguments.check):
+        return False
+    from bench.jobs.network_check import check_network, check_table
+    from bench.jobs.pruning import groups_of
+    from bench.report.console_tables import groups_table
+    from bench.system.console import console
+
+    asked = (arguments.ckpt, collect(ModelOptions, arguments), arguments.dataset, collect(PruneOptions, arguments))
+    if arguments.list_groups:
+        console().print(groups_table(groups_of(*asked)))
+        return True
+    found = check_network(*asked, arguments.input_size, arguments.seed)
+    console().print(check_table(found))
+    found.check_enough()
+    return True

@@ -15,7 +15,7 @@ from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import latency_of
 from bench.measure.latency_report import LatencyReport
 from bench.models import new_model
-from bench.models.checkpoint import load_model, save_model
+from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.models.options import ModelOptions
 from bench.plan.target import Goal
 from bench.pruners.base import Method
@@ -60,19 +60,36 @@ def groups_of(
         checkpoint: file of the network, of any number of outputs; without one it is built with fresh weights.
         network: which it is.
         dataset: the data set a network without a file is for.
-        options: what to protect.
+        options: what to protect, and whether groups are tried out.
+
+    Raises:
+        UsageError: neither checkpoint nor model, or names that do not exist.
+    """
+    model = opened_network(checkpoint, network, dataset, "--list-groups").model
+    return find_groups(
+        model, ignore=options.ignore, protect_first=options.protect_first, check=options.check is not False
+    )
+
+
+def opened_network(checkpoint: str | None, network: ModelOptions, dataset: str | None, flag: str) -> SavedModel:
+    """The network of a file, of any number of outputs, or without a file a new one.
+
+    Args:
+        checkpoint: the file.
+        network: which it is.
+        dataset: the data set a network without a file is for.
+        flag: what it is for, for the message.
 
     Raises:
         UsageError: neither checkpoint nor model, or names that do not exist.
     """
     outputs = dataset_class(dataset or DEFAULT).classes.outputs
     if checkpoint is not None:
-        model = load_model(Path(checkpoint), head="fitting", **network.in_file).model
-    elif network.model is not None:
-        model, _ = new_model(network.spec(outputs))
-    else:
-        raise UsageError("--list-groups needs a network; pass --ckpt FILE or --model NAME")
-    return find_groups(model, ignore=options.ignore, protect_first=options.protect_first)
+        return load_model(Path(checkpoint), head="fitting", **network.in_file)
+    if network.model is None:
+        raise UsageError(f"{flag} needs a network; pass --ckpt FILE or --model NAME")
+    model, spec = new_model(network.spec(outputs))
+    return SavedModel(model.eval(), spec)
 
 
 def latency_in(folder: Path) -> LatencyReport | None:

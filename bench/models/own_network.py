@@ -17,6 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# Before the user's code imports torchvision.
+import bench.torch_utils.torchvision_compat  # noqa: F401
+
+# isort: split
 import torch
 from torch import Tensor, nn
 
