@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT, OUTPUTS = 240, 12
+LIMIT, OUTPUTS = 600, 12
 
 # What nobody can name on a command line is a factory of a few lines, as a user would write it.
 OWN = """
@@ -97,7 +97,7 @@ def measured(name: str) -> dict[str, object]:
     stays = [f"{kept.channels} {kept.reason}" for kept in check.kept if kept.reason != "network output"]
     masked = None
     with contextlib.suppress(Exception):
-        masked = masked_error(network)
+        masked = masked_error(network, check.groups)
     return {"channels": channels, "macs": macs, "seconds": seconds, "stays": stays[:2], "masked": masked} | {
         "peer": peer(network, check.groups)
     }
@@ -113,11 +113,11 @@ def _fresh(network):
         return new_model(network.spec(OUTPUTS))[0].eval()
 
 
-def masked_error(network) -> float:
+def masked_error(network, groups) -> float:
     """How far a network cut by 30 % is from one whose readers of these channels see zeros."""
     import torch
 
-    from bench.channels.groups import find_groups, prunable
+    from bench.channels.groups import prunable
     from bench.channels.layer_axes import IN, axes_of
     from bench.cut.network import cut
     from bench.plan.cost_table import CostTable
@@ -129,7 +129,7 @@ def masked_error(network) -> float:
     from bench.torch_utils.network_form import form_of
 
     model = _fresh(network).double()
-    groups, size = find_groups(model), form_of(model).trace_size or (64, 64)
+    size = form_of(model).trace_size or (64, 64)
     scores = make_pruner("random").score(model, prunable(groups), Calibration([], 255, 0))
     plan = make_plan(groups, scores, CostTable(model, groups, size), Target(Goal("channels", 0.3), "local"))
     # Statistics that fit, so that no features fade away under the biases.
