@@ -103,7 +103,7 @@ class Trace:
         except Exception as error:
             raise BenchError(
                 f"cannot trace {type(model).__name__} at {size[0]}x{size[1]} ({first_line(error)}); "
-                "it must map images [N, 3, H, W] to logits through its layers, at this size or at the `trace_size` given"
+                "it must map images [N, 3, H, W] to logits through its layers at that size; `trace_size` gives another"
             ) from error
         self._settled: Settled = self._labels.settled()
         self._channel: np.ndarray = np.empty(0, dtype=np.int64)
