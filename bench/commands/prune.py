@@ -25,8 +25,8 @@ from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, T
 
 COMMON = """
     --ckpt --save --method --opt --global-ratio --target-macs --target-params --target-latency --sensitivity
-    --list-methods --list-groups --check --dataset --data-root --input-size --model --round-to
-    --objective --repair --iterations --latency --device --seed --threads
+    --list-methods --list-groups --check --dataset --data-root --input-size --num-workers --model --round-to
+    --objective --repair --latency --device --seed --threads
 """
 
 

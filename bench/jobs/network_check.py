@@ -148,9 +148,7 @@ def check_table(check: NetworkCheck) -> Table:
     """The table of a check: what may be pruned, what was tried, what stays and why."""
     from rich.markup import escape
 
-    table = framed(
-        escape(f"{check.name} at {check.input_size[0]}x{check.input_size[1]}"), ["", "found"], wraps=("found",)
-    )
+    table = framed(escape(f"{check.name} at {check.input_size[0]}x{check.input_size[1]}"), ["", "found"])
     table.columns[1].justify = "left"
     free, (channels, of), (macs, all_macs) = prunable(check.groups), check.channels, check.macs
     table.add_row("groups of channels that go together", f"{len(check.groups)}, {len(free)} may lose channels")
