@@ -100,7 +100,8 @@ def look_at_network(arguments: argparse.Namespace) -> bool:
     from bench.report.console_tables import groups_table
     from bench.system.console import console
 
-    asked = (arguments.ckpt, collect(ModelOptions, arguments), arguments.dataset, collect(PruneOptions, arguments))
+    groups = (ModelOptions, DataOptions, PruneOptions)
+    asked = (arguments.ckpt, *(collect(group, arguments) for group in groups))
     if arguments.list_groups:
         console().print(groups_table(groups_of(*asked)))
         return True

@@ -22,6 +22,7 @@ from bench.channels.groups import ChannelGroup, find_groups, group_sides, prunab
 from bench.channels.layer_axes import OUT, width
 from bench.channels.tracing import TRACE_SIZE
 from bench.cut.network import cut
+from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.errors import BenchError, first_line
 from bench.jobs.pruning import opened_network
@@ -109,7 +110,7 @@ class NetworkCheck:
 def check_network(
     checkpoint: str | None,
     network: ModelOptions,
-    dataset: str | None,
+    data: DataOptions,
     options: PruneOptions,
     input_size: tuple[int, int] | None = None,
     seed: int = 0,
@@ -119,7 +120,7 @@ def check_network(
     Args:
         checkpoint: file of the network, of any number of outputs; without one it is built with fresh weights.
         network: which it is.
-        dataset: the data set a network without a file is for.
+        data: the data set a network without a file is for.
         options: what to protect.
         input_size: (height, width) that MACs are counted at; by default that of the trace.
         seed: of the channels that go, and of the images.
@@ -128,7 +129,7 @@ def check_network(
         UsageError: neither checkpoint nor model, or names that do not exist.
         BenchError: the network cannot be traced, nothing may go, or the cut network fails at what is then named.
     """
-    saved = opened_network(checkpoint, network, dataset, "--check")
+    saved = opened_network(checkpoint, network, data, "--check")
     model, name = saved.model, saved.spec.name
     size = input_size or form_of(model).trace_size or TRACE_SIZE
     steps, clock = [], time.perf_counter()

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.channels.groups import ChannelGroup, find_groups
-from bench.datasets import DEFAULT, dataset_class
+from bench.datasets import classes_of
+from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.session import Session
@@ -52,43 +53,42 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
 
 
 def groups_of(
-    checkpoint: str | None, network: ModelOptions, dataset: str | None, options: PruneOptions
+    checkpoint: str | None, network: ModelOptions, data: DataOptions, options: PruneOptions
 ) -> list[ChannelGroup]:
     """The groups of coupled channels of a network, and which of them a pruning would leave whole.
 
     Args:
         checkpoint: file of the network, of any number of outputs; without one it is built with fresh weights.
         network: which it is.
-        dataset: the data set a network without a file is for.
+        data: the data set a network without a file is for.
         options: what to protect, and whether groups are tried out.
 
     Raises:
         UsageError: neither checkpoint nor model, or names that do not exist.
     """
-    model = opened_network(checkpoint, network, dataset, "--list-groups").model
+    model = opened_network(checkpoint, network, data, "--list-groups").model
     return find_groups(
         model, ignore=options.ignore, protect_first=options.protect_first, check=options.check is not False
     )
 
 
-def opened_network(checkpoint: str | None, network: ModelOptions, dataset: str | None, flag: str) -> SavedModel:
+def opened_network(checkpoint: str | None, network: ModelOptions, data: DataOptions, flag: str) -> SavedModel:
     """The network of a file, of any number of outputs, or without a file a new one.
 
     Args:
         checkpoint: the file.
         network: which it is.
-        dataset: the data set a network without a file is for.
+        data: the data set a network without a file is for.
         flag: what it is for, for the message.
 
     Raises:
         UsageError: neither checkpoint nor model, or names that do not exist.
     """
-    outputs = dataset_class(dataset or DEFAULT).classes.outputs
     if checkpoint is not None:
         return load_model(Path(checkpoint), head="fitting", **network.in_file)
     if network.model is None:
         raise UsageError(f"{flag} needs a network; pass --ckpt FILE or --model NAME")
-    model, spec = new_model(network.spec(outputs))
+    model, spec = new_model(network.spec(classes_of(data).outputs))
     return SavedModel(model.eval(), spec)
 
 

@@ -84,6 +84,7 @@ NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
 
 def measured(name: str) -> dict[str, object]:
     """What the check of a network finds out, and the same of torch-pruning's pruner."""
+    from bench.datasets.options import DataOptions
     from bench.engine.options import PruneOptions
     from bench.jobs.network_check import check_network
     from bench.models.options import ModelOptions
@@ -91,7 +92,7 @@ def measured(name: str) -> dict[str, object]:
     spelling, args = NETWORKS[name]
     network, start = ModelOptions(model=spelling, model_args=args), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        check = check_network(None, network, "synthetic", PruneOptions())
+        check = check_network(None, network, DataOptions(), PruneOptions())
     seconds = time.perf_counter() - start
     channels, macs = check.shares
     stays = [f"{kept.channels} {kept.reason}" for kept in check.kept if kept.reason != "network output"]
