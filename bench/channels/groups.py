@@ -7,18 +7,23 @@ need nothing else.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.channels.exchange import faults
+from bench.channels.joining import joined_by_size
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
-from bench.channels.protection import FIRST, IGNORED, OUTPUT, UNUSED, reasons_to_protect
-from bench.channels.tracing import TRACE_SIZE, Traced, trace
+from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
+from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, traced_at
+from bench.errors import BenchError, first_line
 from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.network_form import form_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +75,9 @@ class ChannelGroup:
         norms: normalisation layers they pass, whether right behind a producer or not.
         depthwise: depthwise convolutions, and activations with a slope a channel, that they pass.
         consumers: layers that read them.
-        unit: channels that can only go together (1, or the width of an attention head).
+        scales: tensors outside of the layers of the table that they pass, such as a scale a channel.
+        unit: positions of its first producer that a channel takes: 1, or as many as can only go together, such as those
+            of a head, of a group of a convolution, or the same one of each part that code splits an axis into.
         protected: why none may be removed, or None.
         structure: type and side of each layer that shrinks with the group, in alphabetical order.
     """
@@ -81,6 +88,7 @@ class ChannelGroup:
     norms: tuple[Member, ...]
     depthwise: tuple[Member, ...]
     consumers: tuple[Member, ...]
+    scales: tuple[Member, ...] = ()
     unit: int = 1
     protected: str | None = None
     structure: tuple[str, ...] = ()
@@ -88,11 +96,22 @@ class ChannelGroup:
     @property
     def members(self) -> tuple[Member, ...]:
         """Every side of every layer that shrinks with the group, each once."""
-        return (*(producer.layer for producer in self.producers), *self.norms, *self.depthwise, *self.consumers)
+        return (
+            *(producer.layer for producer in self.producers),
+            *self.norms,
+            *self.depthwise,
+            *self.consumers,
+            *self.scales,
+        )
 
 
 def find_groups(
-    model: nn.Module, *, ignore: Sequence[str] = (), protect_first: bool = False, check: bool = True
+    model: nn.Module,
+    *,
+    ignore: Sequence[str] = (),
+    protect_first: bool = False,
+    check: bool = True,
+    trace_size: tuple[int, int] | None = None,
 ) -> list[ChannelGroup]:
     """Finds the groups of coupled channels of a network.
 
@@ -109,24 +128,39 @@ def find_groups(
         ignore: patterns (`fnmatch`) of layer names whose output channels stay.
         protect_first: whether the first layer's output channels stay.
         check: whether groups are tried out on the network before they are believed; what fails is protected.
+        trace_size: (height, width) in pixels of the image that the network is run with; by default the smallest of
+            some usual sizes that it runs at, from 64x64 upwards.
 
     Returns:
         All groups in the order of their first producers, the protected ones included.
 
     Raises:
         UsageError: a pattern matches no layer that makes channels.
-        BenchError: the network cannot be traced.
+        BenchError: the network cannot be copied or traced.
     """
     # A copy, because a forward pass in training mode may change a network, and a failed one leaves hooks behind.
-    model = copy.deepcopy(model)
-    layers = dict(model.named_modules())
-    order = {name: position for position, name in enumerate(layers)}
-    traced = trace(model)
-    groups = sorted((_as_group(one, layers, order) for one in traced), key=lambda group: order[group.name])
-    reasons = reasons_to_protect(model, groups, traced, ignore, protect_first)
-    if check:
+    try:
+        model = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise BenchError(
+            f"cannot copy {type(model).__name__} ({first_line(error)}); take old-style weight norm and masks off its "
+            "layers first: torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove"
+        ) from error
+    trace = traced_at(model, trace_size or form_of(model).trace_size)
+    size = trace.size
+    while True:
+        found = _as_groups(trace, model)
+        groups, traced = [group for group, _ in found], [one for _, one in found]
+        reasons = reasons_to_protect(model, groups, traced, trace.run, ignore, protect_first)
         free = [group for group in groups if group.name not in reasons]
-        reasons |= faults(model, free, blank_image(model, TRACE_SIZE))
+        wrong = faults(model, free, blank_image(model, size)) if check else {}
+        if wrong:
+            groups, wrong = joined_by_size(model, groups, free, wrong, blank_image(model, size))
+        # Where an axis is taken apart, either whole parts can go or the same of each; the network tells which.
+        labels = {label for group, one in found if group.name in wrong for label in one.labels}
+        if not labels or not trace.choose_others(labels):
+            break
+    reasons |= wrong
     return [replace(group, protected=reasons.get(group.name)) for group in groups]
 
 
@@ -153,21 +187,56 @@ def group_sides(groups: Iterable[ChannelGroup]) -> dict[tuple[str, str], list[tu
     return sides
 
 
-def _as_group(traced: Traced, layers: dict[str, nn.Module], order: dict[str, int]) -> ChannelGroup:
+def _as_groups(trace: Trace, model: nn.Module) -> list[tuple[ChannelGroup, Traced]]:
+    """The groups of channels that layers make, in the order of their first producers, and what is known of each."""
+    layers = dict(model.named_modules())
+    order = {name: position for position, name in enumerate(layers)}
+    found = [
+        (_as_group(one, layers, order, trace.norm_behind), one)
+        for one in trace.channels()
+        if any(side.side == OUT and isinstance(layers[side.layer], WEIGHTED) for side in one.sides)
+    ]
+    found.sort(key=lambda pair: (order[pair[0].name], _first_position(pair[0])))
+    names: set[str] = set()
+    for number, (group, one) in enumerate(found):
+        if group.name in names:
+            own = next((p.layer.layer for p in group.producers if p.layer.layer not in names), None)
+            if own is None:
+                one = replace(one, obstacle=one.obstacle or "other layers read the rest of their layer's channels")
+                own = next(f"{group.name}#{k}" for k in itertools.count(2) if f"{group.name}#{k}" not in names)
+            found[number] = replace(group, name=own), one
+        names.add(found[number][0].name)
+    return found
+
+
+def _first_position(group: ChannelGroup) -> int:
+    return int(group.members[0].positions.min())
+
+
+def _as_group(
+    traced: Traced, layers: dict[str, nn.Module], order: dict[str, int], norm_behind: dict[str, str]
+) -> ChannelGroup:
     """Sorts the sides that channels reach by what the layers do with them."""
     sides = sorted(traced.sides, key=lambda side: order[side.layer])
-    norm_behind = {side.layer: side.norm_behind for side in sides}
-    ordered = [
-        Member(side.layer, side.side, torch.tensor(side.positions), torch.tensor(side.channels)) for side in sides
-    ]
+    first = next(side for side in sides if side.side == OUT and isinstance(layers[side.layer], WEIGHTED))
+    # Channels are numbered in the order in which their first layer makes them.
+    ordered = [_as_member(side, np.argsort(first.positions[:, 0], kind="stable")) for side in sides]
     made = [m for m in ordered if m.side == OUT and isinstance(layers[m.layer], WEIGHTED)]
     norms = {m.layer: m for m in ordered if isinstance(layers[m.layer], NORMS)}
     filters = [m for m in made if not is_depthwise(layers[m.layer])]
-    producers = tuple(Producer(m, norms.get(norm_behind[m.layer])) for m in filters)
+    producers = tuple(Producer(m, norms.get(norm_behind.get(m.layer, ""))) for m in filters)
     depthwise = tuple(m for m in ordered if m.side == OUT and m not in filters and m.layer not in norms)
     consumers = tuple(m for m in ordered if m.side == IN and not is_depthwise(layers[m.layer]))
+    scales = tuple(m for m in ordered if m.side not in (OUT, IN))
     name = (producers[0].layer if producers else ordered[0]).layer
     structure = tuple(sorted(f"{type(layers[m.layer]).__name__} {m.side}" for m in ordered))
+    unit = len((producers[0].layer if producers else ordered[0]).positions) // traced.channels
     return ChannelGroup(
-        name, traced.channels, producers, tuple(norms.values()), depthwise, consumers, structure=structure
+        name, traced.channels, producers, tuple(norms.values()), depthwise, consumers, scales, unit, structure=structure
     )  # fmt: skip
+
+
+def _as_member(side: TracedSide, order: np.ndarray) -> Member:
+    positions = torch.from_numpy(side.positions[order].copy())
+    channels = torch.arange(len(positions)).repeat_interleave(positions.shape[1])
+    return Member(side.layer, side.side, positions.flatten(), channels)

@@ -6,7 +6,7 @@ from a file, and predicting costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +19,59 @@ _AXES: dict[type[nn.Module], dict[str, tuple[str, ...]]] = {
     nn.ConvTranspose2d: {"weight": (IN, OUT), "bias": (OUT,)},
     nn.Linear: {"weight": (OUT, IN), "bias": (OUT,)},
     nn.modules.batchnorm._BatchNorm: {"weight": (OUT,), "bias": (OUT,), "running_mean": (OUT,), "running_var": (OUT,)},
+    nn.modules.instancenorm._InstanceNorm: {
+        "weight": (OUT,),
+        "bias": (OUT,),
+        "running_mean": (OUT,),
+        "running_var": (OUT,),
+    },
+    nn.GroupNorm: {"weight": (OUT,), "bias": (OUT,)},
     nn.LayerNorm: {"weight": (OUT,), "bias": (OUT,)},
+    nn.RMSNorm: {"weight": (OUT,)},
     nn.PReLU: {"weight": (OUT,)},
 }
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def axes_of(layer: nn.Module) -> dict[str, tuple[str, ...]] | None:
-    """Tensor name -> sides of its leading axes, or None for a layer without channels of its own."""
+    """Tensor name -> sides of its axes, or None for a layer without channels of its own.
+
+    Tensors that the table does not know, such as the scales of a layer of one's own, have an unnamed side an axis:
+    `scale.0`, `scale.1`. Only a trace tells whether channels are there.
+    """
+    tensors = {name: tensor for name, tensor in own_tensors(layer) if tensor.numel() > 1}
+    known = next((axes for kind, axes in _AXES.items() if isinstance(layer, kind)), None)
     if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
         return None  # one slope for all channels
-    for kind, axes in _AXES.items():
-        if isinstance(layer, kind):
-            if is_depthwise(layer):
-                # One filter a channel: the input side has no axis of its own.
-                return {"weight": (OUT,), "bias": (OUT,)}
-            return axes
-    return None
+    if known is not None and is_depthwise(layer):
+        # One filter a channel: the input side has no axis of its own.
+        known = {"weight": (OUT,), "bias": (OUT,)}
+    if known is None and not tensors:
+        return None
+    others = {name: tensor for name, tensor in tensors.items() if name not in (known or {})}
+    return (known or {}) | {
+        name: tuple(f"{name}.{axis}" for axis in range(tensor.dim())) for name, tensor in others.items()
+    }
+
+
+def is_rigid(layer: nn.Module) -> bool:
+    """Whether a layer has channels but cannot be narrowed: what computes its weights would not know of it."""
+    if isinstance(layer, nn.utils.parametrize.ParametrizationList):
+        return True
+    if isinstance(layer, nn.ConvTranspose2d) and is_grouped(layer):
+        # Its bias has an axis for all channels, its weight one for those of a group.
+        return True
+    return isinstance(layer, WEIGHTED) and "weight" not in layer._parameters
+
+
+def own_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers that belong to a module itself, with their names."""
+    for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+        if tensor is not None:
+            yield name, tensor
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -53,13 +86,15 @@ def is_grouped(layer: nn.Module) -> bool:
 
 def width(layer: nn.Module, side: str) -> int:
     """Number of channels a layer has on one side."""
-    axes = axes_of(layer)
-    if axes is None or side not in axes["weight"]:
+    if side == IN and is_depthwise(layer):
         side = OUT
-    if axes is not None and layer.weight is not None:
-        return layer.weight.shape[axes["weight"].index(side)]
-    # A norm without weights still has statistics, and they shrink.
-    return layer.num_features if layer.running_mean is None else layer.running_mean.shape[0]
+    for name, axes in (axes_of(layer) or {}).items():
+        tensor = getattr(layer, name, None)
+        if tensor is not None and side in axes:
+            return tensor.shape[axes.index(side)]
+    # A norm without tensors.
+    shape = getattr(layer, "normalized_shape", None)
+    return shape[-1] if shape else getattr(layer, "num_features", None) or layer.num_channels
 
 
 def widths(model: nn.Module) -> dict[str, int]:
@@ -95,12 +130,16 @@ def keep_channels(layer: nn.Module, side: str, kept: Tensor) -> None:
         side: OUT or IN.
         kept: int64 [K], positions that stay, ascending.
     """
+    if is_grouped(layer) and side == OUT:
+        layer.groups = len(torch.unique(kept // (layer.out_channels // layer.groups)))
+    if isinstance(layer, nn.GroupNorm):
+        layer.num_groups = len(torch.unique(kept // (layer.num_channels // layer.num_groups)))
     for name, sides in axes_of(layer).items():
         tensor = getattr(layer, name, None)
         if tensor is None or side not in sides:
             continue
         _replace(layer, name, sliced(tensor.detach(), sides.index(side), kept))
-    _refresh_attributes(layer)
+    _refresh_attributes(layer, len(kept))
 
 
 def sliced(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
@@ -143,7 +182,7 @@ def adopt_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Non
             _replace(layer, name, tensor.new_empty(shape))
             changed = True
         if changed:
-            _refresh_attributes(layer)
+            _refresh_attributes(layer, 0)
 
 
 def _is_narrowed(dense: tuple[int, ...], shape: tuple[int, ...], channel_axes: int) -> bool:
@@ -161,19 +200,55 @@ def _replace(layer: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(layer, name, tensor)
 
 
-def _refresh_attributes(layer: nn.Module) -> None:
-    """Makes a layer's width attributes agree with its tensors."""
+def _refresh_attributes(layer: nn.Module, kept: int) -> None:
+    """Makes a layer's width attributes agree with its tensors; `kept` is the width of a norm without any."""
     if isinstance(layer, CONVOLUTIONS):
         if is_depthwise(layer):
             layer.groups = layer.in_channels = layer.out_channels = layer.weight.shape[0]
         else:
-            layer.out_channels = width(layer, OUT) * (layer.groups if isinstance(layer, nn.ConvTranspose2d) else 1)
-            layer.in_channels = width(layer, IN) * (layer.groups if isinstance(layer, nn.Conv2d) else 1)
+            layer.out_channels = width(layer, OUT)
+            layer.in_channels = width(layer, IN) * layer.groups
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        layer.num_features = width(layer, OUT)
-    elif isinstance(layer, nn.LayerNorm):
-        layer.normalized_shape = (*layer.normalized_shape[:-1], layer.weight.shape[-1])
+    elif isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)):
+        layer.num_features = width(layer, OUT) if any(True for _ in own_tensors(layer)) else kept
+    elif isinstance(layer, nn.GroupNorm):
+        layer.num_channels = kept if layer.weight is None else layer.weight.shape[0]
+    elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        last = kept if layer.weight is None else layer.weight.shape[-1]
+        layer.normalized_shape = (*layer.normalized_shape[:-1], last)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = layer.weight.numel()
+
+
+def sizes_without_tensors(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Layer name -> what no tensor of a layer says of its width: groups, and the widths of norms without weights."""
+    found: dict[str, dict[str, int]] = {}
+    for name, layer in model.named_modules():
+        if is_grouped(layer):
+            found[name] = {"groups": layer.groups}
+        elif isinstance(layer, nn.GroupNorm):
+            found[name] = {"num_groups": layer.num_groups, "num_channels": layer.num_channels}
+        elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and layer.weight is None:
+            found[name] = {"width": layer.normalized_shape[-1]}
+    return found
+
+
+def adopt_sizes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]] | None) -> None:
+    """Gives a freshly built network what `sizes_without_tensors` said of a narrowed one, before `adopt_shapes`.
+
+    Args:
+        model: the dense network.
+        sizes: None for a file of a version that narrowed no such layers.
+    """
+    if sizes is None:
+        return
+    for name, layer in model.named_modules():
+        found = sizes.get(name, {})
+        if is_grouped(layer):
+            # One that is left with a single group is told apart no more.
+            layer.groups = found.get("groups", 1)
+        elif isinstance(layer, nn.GroupNorm) and found:
+            layer.num_groups, layer.num_channels = found["num_groups"], found["num_channels"]
+        elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and layer.weight is None and found:
+            _refresh_attributes(layer, found["width"])

@@ -1,30 +1,39 @@
-"""How the channels of a network hang together, by torch-pruning's dependency graph, as plain data.
+"""How the channels of a network hang together: a forward pass in each mode, followed operator by operator.
 
-The coupling comes from DepGraph (Fang et al., CVPR 2023), traced at a small input. This module alone touches that
-library, and nothing of the library leaves it.
+Every axis of every parameter and buffer has labels (`bench.channels.axis_labels`); where the labels of what a layer
+reads meet those of its weight, they are the same channels (`bench.channels.axis_flow`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, axes_of
+import bench.channels.axis_moves
+import bench.channels.axis_sums  # noqa: F401  rules of operators
+from bench.channels.axis_flow import Axes, Flow
+from bench.channels.axis_labels import Axis, Labels, Settled
+from bench.channels.layer_axes import NORMS, OUT, axes_of, is_rigid, own_tensors, width
 from bench.errors import BenchError, first_line
+from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
-from bench.torch_utils.hooks import calls_seen
+from bench.torch_utils.hooks import calls_seen, inputs_seen
+from bench.torch_utils.outputs import tensors_in
 
 TRACE_SIZE = (64, 64)
+_SIZES = (TRACE_SIZE, (128, 128), (256, 256), (512, 512))
 
-# What channels may pass besides the layers of the network, as `Traced.passed` names it.
-IMAGE, PARAMETER = "<image>", "<parameter>"
+# Why channels stay that are not a layer's to begin with or end as the network's.
+IMAGE, OUTPUT = "added to the image", "network output"
 
 
 @dataclass(frozen=True)
@@ -33,164 +42,254 @@ class TracedSide:
 
     Attributes:
         layer: module name.
-        side: OUT or IN.
-        positions: positions on that side.
-        channels: the channel at each position, counted from 0.
-        norm_behind: name of the normalisation that reads the layer's output, or None.
+        side: OUT, IN, or an axis of a tensor that the table of axes does not know.
+        positions: int64 [channels, n], the positions on that side that each channel takes.
     """
 
     layer: str
     side: str
-    positions: list[int]
-    channels: list[int]
-    norm_behind: str | None
+    positions: np.ndarray
 
 
 @dataclass(frozen=True)
 class Traced:
-    """Channels that the dependency graph couples, followed from the layer that makes them.
+    """Channels that are coupled in the same layers.
 
     Attributes:
-        root: the layer they were followed from.
         channels: how many there are.
-        sides: the sides of layers with channels of their own that they reach, in the order of the graph, each once.
-        passed: names of all modules they pass, IMAGE where they are added to the image and PARAMETER where they meet a
-            parameter outside of any layer, in the order of the graph.
+        sides: the sides of layers that they reach.
+        obstacle: what stands in the way of narrowing them, None if nothing is known to.
         is_output: whether they are still channels at an output of the network.
+        labels: the number of each in the trace.
     """
 
-    root: str
     channels: int
     sides: list[TracedSide]
-    passed: list[str]
+    obstacle: str | None
     is_output: bool
+    labels: set[int]
 
 
-def trace(model: nn.Module) -> list[Traced]:
-    """Follows the channels of a network from every convolution and linear layer.
+class Trace:
+    """What a forward pass in each mode showed of a network.
 
-    Args:
-        model: any network; a copy, because its modules' training flags change.
-
-    Raises:
-        BenchError: the network cannot be traced.
-    """
-    images = blank_image(model, TRACE_SIZE, batch=2)
-    framed = _Framed(model, images)
-    graph, groups = _dependencies(framed, images)
-    reader = _Reader(graph, framed)
-    return [reader.read(items) for items in groups]
-
-
-class _Framed(nn.Module):
-    """A network whose image and outputs the tracer sees.
-
-    The tracer knows only what a layer makes: without one in front, an image that is added to or concatenated
-    with features is overlooked. And it takes a layer for an output only if nothing reads it, so each output
-    gets an operation of its own.
+    Attributes:
+        size: (height, width) of the image in pixels.
+        norm_behind: name of a layer -> name of the normalisation that reads its output.
+        run: layers with tensors of their own that a pass in evaluation mode reads.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor):
-        super().__init__()
-        self.image = nn.BatchNorm2d(3, device=images.device, dtype=images.dtype)
-        self.model = model
+    def __init__(self, model: nn.Module, size: tuple[int, int] = TRACE_SIZE):
+        """Runs the network.
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [1 * output for output in tp.utils.flatten_as_list(self.model(self.image(images)))]
+        Args:
+            model: any network; a copy, because a forward pass may leave something behind.
+            size: (height, width) of the image in pixels.
 
-
-def _dependencies(framed: _Framed, images: Tensor) -> tuple[tp.DependencyGraph, list[list[Any]]]:
-    """The dependency graph of a network and the items of each of its groups."""
-    graph = tp.DependencyGraph()
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        Raises:
+            BenchError: the network does not run, or nothing leads from its layers to its outputs.
+        """
+        self.size = size
+        self.norm_behind: dict[str, str] = {}
+        self.run: set[str] = set()
+        self._labels = Labels()
+        self._stored = _Stored(model, self._labels)
+        self._outputs: list[Axis] = []
         try:
-            graph.build_dependency(framed, images, forward_fn=_traced_forward, verbose=False)
-            groups = [list(group) for group in graph.get_all_groups(root_module_types=list(WEIGHTED))]
-            if not groups:
+            for is_training in (False, True):
+                self._pass(model, size, is_training)
+            if not self._outputs:
                 raise ValueError("no layer leads to its output")
-        except (RuntimeError, ValueError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        except Exception as error:
             raise BenchError(
-                f"cannot trace {type(framed.model).__name__} at {TRACE_SIZE[0]}x{TRACE_SIZE[1]} "
-                f"({first_line(error)}); "
-                "it must map [N, 3, H, W] to logits through layers that keep the autograd graph"
+                f"cannot trace {type(model).__name__} at {size[0]}x{size[1]} ({first_line(error)}); "
+                "it must map images [N, 3, H, W] to logits through its layers at that size; `trace_size` gives another"
             ) from error
-    return graph, groups
+        self._settled: Settled = self._labels.settled()
+        self._channel: np.ndarray = np.empty(0, dtype=np.int64)
+
+    def _pass(self, model: nn.Module, size: tuple[int, int], is_training: bool) -> None:
+        flow = Flow(self._labels, self._stored.axes, self._stored.bare_norm)
+        images = blank_image(model, size)
+        labels = self._labels.new(images.shape[1])
+        self._labels.fix(labels, IMAGE)
+        with _as_traced(model, is_training), _modules_shown(model, flow, self.norm_behind):
+            flow.put(images, [None, labels, None, None])
+            with _Watch(flow):
+                outputs = tensors_in(model(images))
+        for tensor in outputs:
+            self._outputs += [axis for axis in flow.of(tensor) if axis is not None]
+        if not is_training:
+            self.run = set(self._stored.touched)
+
+    def channels(self) -> list[Traced]:
+        """The channels of all layers that ran, those together that are coupled in the same layers."""
+        channel, reasons = self._settled.channels()
+        self._channel = channel
+        sides = list(self._stored.sides())
+        side_of = np.repeat(np.arange(len(sides)), [len(labels) for _, labels in sides])
+        position = np.concatenate([np.arange(len(labels)) for _, labels in sides])
+        found = channel[np.concatenate([labels for _, labels in sides])]
+        # Channel by channel, and of each the sides in the order of the network.
+        order = np.lexsort((position, side_of, found))
+        found, side_of, position = found[order], side_of[order], position[order]
+        starts = np.flatnonzero(np.diff(found, prepend=-1))
+        outputs = set(channel[np.concatenate(self._outputs)].tolist())
+        alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        ends = np.append(starts[1:], len(found))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            one = int(found[start])
+            # What stays is apart from what goes; channels of both kinds in one layer have reasons of their own.
+            alike[side_of[start:end].tobytes(), one in outputs, reasons.get(one)].append(start)
+        groups = []
+        for (reached, is_output, obstacle), firsts in alike.items():
+            of_one = np.frombuffer(reached, dtype=side_of.dtype)
+            places = position[np.array(firsts)[:, None] + np.arange(len(of_one))]
+            parts = [
+                TracedSide(*sides[number][0], places[:, of_one == number]) for number in np.unique(of_one).tolist()
+            ]
+            labels = set(found[np.array(firsts)].tolist())
+            groups.append(Traced(len(firsts), parts, obstacle, is_output, labels))
+        return groups
+
+    def choose_others(self, wrong: set[int]) -> bool:
+        """Takes axes that hold some channels apart in another way from now on, and says whether there is any.
+
+        Args:
+            wrong: numbers of channels, as in `Traced.labels`.
+        """
+        return self._settled.choose_others(self._channel, wrong)
 
 
-def _traced_forward(model: nn.Module, images: Tensor) -> Any:
-    """A forward pass in training mode, so that auxiliary heads run, but with frozen statistics."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            module.eval()
-    with _unpooling_ties_shown(model):
-        return model(images)
+class _Stored:
+    """The labels of the axes of a network's parameters and buffers, made when they are first read."""
+
+    def __init__(self, model: nn.Module, labels: Labels):
+        self._labels = labels
+        self._owners: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        self._tensors: list[Tensor] = []
+        self._layers = dict(model.named_modules())
+        self._sides: dict[tuple[str, str], Axis] = {}
+        self._axes: dict[int, Axes] = {}
+        self.touched: set[str] = set()
+        for name, layer in self._layers.items():
+            for tensor_name, tensor in own_tensors(layer):
+                self._owners[id(tensor)].append((name, tensor_name))
+                self._tensors.append(tensor)
+
+    def axes(self, tensor: Tensor) -> Axes | None:
+        """The labels of a stored tensor, None for any other."""
+        owners = self._owners.get(id(tensor))
+        if owners is None:
+            return None
+        self.touched.update(name for name, _ in owners)
+        if tensor.numel() <= 1:
+            return None
+        if id(tensor) not in self._axes:
+            found: Axes = [None] * tensor.dim()
+            for name, tensor_name in owners:
+                layer = self._layers[name]
+                if is_rigid(layer):
+                    found = [self._labels.new(size) for size in tensor.shape]
+                    for axis in found:
+                        self._labels.fix(axis, f"{type(layer).__name__} {name} cannot be narrowed")
+                    continue
+                for number, side in enumerate((axes_of(layer) or {}).get(tensor_name, ())):
+                    found[number] = self._labels.join([found[number], self.side(name, side)])
+            self._axes[id(tensor)] = found
+        return self._axes[id(tensor)]
+
+    def bare_norm(self, name: str) -> Axis | None:
+        """The labels of a normalisation that has a width but no tensors."""
+        layer = self._layers.get(name)
+        if not isinstance(layer, NORMS) or any(True for _ in own_tensors(layer)):
+            return None
+        return self.side(name, OUT)
+
+    def side(self, name: str, side: str) -> Axis:
+        """The labels of a side of a layer."""
+        if (name, side) not in self._sides:
+            self._sides[name, side] = self._labels.new(width(self._layers[name], side))
+        return self._sides[name, side]
+
+    def sides(self) -> Iterator[tuple[tuple[str, str], Axis]]:
+        """(layer, side) -> labels, of all that were read, in the order of the network."""
+        order = {name: number for number, name in enumerate(self._layers)}
+        yield from sorted(self._sides.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+
+
+class _Watch(TorchDispatchMode):
+    """Shows each operator that runs to a flow."""
+
+    def __init__(self, flow: Flow):
+        super().__init__()
+        self._flow = flow
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self._flow.pass_operator(func, args, kwargs, out)
+        return out
 
 
 @contextlib.contextmanager
-def _unpooling_ties_shown(model: nn.Module) -> Iterator[None]:
-    """Couples the decoder's width to the encoder's in the traced graph.
+def _as_traced(model: nn.Module, is_training: bool) -> Iterator[None]:
+    """A mode of a network without chance and with frozen statistics, in which every operator shows."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), flags_kept(model), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            torch.manual_seed(0)
+            model.train(is_training)
+            for module in model.modules():
+                if isinstance(module, (*NORMS, nn.modules.dropout._DropoutNd)):
+                    module.eval()
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
-    Max-unpooling puts channel c at the places the indices of channel c name, so both must shrink together,
-    but indices carry no gradient and the trace does not see them. Adding the pooled tensor's source with
-    weight zero makes the tie an ordinary addition.
-    """
-    sources: dict[int, tuple[Tensor, Tensor]] = {}
-    names: dict[type[nn.Module], list[str]] = {nn.MaxPool2d: [], nn.MaxUnpool2d: []}
-    for name, module in model.named_modules():
-        names.get(type(module), []).append(name)
 
-    def after_pool(name: str, inputs: tuple[Tensor, ...], output: Any) -> None:
-        if model.get_submodule(name).return_indices:
-            indices = output[1]
-            sources[id(indices)] = (indices, inputs[0])
+@contextlib.contextmanager
+def _modules_shown(model: nn.Module, flow: Flow, norm_behind: dict[str, str]) -> Iterator[None]:
+    """Tells a flow which module runs, and notes what only modules tell."""
+    names = [name for name, module in model.named_modules() if name and not isinstance(module, torch.jit.ScriptModule)]
+    stack: list[str] = []
 
-    def after_unpool(_name: str, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        source = sources.get(id(inputs[1]))
-        if source is None:
-            raise BenchError("the indices of a MaxUnpool2d must come straight from a MaxPool2d of the network")
-        return output + 0 * source[1]
+    def enter(name: str, inputs: tuple[Any, ...]) -> None:
+        stack.append(name)
+        flow.where = name
+        layer = model.get_submodule(name)
+        read = next(iter(tensors_in(inputs)), None)
+        if isinstance(layer, NORMS) and read is not None:
+            maker = flow.maker(read)
+            if maker is not None:
+                norm_behind.setdefault(maker, name)
 
-    pools, unpools = names.values()
-    with calls_seen(model, pools, after_pool), calls_seen(model, unpools, after_unpool):
+    def leave(_name: str, _inputs: tuple[Any, ...], _output: Any) -> None:
+        stack.pop()
+        flow.where = stack[-1] if stack else ""
+
+    with inputs_seen(model, names, enter), calls_seen(model, names, leave):
         yield
 
 
-class _Reader:
-    """Turns the items of a dependency graph into plain data."""
+def traced_at(model: nn.Module, size: tuple[int, int] | None) -> Trace:
+    """The trace of a network at a size, or at the smallest usual one that it takes.
 
-    def __init__(self, graph: tp.DependencyGraph, framed: _Framed):
-        self._graph, self._image = graph, framed.image
-        self._names = {module: name for name, module in framed.model.named_modules()}
+    Args:
+        model: any network; a copy.
+        size: (height, width) of the image in pixels; None tries some.
 
-    def read(self, items: list[Any]) -> Traced:
-        """What the graph says of the channels of one group of items."""
-        sides: dict[tuple[str, str], TracedSide] = {}
-        for item in items:
-            if item.dep.target.module in self._names and axes_of(item.dep.target.module) is not None:
-                side = self._side(item)
-                sides[side.layer, side.side] = side
-        root = self._names[items[0].dep.target.module]
-        passed = [name for name in map(self._name, items) if name is not None]
-        # A node nothing reads is an output of the network.
-        is_output = any(not item.dep.target.outputs for item in items if not self._turns_into_others(item))
-        return Traced(root, len(items[0].idxs), list(sides.values()), passed, is_output)
-
-    def _side(self, item: Any) -> TracedSide:
-        module = item.dep.target.module
-        side = OUT if self._graph.is_out_channel_pruning_fn(item.dep.handler) else IN
-        behind = (node.module for node in self._graph.module2node[module].outputs if isinstance(node.module, NORMS))
-        norm = next((self._names[norm] for norm in behind), None)
-        return TracedSide(self._names[module], side, list(item.idxs), list(item.root_idxs), norm)
-
-    def _name(self, item: Any) -> str | None:
-        module = item.dep.target.module
-        if module is self._image:
-            return IMAGE
-        return PARAMETER if isinstance(module, nn.Parameter) else self._names.get(module)
-
-    def _turns_into_others(self, item: Any) -> bool:
-        """Whether an item is a layer that makes other channels of these."""
-        is_out = self._graph.is_out_channel_pruning_fn(item.dep.handler)
-        return isinstance(item.dep.target.module, WEIGHTED) and not is_out
+    Raises:
+        BenchError: it cannot be traced; at the smallest of the usual sizes, if at none of them.
+    """
+    if size is not None:
+        return Trace(model, size)
+    failure: BenchError | None = None
+    for usual in _SIZES:
+        try:
+            return Trace(model, usual)
+        except BenchError as error:
+            failure = failure or error
+    raise failure

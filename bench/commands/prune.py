@@ -13,7 +13,7 @@ from bench.cli.listings import add_listings, print_listing
 from bench.cli.method_flags import add_method, method_settings
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import add_target, chosen_goal
-from bench.commands.shared import baseline_of, check_request, keys_of_commands, session_of
+from bench.commands.shared import baseline_of, check_request, keys_of_commands, look_at_network, session_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import CHANNEL_LIMITS, IterativeOptions, PruneOptions
 from bench.jobs.options import SensitivityOptions
@@ -25,8 +25,8 @@ from bench.training.options import OF_EPOCHS, DistillOptions, FinetuneOptions, T
 
 COMMON = """
     --ckpt --save --method --opt --global-ratio --target-macs --target-params --target-latency --sensitivity
-    --list-methods --list-groups --dataset --data-root --input-size --num-workers --model --round-to
-    --objective --repair --iterations --latency --device --seed --threads
+    --list-methods --list-groups --check --dataset --data-root --input-size --num-workers --model --round-to
+    --objective --repair --latency --device --seed --threads
 """
 
 
@@ -67,15 +67,9 @@ def main(argv: list[str]) -> None:
     arguments = build_parser().parse(argv)
     if print_listing(arguments, argv):
         return
-    choice = collect(PruneOptions, arguments)
-    if arguments.list_groups:
-        from bench.jobs.pruning import groups_of
-        from bench.report.console_tables import groups_table
-        from bench.system.console import console
-
-        data = collect(DataOptions, arguments)
-        console().print(groups_table(groups_of(arguments.ckpt, arguments.model, data, choice)))
+    if look_at_network(arguments):
         return
+    choice = collect(PruneOptions, arguments)
     require_flags(arguments, "ckpt", "method", "save")
     if arguments.sensitivity:
         targets = ("global_ratio", "target_macs", "target_params", "target_size", "target_latency")

@@ -11,6 +11,7 @@ from bench.cli.parser import collect
 from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.measure.options import ScoringOptions, TimingOptions
+from bench.models.options import ModelOptions
 from bench.recover.options import RepairOptions
 from bench.system.options import RunOptions
 from bench.training.options import TrainOptions
@@ -49,7 +50,7 @@ def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchm
 
         data, scoring = as_measured(benchmark, data, scoring, arguments.given)
     run, timing = collect(RunOptions, arguments), collect(TimingOptions, arguments)
-    return open_baseline(checkpoint, data, run, scoring, timing, model=arguments.model)
+    return open_baseline(checkpoint, data, run, scoring, timing, network=collect(ModelOptions, arguments))
 
 
 def check_request(
@@ -84,3 +85,27 @@ def session_of(
 
     options, recipe, repair = (collect(group, arguments) for group in (PruneOptions, TrainOptions, RepairOptions))
     return Session(baseline, options, folder, schedule, recipe, repair)
+
+
+def look_at_network(arguments: argparse.Namespace) -> bool:
+    """Shows the groups of a network, or whether it can be pruned, if that was asked for.
+
+    Raises:
+        BenchError: by --check, too little of it can be pruned, or what is left of it does not run.
+    """
+    if not (arguments.list_groups or arguments.check):
+        return False
+    from bench.jobs.network_check import check_network, check_table
+    from bench.jobs.pruning import groups_of
+    from bench.report.console_tables import groups_table
+    from bench.system.console import console
+
+    groups = (ModelOptions, DataOptions, PruneOptions)
+    asked = (arguments.ckpt, *(collect(group, arguments) for group in groups))
+    if arguments.list_groups:
+        console().print(groups_table(groups_of(*asked)))
+        return True
+    found = check_network(*asked, arguments.input_size, arguments.seed)
+    console().print(check_table(found))
+    found.check_enough()
+    return True

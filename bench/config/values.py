@@ -168,6 +168,22 @@ def parse_settings(text: str) -> dict[str, object]:
     return settings
 
 
+def parse_arguments(text: str) -> dict[str, object]:
+    """`'width=8,weights=None'` -> `{"width": 8, "weights": None}`: as `parse_settings`, and Python's None."""
+    return {key: None if value == "None" else value for key, value in parse_settings(text).items()}
+
+
+def parse_renames(text: str) -> dict[str, str]:
+    """`'encoder.=backbone.,head='` -> `{"encoder.": "backbone.", "head": ""}`."""
+    renames = {}
+    for part in text.split(","):
+        old, equals, new = (word.strip() for word in part.partition("="))
+        if not equals or not (old or new):
+            raise ValueError(f"'{part}' is not OLD=NEW, such as encoder.=backbone.")
+        renames[old] = new
+    return renames
+
+
 def parse_some(text: str) -> float:
     """A share in (0, 1)."""
     ratio = parse_ratio(text)

@@ -78,6 +78,12 @@ class PruneOptions:
         parse=whole,
         later=True,
     )
+    check: bool | None = option(
+        None,
+        "prune.py: try out what can be pruned of --ckpt or of a fresh --model, and exit; --no-check believes the trace "
+        "of the groups without trying them out (default: they are tried out)",
+        later=True,
+    )
 
 
 CHANNEL_LIMITS = (

@@ -114,7 +114,12 @@ class Session:
         options = self.options
         announce("finding the channels that can only go together")
         with self.stopwatch.stage("groups"):
-            return find_groups(self.baseline.saved.model, ignore=options.ignore, protect_first=options.protect_first)
+            return find_groups(
+                self.baseline.saved.model,
+                ignore=options.ignore,
+                protect_first=options.protect_first,
+                check=options.check is not False,
+            )
 
     @cached_property
     def cost_table(self) -> CostTable:

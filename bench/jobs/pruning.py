@@ -15,8 +15,9 @@ from bench.errors import UsageError
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import latency_of
 from bench.measure.latency_report import LatencyReport
-from bench.models import ModelSpec, build_model
-from bench.models.checkpoint import load_model, save_model
+from bench.models import new_model
+from bench.models.checkpoint import SavedModel, load_model, save_model
+from bench.models.options import ModelOptions
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.files import read_json, write_json
@@ -52,26 +53,43 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
 
 
 def groups_of(
-    checkpoint: str | None, model: str | None, data: DataOptions, options: PruneOptions
+    checkpoint: str | None, network: ModelOptions, data: DataOptions, options: PruneOptions
 ) -> list[ChannelGroup]:
     """The groups of coupled channels of a network, and which of them a pruning would leave whole.
 
     Args:
         checkpoint: file of the network, of any number of outputs; without one it is built with fresh weights.
-        model: the network's name.
+        network: which it is.
         data: the data set a network without a file is for.
-        options: what to protect.
+        options: what to protect, and whether groups are tried out.
+
+    Raises:
+        UsageError: neither checkpoint nor model, or names that do not exist.
+    """
+    model = opened_network(checkpoint, network, data, "--list-groups").model
+    return find_groups(
+        model, ignore=options.ignore, protect_first=options.protect_first, check=options.check is not False
+    )
+
+
+def opened_network(checkpoint: str | None, network: ModelOptions, data: DataOptions, flag: str) -> SavedModel:
+    """The network of a file, of any number of outputs, or without a file a new one.
+
+    Args:
+        checkpoint: the file.
+        network: which it is.
+        data: the data set a network without a file is for.
+        flag: what it is for, for the message.
 
     Raises:
         UsageError: neither checkpoint nor model, or names that do not exist.
     """
     if checkpoint is not None:
-        network = load_model(Path(checkpoint), name=model, head="fitting").model
-    elif model is not None:
-        network = build_model(ModelSpec(model, classes_of(data).outputs))
-    else:
-        raise UsageError("--list-groups needs a network; pass --ckpt FILE or --model NAME")
-    return find_groups(network, ignore=options.ignore, protect_first=options.protect_first)
+        return load_model(Path(checkpoint), head="fitting", **network.in_file)
+    if network.model is None:
+        raise UsageError(f"{flag} needs a network; pass --ckpt FILE or --model NAME")
+    model, spec = new_model(network.spec(classes_of(data).outputs))
+    return SavedModel(model.eval(), spec)
 
 
 def latency_in(folder: Path) -> LatencyReport | None:

@@ -15,10 +15,11 @@ from bench.datasets.recorded import said_of, settled
 from bench.errors import BenchError, MachineError, UsageError, as_flags
 from bench.measure.inference import Scoring
 from bench.measure.options import ScoringOptions, TimingOptions
-from bench.models import DEFAULT_MODEL, ModelSpec, build_model
+from bench.models import new_model
 from bench.models.backbone import load_backbone
 from bench.models.checkpoint import SavedModel, load_model, read_meta
 from bench.models.options import ModelOptions
+from bench.models.own_network import check_input, name_factory
 from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
@@ -177,8 +178,8 @@ def _open(
     """The data set, and the network with its first weights."""
     if checkpoint is None:
         data = SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size)
-        spec = ModelSpec(model_options.model or DEFAULT_MODEL, data.classes.outputs)
-        saved = SavedModel(build_model(spec), spec)
+        saved = SavedModel(*new_model(model_options.spec(data.classes.outputs)))
+        check_input(saved.model, saved.spec.name, data.input_size)
         if model_options.pretrained_backbone:
             load_backbone(saved.model, model_options.pretrained_backbone)
         return data, saved
@@ -189,8 +190,10 @@ def _open(
     said = said_of(meta, data_options.dataset)
     outputs = classes_of(data_options, said).outputs
     head = "fresh" if reset_head else "fitting"
-    saved = load_model(checkpoint, name=model_options.model, outputs=outputs, head=head)
-    return SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size, recorded=said), saved
+    saved = load_model(checkpoint, outputs=outputs, head=head, **model_options.in_file)
+    data = SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size, recorded=said)
+    check_input(saved.model, saved.spec.name, data.input_size)
+    return data, saved
 
 
 def _check_trained_so(
@@ -269,6 +272,7 @@ def ensure_baseline(
     """
     if checkpoint.name != BEST:
         raise UsageError(f"--train-baseline writes a {BEST}; name --baseline {checkpoint.with_name(BEST)}")
+    name_factory(model_options.model)
     folder, is_there = checkpoint.parent, is_done(checkpoint.parent, BEST, REPORT)
     if is_there and read_kept(checkpoint, load_model):
         _check_trained_so(checkpoint, asked, data_options, model_options, options)

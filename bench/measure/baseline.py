@@ -38,6 +38,8 @@ from bench.measure.layer_costs import LayerCost, measure_layers
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, check_outputs, load_model
+from bench.models.options import ModelOptions
+from bench.models.own_network import check_input
 from bench.system.console import say
 from bench.system.devices import set_up
 from bench.system.failures import memory_of
@@ -47,7 +49,7 @@ from bench.system.provenance import provenance
 
 
 def open_network(
-    checkpoint: Path, data_options: DataOptions, seed: int, *, model: str | None, eval_batch_size: int
+    checkpoint: Path, data_options: DataOptions, seed: int, *, network: ModelOptions, eval_batch_size: int
 ) -> tuple[SegmentationData, SavedModel]:
     """Opens a checkpoint, and the data set it was trained on at the size it was trained at unless one is asked for.
 
@@ -57,12 +59,13 @@ def open_network(
     """
     if data_options.dataset is not None:
         dataset_class(data_options.dataset)  # a name that does not exist comes before whatever is wrong with the file
-    saved = load_model(checkpoint, name=model)
+    saved = load_model(checkpoint, **network.in_file)
     data_options = settled(data_options, saved.meta, checkpoint)
     said = said_of(saved.meta, data_options.dataset)
     check_outputs(checkpoint, saved.spec, classes_of(data_options, said).outputs)
     data = SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size, recorded=said)
     check_recorded(saved.meta, checkpoint, data.name, data.classes.names, data.normalization)
+    check_input(saved.model, saved.spec.name, data.input_size)
     return data, saved
 
 
@@ -89,14 +92,18 @@ class Baseline:
         *,
         device: torch.device,
         seed: int = 0,
-        model: str | None = None,
+        network: ModelOptions | None = None,
     ):
         self.checkpoint, self.device = checkpoint, device
         self.is_timed, self._times_layers = timing.latency, timing.per_layer
         self.scoring, self._mode, self._effort = Scoring.of(scoring), LatencyMode.of(timing, device), Effort.of(timing)
         self.leaves_format_open = timing.latency_channels_last is None
         self.data, self.saved = open_network(
-            checkpoint, data_options, seed, model=model, eval_batch_size=scoring.eval_batch_size
+            checkpoint,
+            data_options,
+            seed,
+            network=network or ModelOptions(),
+            eval_batch_size=scoring.eval_batch_size,
         )
         self.saved.model.to(device)
         self.split = scoring.split or self.data.headline_split
@@ -321,7 +328,7 @@ def open_baseline(
     scoring: ScoringOptions,
     timing: TimingOptions,
     *,
-    model: str | None = None,
+    network: ModelOptions | None = None,
 ) -> Baseline:
     """Sets up the device, and opens a baseline and its data there.
 
@@ -331,7 +338,7 @@ def open_baseline(
         run: device, threads and seed.
         scoring: the split and how networks are scored on it.
         timing: whether and how they are timed.
-        model: the network the file must hold, if that is known.
+        network: what the file must hold, as far as that is known.
     """
     device = set_up(run)
-    return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, model=model)
+    return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, network=network)

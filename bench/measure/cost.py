@@ -1,6 +1,6 @@
 """What a network costs to store and to run: parameters, multiply-accumulates, bytes.
 
-MACs are counted from the operators a forward pass calls (`torch.utils.flop_counter`: convolutions, matrix
+MACs are counted from the operators a forward pass calls (`bench.measure.operators`: convolutions, matrix
 products and attention; no normalisation, activation or interpolation), and FLOPs are twice that. thop's count stands
 beside them: it goes by modules, and its rules give normalisation, average pooling and upsampling something too.
 """
@@ -8,17 +8,16 @@ beside them: it goes by modules, and its rules give normalisation, average pooli
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from thop import profile
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from bench.channels.layer_axes import WEIGHTED
 from bench.measure.activation_memory import LiveBytes
+from bench.measure.operators import OperatorCall, OperatorCalls, operator_calls
 from bench.torch_utils.dry_run import blank_image, stand_in
-from bench.torch_utils.hooks import calls_seen
 
 COUNTER = "torch.utils.flop_counter"
 
@@ -69,12 +68,11 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int]) -> Cost:
         model: maps images [N, 3, H, W] to anything.
         input_size: (height, width) in pixels.
     """
-    counter = FlopCounterMode(display=False)
-    with stand_in(model) as shadow, counter, LiveBytes(shadow) as memory:
+    with stand_in(model) as shadow, OperatorCalls(shadow).noting() as operators, LiveBytes(shadow) as memory:
         image = blank_image(shadow, input_size)
         by_thop, _, layers = profile(shadow, inputs=(image,), verbose=False, ret_layer_info=True)
         by_kind = _thop_by_kind(shadow, layers)
-    macs, thop_macs = counter.get_total_flops() // 2, int(by_thop)
+    macs, thop_macs = operators.macs, int(by_thop)
     return Cost(
         parameters=count_parameters(model),
         nonzero_parameters=count_nonzero_parameters(model),
@@ -108,31 +106,22 @@ def state_bytes(model: nn.Module) -> int:
 def layer_macs(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
     """Multiply-accumulates of each convolution and linear layer that one image passes in evaluation mode.
 
+    A layer whose weight a function uses counts, too. What no layer does, such as attention's products, does not.
+
     Returns:
         Layer name -> MACs, in the order of the network's modules.
     """
-    layers, places = dict(model.named_modules()), weight_places(model, input_size)
-    return {name: places[name] * layer.weight.numel() for name, layer in layers.items() if name in places}
-
-
-def weight_places(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
-    """Layer name -> places its whole weight is applied at while one image passes in evaluation mode.
-
-    Convolutions and linear layers alone; those that the pass does not reach are left out.
-    """
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)]
     counts: dict[str, int] = Counter()
+    for call in operator_calls(model, input_size):
+        counts[layer_of(call, layers)] += call.macs
+    return {name: counts[name] for name in layers if name in counts}
 
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)}
 
-    def count(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # A transposed convolution applies its weight once an input pixel, the others once an output pixel.
-        pixels = inputs[0] if isinstance(layers[name], nn.ConvTranspose2d) else output
-        channel_axis = -1 if isinstance(layers[name], nn.Linear) else 1
-        counts[name] += pixels.numel() // pixels.shape[channel_axis]
-
-    with stand_in(model) as shadow, calls_seen(shadow, layers, count):
-        shadow(blank_image(shadow, input_size))
-    return dict(counts)
+def layer_of(call: OperatorCall, layers: Collection[str]) -> str | None:
+    """The layer that makes a call, or whose weight a function multiplies; None where there is none."""
+    owners = [call.module, *(weight.rpartition(".")[0] for weight in call.weights)]
+    return next((name for name in owners if name in layers), None)
 
 
 def _thop_by_kind(model: nn.Module, layers: Mapping[str, tuple]) -> Counter[str]:

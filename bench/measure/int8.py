@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.channels.layer_axes import adopt_shapes
+from bench.channels.layer_axes import adopt_shapes, adopt_sizes, sizes_without_tensors
 from bench.errors import BenchError, UsageError, first_line
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import EvaluationReport, file_record
 from bench.measure.latency_report import LatencyReport
 from bench.measure.options import Int8Options
-from bench.models import ModelSpec, build_model
-from bench.models.checkpoint import SavedModel, load_model
+from bench.models import blank_model
+from bench.models.checkpoint import SavedModel, load_model, spec_in
 from bench.models.state_dict_file import read_file, write_file
 from bench.system.files import file_digest, plain, write_json
 from bench.system.provenance import provenance
@@ -75,6 +75,7 @@ def save_int8(path: Path, saved: SavedModel, int8: nn.Module) -> None:
     content = {
         "format": FORMAT,
         "model": plain(asdict(saved.spec)),
+        "sizes": sizes_without_tensors(saved.model),
         "shapes": {name: list(tensor.shape) for name, tensor in saved.model.state_dict().items()},
         "state_dict": {
             name: contiguous(value.detach()) if isinstance(value, Tensor) else value
@@ -99,8 +100,8 @@ def load_int8(path: Path) -> nn.Module:
     fault = first_fault({name: tensor for name, tensor in content["state_dict"].items() if isinstance(tensor, Tensor)})
     if fault:
         raise BenchError(f"{path} cannot be used: {fault}; quantise the network again with eval.py --int8")
-    with torch.device("meta"):
-        model = build_model(ModelSpec(**content["model"]))
+    model = blank_model(spec_in(path, content))
+    adopt_sizes(model, content.get("sizes"))
     adopt_shapes(model, {name: tuple(shape) for name, shape in content["shapes"].items()})
     model = model.to_empty(device="cpu").eval()
     with torch.no_grad():

@@ -7,10 +7,10 @@ with an auxiliary head returns {"out": logits, "aux": logits} instead.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.errors import unknown_name
+from bench.errors import UsageError, first_line, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,9 +61,10 @@ class ModelSpec:
     """All that is needed to build a dense network again.
 
     Attributes:
-        name: a registered name.
+        name: a registered name, or the spelling of a factory of the user's own.
         outputs: channels of the logits.
-        kwargs: further arguments of the factory, plain data.
+        kwargs: further arguments of the factory, plain data; for one of the user's own see
+            `bench.models.own_network.build_own`.
     """
 
     name: str
@@ -72,8 +73,8 @@ class ModelSpec:
 
 
 def check_model(name: str) -> None:
-    """Raises UsageError, with the nearest names, unless a network of that name exists."""
-    if name not in MODELS:
+    """Raises UsageError, with the nearest names, unless a network of that name exists or it spells a factory."""
+    if name not in MODELS and ":" not in name:
         raise unknown_name("model", name, MODELS)
 
 
@@ -84,9 +85,56 @@ def build_model(spec: ModelSpec) -> nn.Module:
         >>> model(torch.zeros(1, 3, 96, 128)).shape
         torch.Size([1, 12, 96, 128])
 
+    Args:
+        spec: a network of this project; or of your own, named by its factory: `ModelSpec("nets/mine.py:make", 12,
+            {"args": {"width": 8}})`, the kwargs being those of `bench.models.own_network.build_own`.
+
     Raises:
-        UsageError: no network of that name.
+        UsageError: no network of that name, or none that takes these arguments.
     """
     check_model(spec.name)
+    if spec.name not in MODELS:
+        from bench.models.own_network import build_own
+
+        return build_own(spec.name, spec.outputs, **spec.kwargs)
     module, _, factory = MODELS[spec.name].factory.partition(":")
-    return getattr(importlib.import_module(module), factory)(spec.outputs, **spec.kwargs)
+    build = getattr(importlib.import_module(module), factory)
+    try:
+        return build(spec.outputs, **spec.kwargs)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        if not spec.kwargs:
+            raise
+        raise UsageError(
+            f"{spec.name} cannot be built with its arguments {spec.kwargs} ({first_line(error)})"
+        ) from error
+
+
+def blank_model(spec: ModelSpec) -> nn.Module:
+    """Builds a dense network whose weights are of no use yet: to be overwritten, or looked at for their shapes.
+
+    A network of this project has none at all (meta device). Code of others may not bear that; and what it draws leaves
+    the state of the random numbers as it was.
+    """
+    import torch
+
+    if spec.name in MODELS:
+        with torch.device("meta"):
+            return build_model(spec)
+    with torch.random.fork_rng(devices=[]):
+        return build_model(spec)
+
+
+def new_model(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
+    """Builds a network that no file holds yet, and completes its spec by what a trial of the user's own shows.
+
+    Raises:
+        UsageError: as for `build_model`.
+        BenchError: a network of the user's own does not run, or has another number of outputs.
+    """
+    model = build_model(spec)
+    if spec.name in MODELS:
+        return model, spec
+    from bench.models.own_network import found_form
+
+    found = found_form(model, spec.name, spec.outputs, pad_to=spec.kwargs.get("pad_to"))
+    return model, replace(spec, kwargs={**spec.kwargs, **found})

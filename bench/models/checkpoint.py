@@ -17,17 +17,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.channels.layer_axes import adopt_shapes
-from bench.errors import BenchError, first_line
-from bench.models import ModelSpec, build_model, check_model
-from bench.models.output_layers import output_layers, outputs_of, with_fresh_outputs
+from bench.channels.layer_axes import adopt_shapes, adopt_sizes, sizes_without_tensors
+from bench.errors import BenchError, UsageError, first_line
+from bench.models import ModelSpec, blank_model, check_model, new_model
+from bench.models.output_layers import output_axes, output_layers, outputs_of, with_fresh_outputs
+from bench.models.own_network import is_own, is_same_factory, name_factory, named_spelling
 from bench.models.published_names import own_names
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file, write_file
-from bench.models.wrapper_names import unwrapped
+from bench.models.wrapper_names import renamed, unwrapped
 from bench.system.console import say
 from bench.system.files import plain
 from bench.torch_utils.dry_run import blank_image, stand_in
 from bench.torch_utils.memory_format import contiguous
+from bench.torch_utils.network_form import ATTRIBUTE, form_of
 
 FORMAT = "segmentation-pruning-bench/1"
 
@@ -79,6 +81,9 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
     }
     if saved.state:
         content["state"] = saved.state
+    if saved.channels:
+        # A dense network has them from its factory.
+        content["sizes"] = sizes_without_tensors(saved.model)
     write_file(path, content)
 
 
@@ -88,7 +93,13 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_model(
-    path: Path | str, *, name: str | None = None, outputs: int | None = None, head: Head = "saved"
+    path: Path | str,
+    *,
+    name: str | None = None,
+    outputs: int | None = None,
+    head: Head = "saved",
+    kwargs: Mapping[str, Any] | None = None,
+    key_map: Mapping[str, str] | None = None,
 ) -> SavedModel:
     """Opens a dense, pruned or fine-tuned network on the CPU.
 
@@ -99,53 +110,95 @@ def load_model(
 
     Args:
         path: the file.
-        name: the network the caller expects; required for a plain state dict.
+        name: the network the caller expects; required for a plain state dict, and for a network of the caller's own
+            unless its factory was named before in this process: opening a file runs no code of itself.
         outputs: the number of outputs the caller expects; by default what the file has.
         head: whose output layers the network gets: `saved`, those of the file; `fresh`, new ones; or `fitting`, new
             ones where those of a plain state dict are missing or of another number. New ones are announced.
+        kwargs: what the caller says of the network beside its name (`ModelSpec.kwargs`); a file that says otherwise is
+            refused.
+        key_map: for a plain state dict: how names of tensors begin in the file -> how in the network.
 
     Raises:
-        UsageError: no network is called `name`.
+        UsageError: no network is called `name`, or `key_map` renames nothing.
         BenchError: missing, truncated or foreign file; another network or class count than expected; a
             tensor that does not fit, named.
     """
     if name is not None:
         check_model(name)
+        name_factory(name)
     content = read_file(path)
     if "format" not in content:
-        return _open_plain(path, content, name, outputs, head)
+        return _open_plain(
+            path, content, name and ModelSpec(name, outputs or 1, dict(kwargs or {})), outputs, head, key_map
+        )
+    if key_map:
+        raise BenchError(f"{path} has the names of its network already; leave `key_map` out")
     if content["format"] != FORMAT:
         raise BenchError(f"{path} has format '{content['format']}'; this version reads '{FORMAT}'")
     _check_form(path, content)
-    spec = ModelSpec(**content["model"])
-    if name is not None and spec.name != name:
-        raise BenchError(f"{path} holds a {spec.name}, not a {name}; pass `model={spec.name}` or another file")
+    spec = _expected(path, content, name, kwargs or {})
     weights = content["state_dict"]
     if head == "fresh":
         spec = replace(spec, outputs=outputs or spec.outputs)
         weights = with_fresh_outputs(weights, spec)
     elif outputs is not None:
         check_outputs(path, spec, outputs)
-    model = _rebuild(path, spec, weights, narrowed=bool(content["channels"]))
+    model = _rebuild(path, spec, weights, narrowed=bool(content["channels"]), sizes=content.get("sizes"))
     if head == "fresh":
         _announce(path, spec)
     return SavedModel(model, spec, content["channels"], content["meta"], content.get("state", {}))
 
 
+def spec_in(path: Path | str, content: Mapping[str, Any]) -> ModelSpec:
+    """How the network of a file is built, in the spelling under which its factory was named where it is the user's own.
+
+    Raises:
+        BenchError: it is the user's own, and nobody has named it.
+    """
+    spec = ModelSpec(**content["model"])
+    return replace(spec, name=named_spelling(path, spec.name)) if is_own(spec.name) else spec
+
+
+def _expected(path: Path | str, content: Mapping[str, Any], name: str | None, kwargs: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a file, if it is what the caller expects, with what may be said anew of a network in any file."""
+    held = content["model"]["name"]
+    is_same = name is None or held == name or (is_own(name) and is_same_factory(held, name))
+    if not is_same:
+        raise BenchError(f"{path} holds a {held}, not a {name}; pass `model={held}` or another file")
+    spec = spec_in(path, content)
+    said = dict(kwargs)
+    if is_own(spec.name):
+        form = {key: said.pop(key) for key in list(said) if key != "args"}
+        spec, said = replace(spec, kwargs={**spec.kwargs, **form}), dict(said.get("args", {}))
+    there = spec.kwargs.get("args", {}) if is_own(spec.name) else spec.kwargs
+    for key, value in said.items():
+        if key not in there or there[key] != value:
+            found = f"{key}={there[key]}" if key in there else f"no {key}"
+            raise BenchError(f"{path} holds a {spec.name} with {found}, not {key}={value}; leave `model_args` out")
+    return spec
+
+
 def _open_plain(
-    path: Path | str, content: dict[str, Any], name: str | None, outputs: int | None, head: Head
+    path: Path | str,
+    content: dict[str, Any],
+    spec: ModelSpec | None,
+    outputs: int | None,
+    head: Head,
+    key_map: Mapping[str, str] | None,
 ) -> SavedModel:
     weights = as_state_dict(path, content)
-    if name is None:
+    if spec is None:
         raise BenchError(f"{path} is a plain state_dict; say with `model` which network it belongs to")
     # Before anything is looked for by its name.
-    with torch.device("meta"):
-        expected = build_model(ModelSpec(name, 1))
-    where = f"{path} does not fit {name}"
+    where, weights = f"{path} does not fit {spec.name}", renamed(weights, key_map or {}, path)
+    expected = blank_model(spec)
     weights = own_names(expected, unwrapped(weights, expected.state_dict(), where), where)
-    found = outputs_of(weights, ModelSpec(name, 1))
-    spec = ModelSpec(name, outputs or found or 1)
-    is_fresh = head == "fresh" or (head == "fitting" and found != spec.outputs)
+    found = outputs_of(weights, spec)
+    spec = replace(spec, outputs=outputs or found or 1)
+    if is_own(spec.name):
+        spec = new_model(spec)[1]
+    is_fresh = head == "fresh" or (head == "fitting" and found != spec.outputs and bool(output_axes(spec)))
     if is_fresh:
         weights = with_fresh_outputs(weights, spec)
     elif found is not None:
@@ -197,6 +250,8 @@ def _check_form(path: Path | str, content: Mapping[str, Any]) -> None:
         and is_mapping(model.get("kwargs", {})),
         "state_dict": is_mapping(content.get("state_dict"), Tensor),
         "channels": is_mapping(content.get("channels")),
+        "sizes": is_mapping(content.get("sizes", {}))
+        and all(is_mapping(found, int) for found in content.get("sizes", {}).values()),
         "meta": is_mapping(meta),
         "meta's input_size": size is None
         or (isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size)),
@@ -208,24 +263,37 @@ def _check_form(path: Path | str, content: Mapping[str, Any]) -> None:
 
 def _check_fit(path: Path | str, model: nn.Module) -> None:
     """Raises BenchError where the layers of a pruned network are not as wide as each other read them."""
+    size = form_of(model).trace_size or _TRIED
     try:
-        with stand_in(model) as shadow:
-            shadow(blank_image(shadow, _TRIED))
+        if not hasattr(model, ATTRIBUTE):
+            with stand_in(model) as shadow:
+                shadow(blank_image(shadow, size))
+        else:
+            # Code of others may want the values of tensors, which a stand-in does not have.
+            with torch.no_grad():
+                model.eval()(blank_image(model, size))
     except RuntimeError as error:
         raise BenchError(f"{path} is damaged: its layers do not fit together ({first_line(error)})") from error
 
 
-def _rebuild(path: Path | str, spec: ModelSpec, weights: Mapping[str, Tensor], *, narrowed: bool) -> nn.Module:
-    # On the meta device no weight is initialised only to be overwritten.
+def _rebuild(
+    path: Path | str,
+    spec: ModelSpec,
+    weights: Mapping[str, Tensor],
+    *,
+    narrowed: bool,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
+) -> nn.Module:
     try:
-        with torch.device("meta"):
-            model = build_model(spec)
-    except TypeError as error:
-        raise BenchError(f"{path}: {spec.name} cannot be built with its arguments {spec.kwargs} ({error})") from error
+        model = blank_model(spec)
+    except UsageError as error:
+        raise BenchError(f"{path}: {error}") from error
     if narrowed:
+        adopt_sizes(model, sizes)
         adopt_shapes(model, {key: tuple(tensor.shape) for key, tensor in weights.items()})
     weights = fitting_tensors(weights, model.state_dict(), where=f"{path} does not fit {spec.name}")
-    model.load_state_dict(weights, assign=True)
+    # Tensors that are one in a network of the user's own stay one.
+    model.load_state_dict(weights, assign=not is_own(spec.name))
     if narrowed:
         _check_fit(path, model)
     for parameter in model.parameters():

@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench.models import ModelSpec, build_model
+from bench.errors import UsageError
+from bench.models import ModelSpec, blank_model
 from bench.models.parts import CLASSIFIER_STD
 
 
 def output_axes(spec: ModelSpec) -> dict[str, int]:
     """Tensor name -> the axis along which it has one entry an output: what differs between two numbers of outputs."""
-    with torch.device("meta"):
-        one, more = (build_model(replace(spec, outputs=outputs)).state_dict() for outputs in (1, 2))
+    one, more = (blank_model(replace(spec, outputs=outputs)).state_dict() for outputs in (1, 2))
     return {
         name: next(axis for axis, size in enumerate(tensor.shape) if size != more[name].shape[axis])
         for name, tensor in one.items()
@@ -39,11 +39,18 @@ def with_fresh_outputs(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[s
     Args:
         weights: tensors of a file, of any number of outputs, or without output layers.
         spec: the network and the number of its outputs.
+
+    Raises:
+        UsageError: nothing tells the output layers of a network of the user's own: its factory takes no number of them.
     """
-    with torch.device("meta"):
-        dense = build_model(spec).state_dict()
+    axes = output_axes(spec)
+    if not axes:
+        raise UsageError(
+            f"{spec.name} takes no number of outputs that tells which layers make them; leave out `reset_head`"
+        )
+    dense = blank_model(spec).state_dict()
     fresh = dict(weights)
-    for name, axis in output_axes(spec).items():
+    for name, axis in axes.items():
         shape = list(weights[name].shape if name in weights else dense[name].shape)
         shape[axis] = spec.outputs
         fresh[name] = torch.zeros(shape) if len(shape) == 1 else torch.normal(0.0, CLASSIFIER_STD, shape)

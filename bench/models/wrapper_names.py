@@ -7,11 +7,12 @@ own; a file may carry those of several, one within the other, around the whole n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
 
 # Parts of names that stand for a wrapper, at whatever depth, where the network has none of that name.
 _MARKERS = ("_orig_mod", "module", "_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -44,6 +45,36 @@ def unwrapped(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], whe
             found[short] = tensor
     prefix = _prefix(found, expected)
     return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
+def renamed(weights: Mapping[str, Tensor], key_map: Mapping[str, str], path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a file under other names, as whoever knows both the file and the network says.
+
+        >>> list(renamed({"encoder.stem.weight": tensor}, {"encoder.": "backbone."}, "network.pt"))
+        ['backbone.stem.weight']
+
+    Args:
+        weights: name -> tensor of a file.
+        key_map: how a name begins -> how it begins then; of several that fit the longest counts.
+        path: the file, for messages.
+
+    Raises:
+        UsageError: no name begins so, or two tensors would have one name.
+    """
+    found: dict[str, Tensor] = {}
+    unused = set(key_map)
+    for name, tensor in weights.items():
+        old = max((prefix for prefix in key_map if name.startswith(prefix)), key=len, default=None)
+        unused.discard(old)
+        new = name if old is None else key_map[old] + name.removeprefix(old)
+        if new in found:
+            raise UsageError(f"{path}: by `key_map` two tensors would be called {new}")
+        found[new] = tensor
+    if unused:
+        raise UsageError(
+            f"{path}: no tensor's name begins with '{min(unused)}' of `key_map`; they begin with {min(weights)}"
+        )
+    return found
 
 
 def _prefix(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -41,6 +41,7 @@ class PruningPlan:
         threshold: where all channels are in one ranking, the score up to which they go, as far as the limits of each
             group let them.
         costed: how many networks were costed to find this one.
+        is_counted: whether the MACs of these networks were counted, because no table tells them.
     """
 
     kept: dict[str, list[int]]
@@ -50,6 +51,7 @@ class PruningPlan:
     skipped: list[str] = field(default_factory=list)
     threshold: float | None = None
     costed: int = 0
+    is_counted: bool = False
 
     @property
     def channel_ratio(self) -> float:
@@ -68,7 +70,11 @@ class PruningPlan:
             "channels": {"kept": self.channels[0], "of": self.channels[1]},
             "predicted": self.predicted._asdict(),
             "before": self.dense._asdict(),
-            "search": {"threshold": self.threshold, "networks_costed": self.costed},
+            "search": {
+                "threshold": self.threshold,
+                "networks_costed": self.costed,
+                **({"macs_counted": True} if self.is_counted else {}),
+            },
             "skipped_groups": self.skipped,
             "kept": self.kept,
         }
@@ -146,7 +152,8 @@ def plan_of(
     skipped = [group.name for group in prunable(groups) if group.name not in scores]
     channels = (sum(map(len, kept.values())), total)
     predicted, threshold = order.cost(number), order.threshold(number)
-    return PruningPlan(kept, channels, predicted, table.dense(), skipped, threshold, order.costed)
+    counted = table.is_counted
+    return PruningPlan(kept, channels, predicted, table.dense(), skipped, threshold, order.costed, counted)
 
 
 def _reaching_share(order: RemovalOrder, target: Target) -> int:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.torch_utils.network_form import form_of
+
 
 @contextlib.contextmanager
 def stand_in(model: nn.Module) -> Iterator[nn.Module]:
@@ -35,6 +37,6 @@ def stand_in(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def blank_image(model: nn.Module, input_size: tuple[int, int], batch: int = 1) -> Tensor:
-    """An input [batch, 3, H, W] of the type and on the device of a network's parameters."""
+    """An input [batch, channels, H, W] of the type and on the device of a network's parameters."""
     like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
-    return like.new_zeros((batch, 3, *input_size))
+    return like.new_zeros((batch, form_of(model).input_channels, *input_size))
