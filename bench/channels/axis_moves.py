@@ -65,6 +65,16 @@ def _regrouped(flow: Flow, axes: Axes, before: list[int], after: list[int]) -> A
     return found
 
 
+@rule("as_strided", "as_strided_")
+def _strided(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    axes = flow.of(args[0])
+    # Without places there is only one order in which channels can be.
+    if args[0].shape == out.shape and sum(size != 1 for size in out.shape) <= 1:
+        flow.put(out, axes)
+    else:
+        flow.hold(*axes, why="reads them in strides of its own")
+
+
 @rule("permute", "transpose", "t", "transpose_", "t_", "permute_copy", "movedim", "swapaxes", "numpy_T", "mT")
 def _permute(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     tensor, name = args[0], func.overloadpacket.__name__

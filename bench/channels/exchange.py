@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import time
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ from bench.torch_utils.outputs import tensors_in
 if TYPE_CHECKING:
     from bench.channels.groups import ChannelGroup, Member
 
+SIZE_IN_CODE = "a width is written in the network's code"
+# What is not tried out within this time of the processor stays whole.
+MOST_SECONDS = 60.0
 # How far an output may be off, as a share of its largest value. Where a network only runs in its own precision, another
 # order of summation shows.
 _EXACT, _ROUNDED = 1e-9, 1e-4
@@ -63,9 +67,9 @@ _MOST_KNOWN = 64
 
 
 def _found_by_trial(model: nn.Module, candidates: Mapping[str, ChannelGroup], images: Tensor) -> dict[str, str]:
-    trial = _Trial(model, images)
-    right, moved = _sorted_out(candidates.values(), trial.exchange)
-    _, crashed = _sorted_out(right, trial.cut)
+    trial, end = _Trial(model, images), time.process_time() + MOST_SECONDS
+    right, moved = _sorted_out(candidates.values(), trial.exchange, end)
+    _, crashed = _sorted_out(right, trial.cut, end)
     return {name: trial.where(candidates[name], reason) for name, reason in moved.items()} | crashed
 
 
@@ -99,7 +103,7 @@ def _is_told(value: Any) -> bool:
 
 
 def _sorted_out(
-    groups: Iterable[ChannelGroup], fault: Callable[[list[ChannelGroup]], str | None]
+    groups: Iterable[ChannelGroup], fault: Callable[[list[ChannelGroup]], str | None], end: float
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Groups that are right together, and for each of the others what is wrong with it beside them.
 
@@ -108,12 +112,16 @@ def _sorted_out(
     Args:
         groups: in the order in which they are tried.
         fault: what is wrong with some groups, or None.
+        end: seconds of this process (`time.process_time`) after which nothing is tried; what is left then is wrong.
     """
     right: list[ChannelGroup] = []
     wrong: dict[str, str] = {}
     waiting = [list(groups)]
     while waiting:
         tried = waiting.pop()
+        if time.process_time() > end:
+            wrong |= {group.name: f"not tried out within {MOST_SECONDS:g} s" for group in tried}
+            continue
         reason = fault([*right, *tried]) if tried else None
         if reason is None:
             right += tried
@@ -138,6 +146,9 @@ class _Trial:
             BenchError: there are none.
         """
         self._own, self._blank = model, images[:1]
+        self._gradients = [(weight, weight.grad) for weight in model.parameters()]
+        self._is_trained: bool | None = None
+        self._moved: list[ChannelGroup] = []
         drawn = torch.randn(self._blank.shape, generator=torch.Generator().manual_seed(0)).to(images)
         failure = "its outputs are not finite"
         # Constants of a type that is written in the code ask for the network's own precision, and a weight that must
@@ -162,33 +173,50 @@ class _Trial:
 
     def exchange(self, groups: list[ChannelGroup]) -> str | None:
         """What goes wrong when the channels of some groups change places, or None."""
-        with self._permuted(groups):
-            try:
-                outputs = self._outputs(self._model, self._images)
-            except Exception as error:  # noqa: BLE001  a network's own code
-                return f"fails once its channels change places: {first_line(error)}"
+        self._permute(groups)
+        try:
+            outputs = self._outputs(self._model, self._images)
+        except Exception as error:  # noqa: BLE001  a network's own code
+            return f"fails once its channels change places: {first_line(error)}"
         return None if self._is_as_expected(outputs) else "its channels cannot change places"
 
     def cut(self, groups: list[ChannelGroup]) -> str | None:
         """What goes wrong when each of some groups loses a channel, or None."""
-        small = copy.deepcopy(self._own)
-        for (name, side), stay in _without_last(small, groups).items():
-            keep_channels(small.get_submodule(name), side, stay)
+        small = _without_one(self._own, groups, {group.name: group.channels - 1 for group in groups})
         error = self._failure(small, backward=True)
-        if error is not None and self._failure(copy.deepcopy(self._own), backward=True) is not None:
-            # It cannot be trained as it is; then it need not be once it is smaller.
-            error = self._failure(small, backward=False)
-        return error and f"a width is written in the network's code: {error}"
+        if error is not None:
+            if self._is_trained is None:
+                self._is_trained = self._failure(_sharing_tensors(self._own), backward=True) is None
+            if not self._is_trained:
+                # What cannot be trained as it is need not be once it is smaller.
+                error = self._failure(small, backward=False)
+        if error is not None:
+            return f"{SIZE_IN_CODE}: {error}"
+        # Which channel goes must not depend on its place: the same one goes from two places.
+        self._permute([])
+        meant = {group.name: int(_permutation(group)[-1]) for group in groups}
+        one = self._evaluated(_without_one(self._model, groups, meant))
+        self._permute(groups)
+        other = self._evaluated(_without_one(self._model, groups, {g.name: g.channels - 1 for g in groups}))
+        return None if _are_close(one, other, self._tolerance) else "others go than those that are meant to"
+
+    def _evaluated(self, model: nn.Module) -> list[Tensor]:
+        with torch.no_grad(), _without_dropout(model):
+            return tensors_in(model.eval()(self._images))
 
     def _failure(self, model: nn.Module, *, backward: bool) -> str | None:
         """What goes wrong in the passes of a network, or None."""
         try:
-            for outputs in self._outputs(model, self._blank, gradients=backward):
-                gradients = [output.sum() for output in outputs if output.requires_grad]
-                if gradients:
-                    torch.stack(gradients).sum().backward()
+            # Only a network in training mode is trained.
+            *_, outputs = self._outputs(model, self._blank, gradients=backward)
+            sums = [output.sum() for output in outputs if output.requires_grad]
+            if sums:
+                torch.stack(sums).sum().backward()
         except Exception as error:  # noqa: BLE001  a network's own code
             return first_line(error)
+        finally:
+            for weight, gradient in self._gradients:
+                weight.grad = gradient
         return None
 
     def where(self, group: ChannelGroup, reason: str) -> str:
@@ -201,9 +229,11 @@ class _Trial:
             return lambda name, inputs: seen.setdefault(name, []).append(inputs[0].detach().clone())
 
         with torch.no_grad(), contextlib.suppress(Exception):
+            self._permute([])
             with inputs_seen(self._model, readers, into(dense)):
                 self._outputs(self._model, self._images)
-            with self._permuted([group]), inputs_seen(self._model, readers, into(moved)):
+            self._permute([group])
+            with inputs_seen(self._model, readers, into(moved)):
                 self._outputs(self._model, self._images)
         permutation = _permutation(group)
         for name, member in readers.items():
@@ -215,35 +245,40 @@ class _Trial:
                     return f"channels change places between {group.name} and {name}"
         return reason
 
-    @contextlib.contextmanager
-    def _permuted(self, groups: Sequence[ChannelGroup]) -> Iterator[None]:
+    def _permute(self, groups: Sequence[ChannelGroup]) -> None:
+        """Lets the channels of these groups, and of no others, be in other places than they were."""
+        _permute(self._model, self._moved, inverse=True)
         _permute(self._model, groups, inverse=False)
-        try:
-            yield
-        finally:
-            _permute(self._model, groups, inverse=True)
+        self._moved = list(groups)
 
     @staticmethod
     def _outputs(model: nn.Module, images: Tensor, *, gradients: bool = False) -> list[list[Tensor]]:
-        """All output tensors in evaluation mode, and in training mode without chance and with frozen statistics."""
+        """All output tensors in evaluation mode, and in training mode without chance and with frozen statistics.
+
+        Gradients are kept in training mode alone.
+        """
         passes = []
-        with torch.set_grad_enabled(gradients), flags_kept(model), _without_dropout(model):
+        with flags_kept(model), _without_dropout(model):
             for is_training in (False, True):
                 model.train(is_training)
                 for module in model.modules():
                     if isinstance(module, (*NORMS, nn.modules.dropout._DropoutNd)):
                         module.eval()
-                with torch.random.fork_rng(devices=[]):
+                with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(gradients and is_training):
                     torch.manual_seed(0)
                     passes.append(tensors_in(model(images)))
         return passes
 
     def _is_as_expected(self, outputs: list[list[Tensor]]) -> bool:
         pairs = zip(self._expected, outputs, strict=True)
-        return all(
-            len(before) == len(after) and all(map(_is_close, before, after, [self._tolerance] * len(before)))
-            for before, after in pairs
-        )
+        return all(_are_close(before, after, self._tolerance) for before, after in pairs)
+
+
+def _sharing_tensors(model: nn.Module) -> nn.Module:
+    """A copy with modules of its own that has the same tensors, as long as none is given another."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    # deepcopy takes what its memo knows for copied already.
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 @torch.no_grad()
@@ -257,7 +292,8 @@ def _shake(model: nn.Module) -> None:
         return 0.2 * (tensor.abs().mean() or 0.1) * repeated.view(tensor.shape).to(tensor)
 
     for weight in model.parameters():
-        if weight.is_floating_point() and weight.isfinite().all():
+        # What is not finite, such as a mask, has no size to go by.
+        if weight.is_floating_point() and weight.sum().isfinite():
             weight += noise(weight)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
@@ -306,15 +342,18 @@ def _places(member: Member, permutation: Tensor, size: int) -> Tensor:
     return places
 
 
-def _without_last(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], Tensor]:
-    """(layer, side) -> the positions that stay when each group loses its last channel."""
+def _without_one(model: nn.Module, groups: Sequence[ChannelGroup], lost: Mapping[str, int]) -> nn.Module:
+    """A copy of a network in which each of some groups has lost a channel, told by the group's name."""
+    small = _sharing_tensors(model)
     stays: dict[tuple[str, str], Tensor] = {}
     for group in groups:
         for member in group.members:
             key = member.layer, member.side
-            stay = stays.setdefault(key, torch.ones(width(model.get_submodule(member.layer), member.side)).bool())
-            stay[member.positions[member.channels == group.channels - 1]] = False
-    return {key: stay.nonzero().flatten() for key, stay in stays.items()}
+            stay = stays.setdefault(key, torch.ones(width(small.get_submodule(member.layer), member.side)).bool())
+            stay[member.positions[member.channels == lost[group.name]]] = False
+    for (name, side), stay in stays.items():
+        keep_channels(small.get_submodule(name), side, stay.nonzero().flatten())
+    return small
 
 
 class _NoDropout(TorchFunctionMode):
@@ -341,6 +380,10 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for attention, share in zip(attentions, shares, strict=True):
             attention.dropout = share
+
+
+def _are_close(before: Sequence[Tensor], after: Sequence[Tensor], tolerance: float) -> bool:
+    return len(before) == len(after) and all(map(_is_close, before, after, [tolerance] * len(before)))
 
 
 def _is_close(before: Tensor, after: Tensor, tolerance: float) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.exchange import faults
+from bench.channels.joining import joined_by_size
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
 from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
 from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, smallest_size
@@ -153,6 +154,8 @@ def find_groups(
         reasons = reasons_to_protect(model, groups, traced, trace.run, ignore, protect_first)
         free = [group for group in groups if group.name not in reasons]
         wrong = faults(model, free, blank_image(model, size)) if check else {}
+        if wrong:
+            groups, wrong = joined_by_size(model, groups, free, wrong, blank_image(model, size))
         # Where an axis is taken apart, either whole parts can go or the same of each; the network tells which.
         labels = {label for group, one in found if group.name in wrong for label in one.labels}
         if not labels or not trace.choose_others(labels):
@@ -227,7 +230,7 @@ def _as_group(
     scales = tuple(m for m in ordered if m.side not in (OUT, IN))
     name = (producers[0].layer if producers else ordered[0]).layer
     structure = tuple(sorted(f"{type(layers[m.layer]).__name__} {m.side}" for m in ordered))
-    unit = first.positions.shape[1]
+    unit = len((producers[0].layer if producers else ordered[0]).positions) // traced.channels
     return ChannelGroup(
         name, traced.channels, producers, tuple(norms.values()), depthwise, consumers, scales, unit, structure=structure
     )  # fmt: skip

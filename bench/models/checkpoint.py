@@ -136,7 +136,7 @@ def load_model(
     if content["format"] != FORMAT:
         raise BenchError(f"{path} has format '{content['format']}'; this version reads '{FORMAT}'")
     _check_form(path, content)
-    spec = _expected(path, spec_in(path, content), name, kwargs or {})
+    spec = _expected(path, content, name, kwargs or {})
     weights = content["state_dict"]
     if head == "fresh":
         spec = replace(spec, outputs=outputs or spec.outputs)
@@ -159,11 +159,13 @@ def spec_in(path: Path | str, content: Mapping[str, Any]) -> ModelSpec:
     return replace(spec, name=named_spelling(path, spec.name)) if is_own(spec.name) else spec
 
 
-def _expected(path: Path | str, spec: ModelSpec, name: str | None, kwargs: Mapping[str, Any]) -> ModelSpec:
+def _expected(path: Path | str, content: Mapping[str, Any], name: str | None, kwargs: Mapping[str, Any]) -> ModelSpec:
     """The spec of a file, if it is what the caller expects, with what may be said anew of a network in any file."""
-    is_same = name is None or spec.name == name or (is_own(name) and is_same_factory(spec.name, name))
+    held = content["model"]["name"]
+    is_same = name is None or held == name or (is_own(name) and is_same_factory(held, name))
     if not is_same:
-        raise BenchError(f"{path} holds a {spec.name}, not a {name}; pass `model={spec.name}` or another file")
+        raise BenchError(f"{path} holds a {held}, not a {name}; pass `model={held}` or another file")
+    spec = spec_in(path, content)
     said = dict(kwargs)
     if is_own(spec.name):
         form = {key: said.pop(key) for key in list(said) if key != "args"}

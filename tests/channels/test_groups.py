@@ -111,14 +111,15 @@ def test_segnet_widths_are_tied_stage_by_stage() -> None:
     assert [name for name, _ in producers(groups["enc4.3"])] == ["enc4.3"]
 
 
-def test_indices_from_elsewhere_are_refused() -> None:
+def test_indices_are_followed_wherever_they_go() -> None:
     class Foreign(toys.Unpooled):
         def forward(self, images: Tensor) -> Tensor:
             features, indices = self.pool(self.encoder(images).relu())
             return self.head(self.decoder(self.unpool(features, indices.clone())))
 
-    with pytest.raises(BenchError, match="straight from a MaxPool2d"):
-        find_groups(Foreign())
+    tied = find_groups(Foreign())[0]
+    assert [one.layer.layer for one in tied.producers] == ["encoder.0"]
+    assert layers(tied.consumers) == ["decoder.0"]
 
 
 def test_transposed_convolution() -> None:
@@ -157,6 +158,13 @@ def test_a_linear_layer_reads_several_places_of_a_channel() -> None:
 # --- protection
 
 
+class Rolled(nn.Module):
+    """Each channel takes the place of the next."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.roll(1, dims=1)
+
+
 def test_outputs_are_protected() -> None:
     groups = groups_of(toys.Auxiliary())
     reasons = {name: group.protected for name, group in groups.items()}
@@ -179,30 +187,27 @@ def test_an_output_that_is_read_again_is_protected() -> None:
 @pytest.mark.parametrize(
     ("layer", "read", "reason"),
     [
-        (nn.Conv2d(8, 8, 3, padding=1, groups=2), 8, "grouped convolution layer"),
-        (nn.Conv2d(8, 16, 3, padding=1, groups=8), 16, "grouped convolution layer"),
-        (toys.Gated(), 4, "head reads its channels unevenly"),
-        (nn.GroupNorm(4, 8), 8, "GroupNorm layer cannot be narrowed"),
-        (nn.GroupNorm(4, 8, affine=False), 8, "GroupNorm layer cannot be narrowed"),
-        (nn.InstanceNorm2d(8, affine=True), 8, "InstanceNorm2d layer cannot be narrowed"),
-        (toys.Scaled(8), 8, "a parameter outside of any layer has these channels"),
-        (nn.PixelShuffle(2), 2, "channels cannot be followed into head"),
+        (nn.ConvTranspose2d(8, 8, 2, groups=2), 8, "layer is a grouped transposed convolution"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), 8, "layer multiplies them with something of"),
+        (Rolled(), 8, "layer passes them through roll"),
+        (nn.LocalResponseNorm(3), 8, "layer passes them through avg_pool3d"),
     ],
-    ids=["grouped", "two a channel", "gated", "group norm", "bare group norm", "instance norm", "parameter", "shuffle"],
+    ids=["grouped transposed", "weight norm", "rolled", "local response norm"],
 )
 def test_what_cannot_be_narrowed_is_protected(layer: nn.Module, read: int, reason: str) -> None:
-    assert groups_of(toys.Between(layer, read))["first"].protected == reason
+    assert groups_of(toys.Between(layer, read))["first"].protected.startswith(reason)
 
 
-def test_channels_that_gate_each_other_are_protected() -> None:
+def test_channels_that_gate_each_other_go_together() -> None:
     class Coupled(toys.Between):
         def forward(self, images: Tensor) -> Tensor:
             features = self.first(images)
             return self.head(features * self.layer(features).repeat(1, 2, 1, 1))
 
-    # Channels i and i + 4 of the first layer depend on channel i of the second.
-    groups = groups_of(Coupled(nn.Conv2d(8, 4, 1)))
-    assert groups["first"].protected is not None
+    # Channels i and i + 4 of the first layer depend on channel i of the second; the code says how often they repeat.
+    first = groups_of(Coupled(nn.Conv2d(8, 4, 1)))["first"]
+    assert (first.protected, first.channels, first.unit) == (None, 4, 2)
+    assert positions(first, "head") == [0, 4, 1, 5, 2, 6, 3, 7]
 
 
 def test_channels_added_to_the_image_are_protected() -> None:
@@ -296,7 +301,11 @@ class Constant(toys.Chain):
         raise ValueError
 
 
-@pytest.mark.parametrize("kind", [Broken, Detached, Constant])
+def test_no_gradients_are_needed() -> None:
+    assert list(groups_of(Detached())) == list(groups_of(toys.Chain()))
+
+
+@pytest.mark.parametrize("kind", [Broken, Constant])
 def test_a_network_that_cannot_be_traced_is_an_error_of_one_line(kind: type[nn.Module]) -> None:
     model = kind()
     with pytest.raises(BenchError, match=f"cannot trace {kind.__name__}") as caught:

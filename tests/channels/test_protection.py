@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import toy_networks as toys
 from torch import nn
 
-from bench.channels.groups import find_groups, layers_to_spare
-from bench.channels.protection import FIRST, IGNORED, OUTPUT, UNUSED, reasons_to_protect
-from bench.channels.tracing import trace
+from bench.channels.groups import _as_groups, find_groups, layers_to_spare
+from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
+from bench.channels.tracing import OUTPUT, Trace
 from bench.errors import UsageError
 
 
 def reasons_of(model: nn.Module, **options: object) -> dict[str, str]:
-    traced = trace(copy.deepcopy(model))
-    return reasons_to_protect(copy.deepcopy(model), find_groups(model), traced, **options)
+    trace = Trace(model)
+    groups, traced = zip(*_as_groups(trace, model), strict=True)
+    return reasons_to_protect(model, groups, traced, trace.run, **options)
 
 
 def test_only_what_stays_is_named() -> None:
@@ -24,8 +23,8 @@ def test_only_what_stays_is_named() -> None:
 
 
 def test_the_users_reasons_hide_what_channels_are_for_and_that_hides_obstacles() -> None:
-    model = toys.Between(nn.GroupNorm(2, 8))
-    assert reasons_of(model) == {"first": "GroupNorm layer cannot be narrowed", "head": OUTPUT}
+    model = toys.Between(nn.LocalResponseNorm(3))
+    assert reasons_of(model) == {"first": "layer passes them through avg_pool3d", "head": OUTPUT}
     ignored = reasons_of(model, ignore=["*"])
     assert ignored == {"first": f"{IGNORED} '*'", "head": f"{IGNORED} '*'"}
     assert reasons_of(model, ignore=["*"], protect_first=True) == {**ignored, "first": FIRST}
@@ -36,7 +35,7 @@ def test_the_users_reasons_hide_what_channels_are_for_and_that_hides_obstacles()
 
 
 def test_layers_are_spared_for_what_they_are_for_alone() -> None:
-    groups = find_groups(toys.Between(nn.GroupNorm(2, 8)))
+    groups = find_groups(toys.Between(nn.LocalResponseNorm(3)))
     assert layers_to_spare(groups) == {"head"}
 
 

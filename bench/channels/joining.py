@@ -1,0 +1,101 @@
+"""Groups whose sizes only the network's code ties: they are one group if they can go together and not alone.
+
+Code may read the width of one tensor to shape another, as attention does with the width of what comes in and that of
+the queries: the same number of channels has to go from both, whichever they are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bench.channels.exchange import SIZE_IN_CODE, faults
+
+if TYPE_CHECKING:
+    from bench.channels.groups import ChannelGroup, Member
+
+
+def joined_by_size(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    free: Sequence[ChannelGroup],
+    wrong: Mapping[str, str],
+    images: Tensor,
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """Makes groups one that have as many positions each and cannot go by themselves, if together they can.
+
+    Args:
+        model: the network the groups were found in; left as it was.
+        groups: all its groups.
+        free: those that were tried.
+        wrong: group name -> why it cannot go.
+        images: what they were tried with (`bench.channels.exchange.faults`).
+
+    Returns:
+        All groups, and why some of those that were tried cannot go.
+    """
+    by_width: dict[int, list[ChannelGroup]] = defaultdict(list)
+    for group in free:
+        if wrong.get(group.name, "").startswith(SIZE_IN_CODE):
+            by_width[len(group.producers[0].layer.positions)].append(group)
+    found = {parts[0].name: (parts, as_one(parts)) for parts in by_width.values() if len(parts) > 1}
+    found = {name: (parts, one) for name, (parts, one) in found.items() if one is not None}
+    if not found:
+        return list(groups), dict(wrong)
+    right = [group for group in free if group.name not in wrong]
+    still = faults(model, [*right, *(one for _, one in found.values())], images)
+    found = {name: pair for name, pair in found.items() if name not in still}
+    inside = {part.name for parts, _ in found.values() for part in parts}
+    kept = [found[group.name][1] if group.name in found else group for group in groups]
+    kept = [group for group in kept if group.name in found or group.name not in inside]
+    reasons = {name: reason for name, reason in wrong.items() if name not in inside}
+    return kept, reasons | {name: reason for name, reason in still.items() if name not in wrong}
+
+
+def as_one(parts: Sequence[ChannelGroup]) -> ChannelGroup | None:
+    """A group of several that have as many positions each: the n-th position of all goes together.
+
+    Where some can only go by larger units than others, all go by the largest, in its pattern; None if they do not fit.
+    """
+    coarsest = min(parts, key=lambda group: group.channels)
+    pattern = _channel_of(coarsest)
+    sides: dict[str, dict[tuple[str, str], list[tuple[Tensor, Tensor]]]] = defaultdict(lambda: defaultdict(list))
+    norm_of: dict[str, str | None] = {}
+    for part in parts:
+        channels = torch.empty(part.channels, dtype=torch.int64)
+        channels[_channel_of(part)] = pattern
+        if not torch.equal(channels[_channel_of(part)], pattern):
+            return None
+        norm_of |= {one.layer.layer: one.norm and one.norm.layer for one in part.producers}
+        kinds = {"producers": [one.layer for one in part.producers], "norms": part.norms, "depthwise": part.depthwise}
+        for kind, members in (kinds | {"consumers": part.consumers, "scales": part.scales}).items():
+            for member in members:
+                sides[kind][member.layer, member.side].append((member.positions, channels[member.channels]))
+    found = {kind: tuple(_member(key, pieces) for key, pieces in of.items()) for kind, of in sides.items()}
+    norms = {member.layer: member for member in found.get("norms", ())}
+    producers = tuple(
+        replace(parts[0].producers[0], layer=member, norm=norms.get(norm_of[member.layer] or ""))
+        for member in found.pop("producers")
+    )
+    structure = tuple(sorted(side for part in parts for side in part.structure))
+    whole = replace(parts[0], channels=coarsest.channels, unit=coarsest.unit, structure=structure, producers=producers)
+    return replace(whole, **found)
+
+
+def _member(key: tuple[str, str], pieces: Sequence[tuple[Tensor, Tensor]]) -> Member:
+    from bench.channels.groups import Member
+
+    positions, channels = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    order = torch.argsort(channels, stable=True)
+    return Member(*key, positions[order], channels[order])
+
+
+def _channel_of(group: ChannelGroup) -> Tensor:
+    """int64 [positions], the channel of each position of the first producer, in their order."""
+    first = group.producers[0].layer
+    return first.channels[first.positions.argsort()]

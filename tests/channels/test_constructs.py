@@ -1,0 +1,247 @@
+"""One small network a construct: what can go of it, what stays, and that the cut network is the one that is meant."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import toy_networks as toys
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.channels.groups import ChannelGroup, find_groups
+from bench.channels.layer_axes import IN, adopt_shapes, adopt_sizes, sizes_without_tensors
+from bench.measure.cost import count_parameters
+from bench.plan.cost_table import CostTable
+
+WIDTH = 16
+
+
+class Around(nn.Module):
+    """A layer of 16 channels, what a construct makes of them, and a head."""
+
+    def __init__(self, construct: nn.Module, read: int):
+        super().__init__()
+        self.first, self.construct = toys.conv(3, WIDTH), construct
+        self.second, self.head = toys.conv(read, 6), nn.Conv2d(6, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.second(self.construct(self.first(images).relu())).relu())
+
+
+class Does(nn.Module):
+    """A function of features, as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.function(features)
+
+
+class Last(nn.Module):
+    """A layer that works on the last axis."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Scale(nn.Module):
+    """A scale a channel, outside of any layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(WIDTH) + 0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.gamma[:, None, None]
+
+
+class Gate1d(nn.Module):
+    """A gate from a strip, by a one-dimensional convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strip = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.strip(features.mean(3)).sigmoid()[..., None]
+
+
+class Attention(nn.Module):
+    """Four heads; their width is read from the tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, features: Tensor) -> Tensor:
+        images, _, *size = features.shape
+        tokens = functional.adaptive_avg_pool2d(features, 4).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(tokens).view(images, 16, 3, 4, -1).permute(2, 0, 3, 1, 4)
+        mixed = (query @ key.transpose(2, 3)).softmax(-1) @ value
+        attended = self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, (4, 4))
+        return features + functional.interpolate(attended, size=tuple(size))
+
+
+class Ties(nn.Module):
+    """The width of the queries is asked to be that of what comes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, features: Tensor) -> Tensor:
+        images, channels, *size = features.shape
+        tokens = functional.adaptive_avg_pool2d(features, 4).flatten(2).transpose(1, 2)
+        query = self.query(tokens).view(images, 16, 2, channels // 2).transpose(1, 2)
+        mixed = (query @ query.transpose(2, 3)).softmax(-1) @ self.value(tokens).unflatten(2, (2, -1)).transpose(1, 2)
+        attended = mixed.transpose(1, 2).reshape(images, 16, channels).transpose(1, 2).unflatten(2, (4, 4))
+        return functional.interpolate(attended, size=tuple(size))
+
+
+class Twice(nn.Module):
+    """One layer that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = toys.conv(WIDTH, WIDTH)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer(self.layer(features))
+
+
+class Concatenated(nn.Module):
+    """A sum of two concatenations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(toys.conv(WIDTH, width) for width in (6, 10, 6, 10))
+
+    def forward(self, features: Tensor) -> Tensor:
+        a, b, c, d = (layer(features) for layer in self.layers)
+        return torch.cat([a, b], 1) + torch.cat([c, d], 1)
+
+
+def shuffled(features: Tensor) -> Tensor:
+    return features.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def halves(features: Tensor) -> Tensor:
+    first, second = features.chunk(2, dim=1)
+    return torch.cat([-first, second.relu()], 1)
+
+
+# Construct -> (module, channels it gives, channels of the group of the first layer that can go by themselves, positions
+# of each, whether a channel that is not read is one that is gone).
+CUT = {
+    "grouped, whole groups": (lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=8), 16, 8, 2, True),
+    "grouped, the same of each": (lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=2), 16, 8, 2, True),
+    "two a channel": (lambda: nn.Conv2d(WIDTH, 2 * WIDTH, 3, padding=1, groups=WIDTH), 32, 16, 1, True),
+    "group norm": (lambda: nn.GroupNorm(4, WIDTH), 16, 4, 4, False),
+    "instance norm": (lambda: nn.InstanceNorm2d(WIDTH, affine=True), 16, 16, 1, True),
+    "layer norm without weights": (lambda: Last(nn.LayerNorm(WIDTH, elementwise_affine=False)), 16, 16, 1, False),
+    "gated linear unit": (lambda: nn.GLU(1), 8, 8, 2, True),
+    "halves": (lambda: Does(halves), 16, 8, 2, True),
+    "channel shuffle": (lambda: Does(shuffled), 16, 8, 2, True),
+    "flip": (lambda: Does(lambda features: features.flip(1)), 16, 16, 1, True),
+    "pixel shuffle": (lambda: nn.PixelShuffle(2), 4, 4, 4, True),
+    "repeated": (lambda: Does(lambda features: features.repeat(1, 2, 1, 1)), 32, 16, 1, True),
+    "padded": (lambda: Does(lambda f: functional.pad(f, (0, 0, 0, 0, 2, 2))), 20, 16, 1, True),
+    "layer scale": (Scale, 16, 16, 1, True),
+    "one-dimensional": (Gate1d, 16, 16, 1, False),
+    "attention": (Attention, 16, 16, 1, False),
+    "sizes tied by code": (Ties, 16, 8, 2, False),
+    "one layer twice": (Twice, 16, 16, 1, True),
+    "sum of concatenations": (Concatenated, 16, 16, 1, True),
+}
+
+STAYS = {
+    "rolled": (lambda: Does(lambda features: features.roll(1, 1)), "construct passes them through roll"),
+    "single ones": (lambda: Does(lambda f: f * f[:, :1]), "channels change places between first.0 and second.0"),
+    "sizes in code": (lambda: Does(lambda f: torch.cat(f.split([8, 8], 1), 1)), "a width is written in the network"),
+    "grouped transposed": (
+        lambda: nn.ConvTranspose2d(WIDTH, WIDTH, 3, padding=1, groups=2),
+        "construct is a grouped transposed convolution",
+    ),
+}
+
+
+def built(construct: Callable[[], nn.Module], read: int) -> nn.Module:
+    torch.manual_seed(0)
+    return toys.settled(Around(construct(), read)).double()
+
+
+def kept_of(groups: list[ChannelGroup]) -> dict[str, list[int]]:
+    """Two thirds of each group, not the first."""
+    free = [group for group in groups if group.protected is None]
+    return {group.name: list(range(group.channels))[group.channels // 3 :] for group in free}
+
+
+def without_reading(dense: nn.Module, groups: list[ChannelGroup], kept: dict[str, list[int]]) -> nn.Module:
+    """The network whose layers do not read what is gone."""
+    silent = copy.deepcopy(dense)
+    for group in groups:
+        gone = ~torch.isin(torch.arange(group.channels), torch.tensor(kept.get(group.name, range(group.channels))))
+        for reader in group.consumers:
+            assert reader.side == IN
+            silent.get_submodule(reader.layer).weight.data[:, reader.positions[gone[reader.channels]]] = 0
+    return silent
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_can_go(name: str) -> None:
+    construct, read, channels, unit, is_silence = CUT[name]
+    dense = built(construct, read)
+    groups = find_groups(dense)
+    first = next(group for group in groups if group.name == "first.0")
+    assert (first.protected, first.channels, first.unit) == (None, channels, unit)
+    kept = kept_of(groups)
+    small = toys.cut_copy(dense, groups, toys.plan_keeping(groups, kept))
+    images = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    with torch.no_grad():
+        outputs = small(images)
+        if is_silence:
+            torch.testing.assert_close(outputs, without_reading(dense, groups, kept)(images), rtol=1e-9, atol=1e-12)
+    left = np.array([len(kept.get(group.name, range(group.channels))) for group in groups])
+    assert CostTable(dense, groups, (32, 32)).predict(left).parameters == count_parameters(small)
+    # What a file holds is enough to open it.
+    opened = built(construct, read)
+    adopt_sizes(opened, sizes_without_tensors(small))
+    adopt_shapes(opened, {key: tuple(tensor.shape) for key, tensor in small.state_dict().items()})
+    opened.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        assert torch.equal(opened(images), outputs)
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_stays(name: str) -> None:
+    construct, reason = STAYS[name]
+    first = find_groups(built(construct, WIDTH))[0]
+    assert first.name == "first.0"
+    assert first.protected.startswith(reason)
+
+
+def test_a_constant_in_front_moves_no_channel() -> None:
+    def framed(features: Tensor) -> Tensor:
+        return torch.cat([torch.ones_like(features[:, :1]).cumsum(2), features], 1)
+
+    dense = built(lambda: Does(framed), WIDTH + 1)
+    groups = find_groups(dense)
+    reader = next(group for group in groups if group.name == "first.0").consumers[0]
+    assert reader.positions.tolist() == list(range(1, WIDTH + 1))
+
+
+def test_what_is_not_tried_in_time_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.channels.exchange.MOST_SECONDS", 0.0)
+    monkeypatch.setattr("bench.channels.exchange._known", {})
+    first = find_groups(built(Scale, WIDTH))[0]
+    assert first.protected == "not tried out within 0 s"
