@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, fields
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from bench.cli.config_file import COMMAND_LINE_ONLY, config_settings
 from bench.cli.help_text import examples_in, short_help
@@ -72,6 +72,13 @@ class Parser(argparse.ArgumentParser):
     def format_full_help(self) -> str:
         """What `--help-all` shows."""
         return super().format_help()
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+        """Writes a help text. argparse's own swallows the error of an output that cannot take it, and exits with 0."""
+        out = file or sys.stderr
+        if message and out is not None:
+            out.write(message)
+            out.flush()
 
     def error(self, message: str):
         """Raises a UsageError in place of argparse's usage and exit."""
@@ -177,7 +184,7 @@ class _HelpAll(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
 
     def __call__(self, parser: Parser, *_: object) -> None:
-        sys.stdout.write(parser.format_full_help())
+        parser._print_message(parser.format_full_help(), sys.stdout)
         parser.exit()
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from multiprocessing import util
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +21,10 @@ from bench.torch_utils.batches import Batch
 
 # A socket's name has at most 107 bytes, of which its own part is `/listener-` and 8 letters.
 _LONGEST = 107 - 18
+
+# Files that a command has open, and those of a process that loads images: pipes, and a tensor for each image and label
+# of the batches that wait.
+_OWN_FILES, _FILES_A_WORKER = 48, 16
 
 
 class EpochOrder(Protocol):
@@ -69,6 +76,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         if self._settings["num_workers"]:
             _check_temporary_folder()
+            _check_open_files(self._settings["num_workers"])
         batches = None
         while True:
             try:
@@ -109,6 +117,13 @@ def _begin_worker(_number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Without a failure, which torch would raise in the other process wherever that is by then.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    sys.excepthook = _tell_of_defects
+
+
+def _tell_of_defects(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Shows what a thread of a worker that passes images on ends with, except where the other process says it."""
+    if explained(error) is None:
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _check_temporary_folder() -> None:
@@ -126,6 +141,26 @@ def _check_temporary_folder() -> None:
         raise MachineError(f"no folder for temporary files ({error.strerror or error}); {mend}") from error
     if len(folder.encode(errors="surrogateescape")) > _LONGEST:
         raise MachineError(f"the name of the folder for temporary files is too long ({folder}); {mend}")
+
+
+def _check_open_files(workers: int) -> None:
+    """Raises the number of files that may be open to what is needed, where the system allows it.
+
+    Each tensor that waits to be used keeps one open. A process that cannot open one more ends, or waits for ever,
+    wherever that befalls it.
+
+    Raises:
+        MachineError: too few may be open.
+    """
+    wanted = _OWN_FILES + workers * _FILES_A_WORKER
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise MachineError(
+            f"only {hard} files may be open, too few for {workers} processes that load images; raise the limit "
+            f"(ulimit -n {wanted}) or pass `num_workers=0`"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _collate(samples: list[tuple[Tensor, Tensor] | BenchError]) -> Batch | BenchError:

@@ -10,12 +10,17 @@ import inspect
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError, first_line
+
+# How long processes that start together may be apart.
+_PATIENCE = timedelta(seconds=100)
+_BY_TORCHRUN = "start them by torchrun, or unset WORLD_SIZE to train in one process"
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,20 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         device: the device asked for; `cuda` becomes one GPU a process. gloo connects CPUs, nccl GPUs.
 
     Raises:
-        UsageError: one GPU named for several processes, or fewer GPUs than processes.
+        UsageError: one GPU named for several processes, fewer GPUs than processes, or variables that are none of
+            torchrun's.
+        BenchError: the other processes do not come.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    place = _asked_for()
+    if place.size == 1:
         yield device
         return
     if device.type == "cuda":
         device = _own_gpu(device)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", store=_meeting_place(place), rank=place.rank, world_size=place.size
+    )
     yield device
     # Only reached without an error: after one, the peers wait in a collective and leaving in order would
     # hang. Ending the process with a non-zero code makes torchrun end them all.
@@ -61,6 +71,39 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         # go of the last collective's tensors. Meeting the peers once more gives it the time.
         dist.barrier()
     dist.destroy_process_group()
+
+
+def _asked_for() -> World:
+    """The place that the environment gives this process, a world of one where it says nothing."""
+    size = _number("WORLD_SIZE", 1)
+    if size == 1:
+        return World()
+    rank = _number("RANK", None)
+    if not 0 <= rank < size:
+        raise UsageError(f"RANK={rank} is not below WORLD_SIZE={size}; {_BY_TORCHRUN}")
+    _number("MASTER_PORT", None)
+    return World(rank, size)
+
+
+def _number(name: str, default: int | None) -> int:
+    text = os.environ.get(name, default)
+    try:
+        return int(text)
+    except (TypeError, ValueError):
+        said = "is not set" if text is None else f"is '{text}', no number"
+        raise UsageError(f"the variable {name} of processes that train together {said}; {_BY_TORCHRUN}") from None
+
+
+def _meeting_place(place: World) -> dist.Store:
+    """Where the processes find each other, once all are there."""
+    try:
+        store, _rank, _size = next(dist.rendezvous("env://", place.rank, place.size, timeout=_PATIENCE))
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise BenchError(
+            f"process {place.rank} of {place.size} does not find the others in {_PATIENCE.seconds} seconds "
+            f"({first_line(error)}); {_BY_TORCHRUN}"
+        ) from error
+    return store
 
 
 def _own_gpu(device: torch.device) -> torch.device:

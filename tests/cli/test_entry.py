@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from option_groups import SCRIPTS
 
 from bench.cli.entry import run
+from bench.commands import eval as eval_command
 from bench.errors import BenchError, UsageError
 
 
@@ -87,3 +89,18 @@ def test_a_working_folder_that_is_gone_is_told(project_root, tmp_path):
         1,
         "eval.py: error: the working folder is gone; change to one that exists\n",
     )
+
+
+@pytest.mark.parametrize("flag", ["--help", "--help-all", "--list-models"])
+def test_an_output_that_cannot_take_the_text_is_told(flag, monkeypatch, capsys):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(sys, "argv", ["eval.py", flag])
+    with contextlib.suppress(OSError), full.open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as end:
+            run(eval_command.main)
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("eval.py: error: cannot write") and said.count("\n") == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import asdict
+from datetime import timedelta
 
 import pytest
 import torch
@@ -144,8 +146,8 @@ def test_one_process_needs_no_group():
 
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     with (
         pytest.raises(UsageError, match="use `device=cuda` under torchrun"),
         processes.joined(torch.device("cuda:0")),
@@ -154,3 +156,37 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="lower --nproc_per_node"), processes.joined(torch.device("cuda")):
         pass
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE of processes that train together is 'two', no number"),
+        ({"WORLD_SIZE": "2"}, "RANK of processes that train together is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "first"}, "RANK of processes that train together is 'first'"),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK=5 is not below WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK=-1 is not below"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_PORT of processes that train together is not set"),
+    ],
+)
+def test_variables_that_are_none_of_torchruns_are_told(monkeypatch, variables, said):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"{said}.*torchrun.*unset WORLD_SIZE"), processes.joined(CPU):
+        pass
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_whose_partners_do_not_come_stop_waiting(monkeypatch, rank):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "_PATIENCE", timedelta(seconds=1))
+    told = pytest.raises(BenchError, match=f"process {rank} of 2 does not find the others in 1 seconds")
+    with told as said, processes.joined(CPU):
+        pass
+    assert "\n" not in str(said.value)
