@@ -425,11 +425,13 @@ def test_what_a_state_dict_does_not_say_is_there_again(tmp_path: Path, kind: str
     (tmp_path / "own_kinds.py").write_text(OWN)
     model, spec = new_model(ModelSpec(f"{tmp_path}/own_kinds.py:own", 4, {"args": {"kind": kind}}))
     model.eval()
-    groups = find_groups(model)
-    assert "side" in {group.name for group in prunable(groups)}
-    plan = toys.random_plan(groups)
+    groups, networks = find_groups(model), [SavedModel(model, spec)]
+    if kind != "spectral_norm":  # It changes with every pass in training, and nothing of the network is cut.
+        assert "side" in {group.name for group in prunable(groups)}
+        plan = toys.random_plan(groups)
+        networks.append(SavedModel(toys.cut_copy(model, groups, plan), spec, plan.kept))
     images = torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
-    for saved in (SavedModel(model, spec), SavedModel(toys.cut_copy(model, groups, plan), spec, plan.kept)):
+    for saved in networks:
         save_model(tmp_path / "own.pt", saved)
         torch.manual_seed(9)
         opened = load_model(tmp_path / "own.pt").model
