@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.channels.groups import ChannelGroup
@@ -19,16 +19,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def framed(
-    title: str, header: Sequence[str], caption: str | None = None, *, wraps: Collection[str] = (), **frame: Any
-) -> Table:
+def framed(title: str, header: Sequence[str], caption: str | None = None, **frame: Any) -> Table:
     """A table without rows: a line below the head, columns close together, the first to the left, others to the right.
+
+    Where the console is too narrow, the widest cells take a second line; none loses a letter.
 
     Args:
         title: above it.
         header: the columns' names.
         caption: below it.
-        wraps: the columns that may break a line where the console is narrow.
         frame: what is to be drawn in another way, as `rich.table.Table` takes it.
     """
     from rich import box
@@ -38,7 +37,7 @@ def framed(
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, **{**close, **frame})
     for position, name in enumerate(header):
         side = "left" if position == 0 else "right"
-        table.add_column(name, justify=side, vertical="bottom", no_wrap=name not in wraps)
+        table.add_column(name, justify=side, vertical="bottom", overflow="fold")
     return table
 
 
@@ -62,10 +61,8 @@ def comparison_table(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) ->
         notes.insert(0, f"mean ± standard deviation over {len(found[0].done)} seeds")
     notes += [SPARSE_NOTE] if any(entry.is_sparse for entry in found) else []
     notes += map(escape, comparison_conditions(baseline, rows))
-    # It is to fit into a console 80 wide; where it does not, only "mean ± deviation" is worth a second line.
     broken = [name.replace(" ", "\n") for name in header]
-    wraps = [name for name, *texts in zip(broken, *lines, strict=True) if any("±" in text for text in texts)]
-    table = framed(escape(comparison_title(baseline)), broken, "\n".join(notes) or None, wraps=wraps)
+    table = framed(escape(comparison_title(baseline)), broken, "\n".join(notes) or None)
     for position, line in enumerate(lines):
         table.add_row(*map(escape, line), end_section=position == 0)
     return table
@@ -82,10 +79,7 @@ def stacked_table(title: str, header: Sequence[str], parts: Sequence[Sequence[Se
     from rich.markup import escape
 
     broken = [name.replace(" ", "\n") for name in header]
-    texts = zip(*(line for part in parts for line in part), strict=True)
-    # Methods with their options may be long, and so may a mean with its deviation.
-    wraps = [name for name, column in zip(broken, texts, strict=True) if max(map(len, column)) > 9]
-    table = framed(title, broken, wraps=wraps)
+    table = framed(title, broken)
     for part in parts:
         for position, line in enumerate(part):
             table.add_row(*map(escape, line), end_section=position == len(part) - 1)
@@ -107,7 +101,7 @@ def pair_table(report: EvaluationReport) -> Table:
     latency = latency_of(report)
     notes += [latency_conditions(latency)] if latency else []
     wide = {"collapse_padding": False, "pad_edge": True, "show_edge": True}
-    table = framed(pair_title(report), header, "\n".join(notes), wraps=header, **wide)
+    table = framed(pair_title(report), header, "\n".join(notes), **wide)
     for line in itertools.chain(*sections.values()):
         table.add_row(*line)
     return table
@@ -136,7 +130,7 @@ def groups_table(groups: Sequence[ChannelGroup]) -> Table:
     free = [group for group in groups if group.protected is None]
     title = f"{len(groups)} groups; {sum(group.channels for group in free)} channels of {len(free)} may be pruned"
     table = framed(title, [])
-    table.add_column("group + further producers", no_wrap=True)
+    table.add_column("group + further producers", overflow="fold")
     for name in ("channels", "consumers", "unit"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("protected")

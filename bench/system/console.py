@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+_LOG_WIDTH = 1000
+
 QUIET_SECONDS = 10.0
 """A log hears of work that takes longer after so many seconds without a line."""
 
@@ -30,7 +32,11 @@ def console() -> Console:
     """The rich console every message and table goes through; silent in all processes but the first."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, quiet=not _is_first_process())
+    console = Console(highlight=False, soft_wrap=True, quiet=not _is_first_process())
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # A log has no edge: cut to the 80 columns that rich takes then, tables lose digits.
+        console.width = _LOG_WIDTH
+    return console
 
 
 def say(message: str) -> None:

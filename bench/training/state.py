@@ -128,13 +128,13 @@ def check_same_run(
             )
             raise BenchError(
                 f"cannot resume {folder}: `epochs` is {now}, the run was started with {then}; {can_be_more} finished "
-                f"{done}: repeat `epochs={then}`, or start a new run in another `save` with `ckpt={folder / LAST}`"
+                f"{done}: repeat `epochs={then}`, or start a new run in another folder with `ckpt={folder / LAST}`"
             )
         if now != then:
             flag = _FLAGS.get(name, f"`{name}`")
             raise BenchError(
                 f"cannot resume {folder}: {flag} is {shown(now)}, the run was started with {shown(then)}; "
-                "repeat that value or start a new run in another `save`"
+                "repeat that value or start a new run in another folder"
             )
     if plain(found.channels) != plain(saved.channels):
         raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the `ckpt` it began with")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from rich.console import Console
 
 from bench.measure.layer_costs import LayerCost
-from bench.report.console_tables import layers_table
+from bench.report.console_tables import framed, layers_table
 
 
 def shown(rows: list[LayerCost]) -> list[list[str]]:
@@ -31,3 +32,18 @@ def test_layers_are_shown_with_their_sum():
     lines = shown([LayerCost("stem", "Conv2d", [8, 3, 3, 3], None, 2_000_000, None, 1.5, None)])
     for words in ("stem 8x3x3x3 2.00 1.500", "all of them 2.00 1.500"):
         assert words.split() in lines
+
+
+@pytest.mark.parametrize("width", [24, 30, 80])
+def test_a_narrow_console_takes_more_lines_and_loses_no_letter(width):
+    table = framed("mIoU", ["method", "target", "speed-up"])
+    table.add_row("l1_global", "macs 0.25", "1.28x (1.24-1.31)")
+    console = Console(width=width, color_system=None)
+    with console.capture() as caught:
+        console.print(table)
+    lines = caught.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in caught.get()
+    below = next(number for number, line in enumerate(lines) if "─" in line) + 1
+    letters = sorted("".join(lines[below:]).replace(" ", "").replace("─", ""))
+    assert letters == sorted("l1_globalmacs0.251.28x(1.24-1.31)")

@@ -64,3 +64,15 @@ def test_a_terminal_has_bars(capsys, monkeypatch):
     with stages_told():
         assert list(progress(range(3), "timing")) == [0, 1, 2]
     assert "timing" not in sys.stdout.getvalue() and "timing" in sys.stderr.getvalue()
+
+
+def test_a_log_is_as_wide_as_its_tables(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    console.console.cache_clear()
+    try:
+        assert console.console().width >= 500
+        monkeypatch.setenv("COLUMNS", "70")
+        console.console.cache_clear()
+        assert console.console().width == 70
+    finally:
+        console.console.cache_clear()
