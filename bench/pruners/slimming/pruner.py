@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
 from bench.config.declare import option
-from bench.errors import BenchError, UsageError
+from bench.errors import UsageError
 from bench.models.checkpoint import SavedModel
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Preparation, Pruner, Training
@@ -114,9 +114,4 @@ class Slimming(Pruner):
             ]
             if gammas:
                 scores[group.name] = scale_importance(gammas)
-        if not scores:
-            raise BenchError(
-                "slimming scores channels by the scales of the normalisations behind them, and no channel that may go "
-                "has one; use another method"
-            )
         return scores
