@@ -126,6 +126,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def place_by_place(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """The rule of what is computed place by place: its operands have their channels in common."""
     tensors = tensors_in((args, kwargs))
     results = tensors_in(out)
     if not results:

@@ -166,6 +166,11 @@ class _Trial:
                 failure = first_line(error)
                 continue
             if all(output.isfinite().all() for outputs in self._expected for output in outputs):
+                self._modes = (False, True)
+                evaluated, trained = self._expected
+                if all(any(torch.equal(one, other) for other in trained) for one in evaluated):
+                    # Training computes what evaluation does, to the last bit, and perhaps more.
+                    self._modes, self._expected = (True,), [trained]
                 return
         raise BenchError(
             f"cannot try out which channels of {type(model).__name__} can go ({failure}); mend the network"
@@ -175,7 +180,7 @@ class _Trial:
         """What goes wrong when the channels of some groups change places, or None."""
         self._permute(groups)
         try:
-            outputs = self._outputs(self._model, self._images)
+            outputs = self._outputs(self._model, self._images, modes=self._modes)
         except Exception as error:  # noqa: BLE001  a network's own code
             return f"fails once its channels change places: {first_line(error)}"
         return None if self._is_as_expected(outputs) else "its channels cannot change places"
@@ -193,22 +198,21 @@ class _Trial:
         if error is not None:
             return f"{SIZE_IN_CODE}: {error}"
         # Which channel goes must not depend on its place: the same one goes from two places.
-        self._permute([])
-        meant = {group.name: int(_permutation(group)[-1]) for group in groups}
-        one = self._evaluated(_without_one(self._model, groups, meant))
-        self._permute(groups)
-        other = self._evaluated(_without_one(self._model, groups, {g.name: g.channels - 1 for g in groups}))
-        return None if _are_close(one, other, self._tolerance) else "others go than those that are meant to"
-
-    def _evaluated(self, model: nn.Module) -> list[Tensor]:
-        with torch.no_grad(), _without_dropout(model):
-            return tensors_in(model.eval()(self._images))
+        last = {group.name: group.channels - 1 for group in groups}
+        same = {group.name: int(_permutation(group)[-1]) for group in groups}
+        passes = []
+        for moved, lost in ((groups, last), ([], same)):
+            self._permute(moved)
+            try:
+                passes += self._outputs(_without_one(self._model, groups, lost), self._images, modes=(False,))
+            except Exception as error:  # noqa: BLE001  a network's own code
+                return f"{SIZE_IN_CODE}: {first_line(error)}"
+        return None if _are_close(*passes, self._tolerance) else "others go than those that are meant to"
 
     def _failure(self, model: nn.Module, *, backward: bool) -> str | None:
-        """What goes wrong in the passes of a network, or None."""
+        """What goes wrong in a step of a network's training, or None."""
         try:
-            # Only a network in training mode is trained.
-            *_, outputs = self._outputs(model, self._blank, gradients=backward)
+            (outputs,) = self._outputs(model, self._blank, modes=(True,), gradients=backward)
             sums = [output.sum() for output in outputs if output.requires_grad]
             if sums:
                 torch.stack(sums).sum().backward()
@@ -247,24 +251,25 @@ class _Trial:
 
     def _permute(self, groups: Sequence[ChannelGroup]) -> None:
         """Lets the channels of these groups, and of no others, be in other places than they were."""
+        if [id(group) for group in groups] == [id(group) for group in self._moved]:
+            return
         _permute(self._model, self._moved, inverse=True)
         _permute(self._model, groups, inverse=False)
         self._moved = list(groups)
 
     @staticmethod
-    def _outputs(model: nn.Module, images: Tensor, *, gradients: bool = False) -> list[list[Tensor]]:
-        """All output tensors in evaluation mode, and in training mode without chance and with frozen statistics.
-
-        Gradients are kept in training mode alone.
-        """
+    def _outputs(
+        model: nn.Module, images: Tensor, *, modes: Sequence[bool] = (False, True), gradients: bool = False
+    ) -> list[list[Tensor]]:
+        """All output tensors in evaluation mode, and in training mode without chance and with frozen statistics."""
         passes = []
         with flags_kept(model), _without_dropout(model):
-            for is_training in (False, True):
+            for is_training in modes:
                 model.train(is_training)
                 for module in model.modules():
                     if isinstance(module, (*NORMS, nn.modules.dropout._DropoutNd)):
                         module.eval()
-                with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(gradients and is_training):
+                with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(gradients):
                     torch.manual_seed(0)
                     passes.append(tensors_in(model(images)))
         return passes

@@ -20,7 +20,7 @@ from bench.channels.exchange import faults
 from bench.channels.joining import joined_by_size
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
 from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
-from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, smallest_size
+from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, traced_at
 from bench.errors import BenchError, first_line
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.network_form import form_of
@@ -146,8 +146,8 @@ def find_groups(
             f"cannot copy {type(model).__name__} ({first_line(error)}); take old-style weight norm and masks off its "
             "layers first: torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove"
         ) from error
-    size = trace_size or form_of(model).trace_size or smallest_size(model)
-    trace = Trace(model, size)
+    trace = traced_at(model, trace_size or form_of(model).trace_size)
+    size = trace.size
     while True:
         found = _as_groups(trace, model)
         groups, traced = [group for group, _ in found], [one for _, one in found]

@@ -62,6 +62,7 @@ def as_one(parts: Sequence[ChannelGroup]) -> ChannelGroup | None:
 
     Where some can only go by larger units than others, all go by the largest, in its pattern; None if they do not fit.
     """
+    like = parts[0].producers[0].layer
     coarsest = min(parts, key=lambda group: group.channels)
     pattern = _channel_of(coarsest)
     sides: dict[str, dict[tuple[str, str], list[tuple[Tensor, Tensor]]]] = defaultdict(lambda: defaultdict(list))
@@ -76,7 +77,7 @@ def as_one(parts: Sequence[ChannelGroup]) -> ChannelGroup | None:
         for kind, members in (kinds | {"consumers": part.consumers, "scales": part.scales}).items():
             for member in members:
                 sides[kind][member.layer, member.side].append((member.positions, channels[member.channels]))
-    found = {kind: tuple(_member(key, pieces) for key, pieces in of.items()) for kind, of in sides.items()}
+    found = {kind: tuple(_member(like, key, pieces) for key, pieces in of.items()) for kind, of in sides.items()}
     norms = {member.layer: member for member in found.get("norms", ())}
     producers = tuple(
         replace(parts[0].producers[0], layer=member, norm=norms.get(norm_of[member.layer] or ""))
@@ -87,12 +88,10 @@ def as_one(parts: Sequence[ChannelGroup]) -> ChannelGroup | None:
     return replace(whole, **found)
 
 
-def _member(key: tuple[str, str], pieces: Sequence[tuple[Tensor, Tensor]]) -> Member:
-    from bench.channels.groups import Member
-
+def _member(like: Member, key: tuple[str, str], pieces: Sequence[tuple[Tensor, Tensor]]) -> Member:
     positions, channels = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     order = torch.argsort(channels, stable=True)
-    return Member(*key, positions[order], channels[order])
+    return replace(like, layer=key[0], side=key[1], positions=positions[order], channels=channels[order])
 
 
 def _channel_of(group: ChannelGroup) -> Tensor:

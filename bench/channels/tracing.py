@@ -74,6 +74,7 @@ class Trace:
     """What a forward pass in each mode showed of a network.
 
     Attributes:
+        size: (height, width) of the image in pixels.
         norm_behind: name of a layer -> name of the normalisation that reads its output.
         run: layers with tensors of their own that a pass in evaluation mode reads.
     """
@@ -88,6 +89,7 @@ class Trace:
         Raises:
             BenchError: the network does not run, or nothing leads from its layers to its outputs.
         """
+        self.size = size
         self.norm_behind: dict[str, str] = {}
         self.run: set[str] = set()
         self._labels = Labels()
@@ -101,7 +103,7 @@ class Trace:
         except Exception as error:
             raise BenchError(
                 f"cannot trace {type(model).__name__} at {size[0]}x{size[1]} ({first_line(error)}); "
-                "it must map images [N, 3, H, W] to logits through its layers"
+                "it must map images [N, 3, H, W] to logits through its layers at that size; `trace_size` gives another"
             ) from error
         self._settled: Settled = self._labels.settled()
         self._channel: np.ndarray = np.empty(0, dtype=np.int64)
@@ -272,10 +274,22 @@ def _modules_shown(model: nn.Module, flow: Flow, norm_behind: dict[str, str]) ->
         yield
 
 
-def smallest_size(model: nn.Module) -> tuple[int, int]:
-    """(height, width) of the smallest usual image that a network takes; the smallest of all if it takes none."""
-    for size in _SIZES:
-        with torch.no_grad(), flags_kept(model), contextlib.suppress(Exception):
-            model.eval()(blank_image(model, size))
-            return size
-    return TRACE_SIZE
+def traced_at(model: nn.Module, size: tuple[int, int] | None) -> Trace:
+    """The trace of a network at a size, or at the smallest usual one that it takes.
+
+    Args:
+        model: any network; a copy.
+        size: (height, width) of the image in pixels; None tries some.
+
+    Raises:
+        BenchError: it cannot be traced; at the smallest of the usual sizes, if at none of them.
+    """
+    if size is not None:
+        return Trace(model, size)
+    failure: BenchError | None = None
+    for usual in _SIZES:
+        try:
+            return Trace(model, usual)
+        except BenchError as error:
+            failure = failure or error
+    raise failure
