@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,6 +12,7 @@ from bench.channels.layer_axes import axes_of, keep_channels, width
 from bench.cut.optimizer_state import Slices, carry_over, cut_state
 from bench.models import ModelSpec, build_model
 from bench.plan.pruning_plan import PruningPlan
+from bench.torch_utils.shared_parameters import share_again, shared_parameters
 
 
 def fresh_network(spec: ModelSpec, plan: PruningPlan, seed: int) -> nn.Module:
@@ -60,12 +60,10 @@ def cut(
     kept = kept_positions(model, groups, plan)
     before = dict(model.named_parameters())
     state = cut_state(optimizer, before, _slices(model, kept)) if optimizer else {}
-    tied = _tied(model)
+    shared = shared_parameters(model)
     for (name, side), positions in kept.items():
         keep_channels(model.get_submodule(name), side, positions)
-    for (first, first_name), *others in tied:
-        for layer, tensor_name in others:
-            setattr(layer, tensor_name, getattr(first, first_name))
+    share_again(shared)
     if optimizer:
         carry_over(optimizer, before, dict(model.named_parameters()), state)
 
@@ -87,16 +85,6 @@ def kept_positions(
         if not stays.all():
             kept_positions[name, side] = stays.nonzero().flatten()
     return kept_positions
-
-
-def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """The modules, and the names in them, of each parameter that several have; a cut gives each a new one."""
-    owners: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
-    for layer in model.modules():
-        for name, parameter in layer._parameters.items():
-            if parameter is not None:
-                owners[id(parameter)].append((layer, name))
-    return [places for places in owners.values() if len(places) > 1]
 
 
 def _slices(model: nn.Module, kept: Mapping[tuple[str, str], Tensor]) -> Slices:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from bench.engine.weighing.checks import MEASURE, check_objective
 from bench.engine.weighing.without_files import objective_for, plan_by
 from bench.errors import BenchError, UsageError, unknown_name
 from bench.measure.cost import Cost, measure_cost
+from bench.models.adapter import adapt, as_it_was, unwrapped_network
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
 from bench.plan.pruning_plan import PruningPlan, Scores
@@ -30,7 +30,7 @@ from bench.recover import bias_absorption, recalibration
 from bench.recover.options import BIAS, LEAST_SQUARES, NONE, RepairOptions, with_old_spelling
 from bench.torch_utils.batches import Batch, lone_joined
 from bench.torch_utils.finite import first_fault
-from bench.torch_utils.hooks import outputs_seen
+from bench.torch_utils.network_form import ATTRIBUTE, NetworkForm
 from bench.torch_utils.sparse_weights import set_to_zero
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def prune(
     repair: str | RepairOptions = NONE,
     recalibrate: bool = True,
     input_size: tuple[int, int] | None = None,
+    output_key: str | int | None = None,
     calib_images: int = 64,
     calib_batch_size: int = 4,
     ignore_index: int | None = None,
@@ -104,7 +105,8 @@ def prune(
         torch.save(pruned.model, "smaller.pt")
 
     Args:
-        model: maps images [N, 3, H, W] to logits [N, C, h, w], or to a mapping with these under "out".
+        model: maps images [N, 3, H, W] to logits [N, C, h, w], or to something that holds them: a mapping, a tuple, a
+            list, a dataclass. Where these are smaller than labels they are scaled up for every loss.
         data: training images with labels: a data set of `bench.data`, or batches of any origin. None will do for
             methods that look at weights alone, in a network without BatchNorm or with `recalibrate=False`.
         target: what to reach: one of `{"channels": share to remove}`, `{"macs": share to keep}`, `{"params": share to
@@ -129,6 +131,7 @@ def prune(
             BatchNorm statistics are re-estimated where that loses less on some of the images. Or `RepairOptions`.
         recalibrate: re-estimate BatchNorm statistics on the images after the cut.
         input_size: (height, width) in pixels that costs are counted at; by default that of the images.
+        output_key: which part of the output are the logits, a name or a number; needed where it is not clear.
         calib_images: how many images are looked at, the first there are; of a data set as many, chosen by seed.
         calib_batch_size: images a batch of a data set's; part of a method's definition. Batches stay as they are.
         ignore_index: label that does not count; by default the data set's, else 255.
@@ -154,29 +157,33 @@ def prune(
     )
     _check(model, pruner, goal, batches, weighing, mending)
 
-    groups = find_groups(model, ignore=ignore, protect_first=protect_first)
-    table = CostTable(model, groups, size)
+    # Groups and costs are those of the network as it is, whose other outputs are to stay, too.
+    model = unwrapped_network(model)
+    subject = _adapted_copy(model, output_key)
+    whole = model if isinstance(subject, type(model)) else subject
+    groups = find_groups(whole, ignore=ignore, protect_first=protect_first)
+    table = CostTable(whole, groups, size)
     plan, scores = None, {}
     if isinstance(pruner, Sparsifier):
-        smaller = copy.deepcopy(model).eval()
-        set_to_zero(smaller, pruner.choose(model, layers_to_spare(groups), goal.value).zeroed)
+        smaller = copy.deepcopy(subject).eval()
+        set_to_zero(smaller, pruner.choose(subject, layers_to_spare(groups), goal.value).zeroed)
     else:
         limits = (min_keep, max_ratio, round_to, dict(ratio_of or {}))
         has_pools = scope is None and (objective == "channels" or pruner.comparable)
-        pools = pruner.pools(model, prunable(groups)) if has_pools else {}
+        pools = pruner.pools(subject, prunable(groups)) if has_pools else {}
         by_default = pruner.scope if objective == "channels" else "global"
         wanted = Target(goal, scope or by_default, *limits, pools)
         budget = budget_for(groups, table, wanted) if pruner.needs_target else None
-        weighed = objective_for(model, groups, table, pruner, weighing, size)
+        weighed = objective_for(subject, groups, table, pruner, weighing, size)
 
         def made(plan: PruningPlan) -> nn.Module:
-            network = copy.deepcopy(model).eval()
+            network = copy.deepcopy(subject).eval()
             if mending.repair == BIAS:
                 bias_absorption.absorb_bias(network, groups, plan)
             cut(network, groups, plan)
             if mending.solves and plan.removes_channels:
                 repair_network(
-                    model,
+                    subject,
                     network,
                     groups,
                     plan,
@@ -190,7 +197,7 @@ def prune(
             return network
 
         # Score.
-        scores = score_channels(model, groups, pruner, Calibration(batches, void, seed, budget))
+        scores = score_channels(subject, groups, pruner, Calibration(batches, void, seed, budget))
         # Plan.
         plan = plan_by(groups, scores, table, wanted, weighed, weighing, made, batches, void, seed)
         # Cut, and repair.
@@ -200,7 +207,8 @@ def prune(
     if recalibrate and batches and not is_repaired:
         recalibration.recalibrate(smaller, batches, device)
     # Measure.
-    return PrunedNetwork(smaller, measure_cost(model, size), measure_cost(smaller, size), plan, scores, groups)
+    smaller = as_it_was(smaller)
+    return PrunedNetwork(smaller, measure_cost(whole, size), measure_cost(smaller, size), plan, scores, groups)
 
 
 def score_channels(
@@ -223,9 +231,10 @@ def score_channels(
     free = prunable(groups)
     if not free:
         raise BenchError("no channel of the network may be removed: every group is protected; `ignore` fewer layers")
-    network = copy.deepcopy(model).eval().requires_grad_(True)
-    with _logits_alone(network):
-        scores = pruner.score(network, free, calibration)
+    # What is wrapped keeps its names, and gives logits itself.
+    is_wrapped = unwrapped_network(model) is not model
+    network = (copy.deepcopy(model) if is_wrapped else _adapted_copy(model)).eval().requires_grad_(True)
+    scores = pruner.score(network, free, calibration)
     if not scores:
         raise BenchError(f"{pruner.name} can score no channel of the network; use another method")
     return {name: score.detach().cpu() for name, score in scores.items()}
@@ -309,14 +318,7 @@ def _check(
         raise UsageError("BatchNorm statistics are re-estimated on images; pass data, or `recalibrate=False`")
 
 
-def _logits_alone(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Lets a network that gives a mapping give the logits in it, in evaluation mode."""
-
-    def only_logits(_name: str, output: Any) -> Tensor | None:
-        if not isinstance(output, Mapping) or model.training:
-            return None
-        if "out" not in output:
-            raise BenchError(f"the network gives a mapping without 'out' (only {', '.join(map(str, output))}); wrap it")
-        return output["out"]
-
-    return outputs_seen(model, [""], only_logits)
+def _adapted_copy(model: nn.Module, output_key: str | int | None = None) -> nn.Module:
+    """A copy of a network that gives logits of its images' size, whatever the network gives."""
+    network = copy.deepcopy(model)
+    return network if hasattr(network, ATTRIBUTE) else adapt(network, NetworkForm(output_key=output_key))

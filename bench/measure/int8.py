@@ -55,8 +55,10 @@ def quantized(model: nn.Module, batches: Iterable[Batch]) -> nn.Module:
         Maps images to logits in float32, as the network does; for inference alone.
 
     Raises:
-        BenchError: the network cannot be traced, or an operator of it cannot be quantised.
+        BenchError: the network cannot be traced, an operator of it cannot be quantised, or torch would do that wrongly
+            (PReLU, InstanceNorm by running statistics).
     """
+    _check_layers(model)
     observed = _observed(copy.deepcopy(model).eval())
     with torch.inference_mode():
         for images, _ in batches:
@@ -176,6 +178,18 @@ def _in_int8(report: LatencyReport) -> LatencyReport:
     """The report, saying of the int8 network what its float parameters do not tell."""
     networks = {**report.networks, "int8": replace(report.networks["int8"], precision="int8")}
     return replace(report, networks=networks, throughput=report.throughput and _in_int8(report.throughput))
+
+
+def _check_layers(model: nn.Module) -> None:
+    """Raises BenchError for the first layer that torch would make another one of without a word."""
+    for name, layer in model.named_modules():
+        kind = type(layer).__name__
+        if isinstance(layer, nn.PReLU):
+            raise BenchError(f"{kind} {name} cannot be quantised: torch misreads its slopes in int8; leave out `int8`")
+        if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
+            raise BenchError(
+                f"{kind} {name} cannot be quantised: torch leaves its running statistics out in int8; leave out `int8`"
+            )
 
 
 def _observed(model: nn.Module) -> nn.Module:

@@ -30,6 +30,7 @@ from bench.system.files import plain
 from bench.torch_utils.dry_run import blank_image, stand_in
 from bench.torch_utils.memory_format import contiguous
 from bench.torch_utils.network_form import ATTRIBUTE, form_of
+from bench.torch_utils.shared_parameters import share_again, shared_parameters
 
 FORMAT = "segmentation-pruning-bench/1"
 
@@ -84,6 +85,9 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
     if saved.channels:
         # A dense network has them from its factory.
         content["sizes"] = sizes_without_tensors(saved.model)
+    unsaved = _buffers_unsaved(saved.model)
+    if unsaved:
+        content["buffers"] = {name: contiguous(tensor.detach().cpu()) for name, tensor in unsaved.items()}
     write_file(path, content)
 
 
@@ -144,7 +148,14 @@ def load_model(
         weights = with_fresh_outputs(weights, spec)
     elif outputs is not None:
         check_outputs(path, spec, outputs)
-    model = _rebuild(path, spec, weights, narrowed=bool(content["channels"]), sizes=content.get("sizes"))
+    model = _rebuild(
+        path,
+        spec,
+        weights,
+        narrowed=bool(content["channels"]),
+        sizes=content.get("sizes"),
+        buffers=content.get("buffers", {}),
+    )
     if head == "fresh":
         _announce(path, spec)
     return SavedModel(model, spec, content["channels"], content["meta"], content.get("state", {}))
@@ -250,6 +261,7 @@ def _check_form(path: Path | str, content: Mapping[str, Any]) -> None:
         and is_mapping(model.get("kwargs", {})),
         "state_dict": is_mapping(content.get("state_dict"), Tensor),
         "channels": is_mapping(content.get("channels")),
+        "buffers": is_mapping(content.get("buffers", {}), Tensor),
         "sizes": is_mapping(content.get("sizes", {}))
         and all(is_mapping(found, int) for found in content.get("sizes", {}).values()),
         "meta": is_mapping(meta),
@@ -283,19 +295,39 @@ def _rebuild(
     *,
     narrowed: bool,
     sizes: Mapping[str, Mapping[str, int]] | None = None,
+    buffers: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     try:
         model = blank_model(spec)
     except UsageError as error:
         raise BenchError(f"{path}: {error}") from error
+    shared = shared_parameters(model)
     if narrowed:
         adopt_sizes(model, sizes)
         adopt_shapes(model, {key: tuple(tensor.shape) for key, tensor in weights.items()})
     weights = fitting_tensors(weights, model.state_dict(), where=f"{path} does not fit {spec.name}")
     # Tensors that are one in a network of the user's own stay one.
     model.load_state_dict(weights, assign=not is_own(spec.name))
+    share_again(shared)
+    _set_buffers(path, spec, model, buffers or {})
     if narrowed:
         _check_fit(path, model)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()
+
+
+def _buffers_unsaved(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are in no state dict. A factory makes them, but perhaps not twice the same."""
+    saved = model.state_dict().keys()
+    return {name: tensor for name, tensor in model.named_buffers() if name not in saved}
+
+
+def _set_buffers(path: Path | str, spec: ModelSpec, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Gives a network the buffers of a file that are in no state dict; files of earlier versions have none."""
+    known = _buffers_unsaved(model)
+    for name, tensor in buffers.items():
+        if name not in known:
+            raise BenchError(f"{path} does not fit {spec.name}: the network has no buffer {name}")
+        module, _, leaf = name.rpartition(".")
+        model.get_submodule(module)._buffers[leaf] = tensor.clone()

@@ -1,7 +1,7 @@
 """Ablation: the loss of a network without single channels or sets of them, measured once and kept in a file.
 
 A removed channel is one whose norms give zero, scale and shift both, wherever it is made or passes; that is what
-cutting it leaves for all that reads it.
+cutting it leaves for all that reads it. Where it is not (`bench.oracle.really_cut`), the channel is cut.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
+from bench.channels.tracing import TRACE_SIZE
 from bench.datasets.fingerprint import DataFiles
 from bench.errors import BenchError
 from bench.oracle.incremental_forward import IncrementalForward
-from bench.system.console import progress
+from bench.oracle.really_cut import cut_copy, must_be_cut, switched_off
+from bench.system.console import progress, say
 from bench.system.files import make_folder, read_json, write_json
 from bench.system.kept_files import read_kept
 from bench.torch_utils.batches import Batch
+from bench.torch_utils.contexts import flags_kept
+from bench.torch_utils.dry_run import blank_image
+from bench.torch_utils.network_form import form_of
 
 FORMAT = "ablation-losses/1"
 # Images of this many pixels in all run at once. More is not faster on a CPU, whose convolutions are busy with one.
@@ -68,6 +73,8 @@ class Ablation:
         self._data = files and files.record()
         kept = read_kept(path, _read)
         fits = kept and (files is None or files.fits(kept.get("data"), f"{path.name} was measured"))
+        # Group name -> whether its channels are cut; a file of an earlier version does not know.
+        self._judged: dict[str, bool] = kept["cut"] if fits else {}
         self._known: list[dict[str, float]] = kept["images"] if fits else [{} for _ in self._images]
 
     @property
@@ -86,47 +93,73 @@ class Ablation:
         Raises:
             BenchError: the whole network's loss is not finite, or the network cannot be run again from a record.
         """
-        names = [_name(removal) for removal in removals]
+        self._judge(list(dict.fromkeys(group for group, _ in removals)))
+        names = [self._name(removal) for removal in removals]
         distinct = dict(zip(names, removals, strict=True))
         make_folder(self._path.parent)
         for number, known in enumerate(progress(self._known, "oracle: removing channels one at a time")):
             missing = {name: removal for name, removal in distinct.items() if name not in known}
             if missing or "" not in known:
                 known |= self._measured(number, missing)
-                record = {"format": FORMAT, "identity": self._identity, "data": self._data, "images": self._known}
+                record = {"format": FORMAT, "identity": self._identity, "data": self._data}
+                record |= {"cut": self._judged, "images": self._known}
                 write_json(self._path, record)
         return torch.tensor([[known[name] for known in self._known] for name in names], dtype=torch.float64)
+
+    def _judge(self, groups: Sequence[ChannelGroup]) -> None:
+        """Finds out of which groups channels have to be cut."""
+        new = [group for group in groups if group.name not in self._judged]
+        if not new:
+            return
+        small = blank_image(self._model, form_of(self._model).trace_size or TRACE_SIZE)
+        with flags_kept(self._model), full_precision():
+            image = small if _runs(self._model, small) else self._images[0][0].to(self._device)
+            found = must_be_cut(self._model, new, image)
+        self._judged |= {group.name: group.name in found for group in new}
+        if found:
+            say(f"oracle: channels of {len(found)} of {len(new)} groups are cut one by one, which takes longer")
 
     def _measured(self, number: int, removals: Mapping[str, Removal]) -> dict[str, float]:
         image, label = self._images[number]
         image, label = image.to(self._device), label.to(self._device)
-        with full_precision():
-            replay = IncrementalForward(self._model, image)
-            if number == 0:
-                replay.check()
-            found = {"": float(loss_sums(replay.logits, label, self._ignore_index))}
+        replay: IncrementalForward | None = None
+        with full_precision(), flags_kept(self._model):
+            found = {"": float(loss_sums(self._logits(self._model, image), label, self._ignore_index))}
             if not torch.isfinite(torch.tensor(found[""])):
                 raise BenchError("the loss on the oracle's images is not finite; the checkpoint is not usable")
             at_once = max(1, PIXELS_AT_ONCE // label.numel())
             for names, group, sets in _chunks(removals, at_once):
-                logits = replay.logits_without(switched_off(group, sets), len(sets))
+                if self._judged[group.name]:
+                    logits = torch.cat([self._logits(cut_copy(self._model, {group: one}), image) for one in sets])
+                else:
+                    if replay is None:
+                        replay = IncrementalForward(self._model, image)
+                        if number == 0:
+                            replay.check()
+                    logits = replay.logits_without(switched_off(group, sets), len(sets))
                 sums = loss_sums(logits, label, self._ignore_index)
                 found |= dict(zip(names, sums.tolist(), strict=True))
         return found
 
+    def _name(self, removal: Removal) -> str:
+        group, channels = removal
+        # Losses of a time when all were switched off have another name.
+        how = "cut " if self._judged[group.name] else ""
+        return f"{how}{group.name}:{','.join(map(str, sorted(channels)))}"
 
-def switched_off(group: ChannelGroup, sets: Sequence[Sequence[int]]) -> dict[str, list[Tensor]]:
-    """Layer name -> positions of its output that belong to each of some sets of a group's channels.
+    @staticmethod
+    def _logits(model: nn.Module, image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model.eval()(image)
 
-    The layers are the group's norms and depthwise convolutions, and the producers without a norm right behind.
-    """
-    bare = [producer.layer for producer in group.producers if producer.norm is None]
-    members = {member.layer: member for member in (*bare, *group.norms, *group.depthwise)}
-    chosen = [torch.tensor(channels) for channels in sets]
-    return {
-        name: [member.positions[torch.isin(member.channels, channels)] for channels in chosen]
-        for name, member in members.items()
-    }
+
+def _runs(model: nn.Module, image: Tensor) -> bool:
+    try:
+        with torch.inference_mode():
+            model.eval()(image)
+    except Exception:  # noqa: BLE001  a network's own code
+        return False
+    return True
 
 
 def loss_sums(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
@@ -161,11 +194,6 @@ def full_precision() -> Iterator[None]:
             kind.allow_tf32 = allowed
 
 
-def _name(removal: Removal) -> str:
-    group, channels = removal
-    return f"{group.name}:{','.join(map(str, sorted(channels)))}"
-
-
 def _chunks(
     removals: Mapping[str, Removal], at_once: int
 ) -> Iterator[tuple[list[str], ChannelGroup, list[tuple[int, ...]]]]:
@@ -182,4 +210,4 @@ def _chunks(
 def _read(path: Path) -> dict[str, Any]:
     kept = read_json(path)
     # A file without images is damaged, whatever else it holds.
-    return {"images": kept["images"], "data": kept.get("data")}
+    return {"images": kept["images"], "data": kept.get("data"), "cut": kept.get("cut", {})}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.torch_utils.contexts import flags_kept
-from bench.torch_utils.hooks import outputs_seen
+from bench.torch_utils.hooks import channel_axis, outputs_seen
 
 Closed = Mapping[str, Sequence[Tensor]]
 """Layer name -> int64 positions of its output channels that are switched off, for each variant."""
@@ -124,7 +124,7 @@ class IncrementalForward:
 
     def _without(self, layer: nn.Module, value: _Value, positions: Sequence[Tensor]) -> _Value:
         """A layer's output with some of its channels zero."""
-        if isinstance(layer, (nn.Linear, nn.LayerNorm)) and value.base.dim() > 2:
+        if value.base.dim() > 2 and channel_axis(layer, value.base) != 1:
             values = self._whole(value).clone()
             for variant, off in zip(values, positions, strict=True):
                 variant[..., off.to(values.device)] = 0

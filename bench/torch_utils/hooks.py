@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+_NORMS_OVER_CHANNELS = (nn.LayerNorm, nn.RMSNorm)
+
 
 @contextlib.contextmanager
 def calls_seen(
@@ -65,6 +67,31 @@ def inputs_seen(model: nn.Module, names: Iterable[str], see: Callable[[str, tupl
 
 def channels_first(layer: nn.Module, output: Tensor) -> Tensor:
     """A layer's output with its channels on axis 1 and at least one axis behind: [N, C, ...]."""
-    is_last = isinstance(layer, (nn.Linear, nn.LayerNorm))
-    maps = output.movedim(-1, 1) if is_last else output
+    maps = output.movedim(channel_axis(layer, output), 1)
     return maps if maps.dim() > 2 else maps.unsqueeze(-1)
+
+
+def channel_axis(layer: nn.Module, output: Tensor) -> int:
+    """On which axis of its output a layer has its channels.
+
+    The last one of linear layers and of norms over channels, but for norms of a class of their own that take and give
+    [N, C, H, W]: their channels are where there are as many positions as the norm has.
+    """
+    last = output.dim() - 1
+    if isinstance(layer, nn.Linear) or not isinstance(layer, _NORMS_OVER_CHANNELS):
+        return last if isinstance(layer, nn.Linear) else 1
+    size = layer.normalized_shape[-1]
+    if type(layer).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward) or output.shape[1] != size:
+        return last
+    return 1 if output.shape[last] != size or _takes_maps(layer, output, size) else last
+
+
+def _takes_maps(layer: nn.Module, output: Tensor, size: int) -> bool:
+    """Whether a norm takes maps whose last axis is not its channels: asked where an output does not tell."""
+    maps = output.new_zeros((1, size, *(size + 1 for _ in output.shape[2:])))
+    try:
+        # Not the layer itself, whose hooks are what asks.
+        type(layer).forward(layer, maps)
+    except Exception:  # noqa: BLE001  a network's own code
+        return False
+    return True

@@ -173,15 +173,6 @@ def test_curves_of_a_file_in_python(network, batches, tmp_path):
         bench.prune(network, batches, **settings, sensitivity_curves="measure")
 
 
-def test_a_mapping_without_logits_is_said(batches):
-    class Other(Named):
-        def forward(self, images: Tensor) -> dict[str, Tensor]:
-            return {"logits": self.head(self.body(self.stem(images)))}
-
-    with pytest.raises(BenchError, match=r"a mapping without 'out' \(only logits\)"):
-        bench.prune(Other().eval(), batches, method="taylor", target={"macs": 0.5})
-
-
 def test_without_data(network):
     target = {"macs": 0.5}
     with pytest.raises(UsageError, match="input_size"):

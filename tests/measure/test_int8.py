@@ -125,3 +125,24 @@ def test_int8_has_one_mode(call, tiny_baseline: Path, tmp_path: Path) -> None:
     ended = call("eval.py", *files, "--int8", "--latency-amp", "bf16")
     assert ended.code != 0
     assert "--int8 times networks in their own precision; leave --latency-amp out" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (nn.PReLU(8), "PReLU 1 cannot be quantised: torch misreads its slopes"),
+        (nn.PReLU(), "PReLU 1 cannot be quantised"),
+        (nn.InstanceNorm2d(8, track_running_stats=True), "InstanceNorm2d 1 cannot be quantised: .* running statistics"),
+        (nn.InstanceNorm2d(8, affine=True), None),
+        (nn.LeakyReLU(0.2), None),
+    ],
+)
+def test_what_torch_would_make_something_else_of_is_refused_by_name(layer: nn.Module, says: str | None) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer, nn.Conv2d(8, 4, 1)).eval()
+    if says:
+        with pytest.raises(BenchError, match=says):
+            quantized(model, BATCHES)
+        return
+    exact, rough = logits_of(model), logits_of(quantized(model, BATCHES))
+    assert (rough - exact).abs().mean() < 0.1 * exact.abs().mean()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import toy_networks as toys
 from torch import Tensor, nn
 
 import bench.torch_utils.torchvision_compat  # noqa: F401
@@ -15,9 +16,11 @@ import bench.torch_utils.torchvision_compat  # noqa: F401
 # isort: split
 from torchvision.models import segmentation
 
+from bench.channels.groups import find_groups, prunable
 from bench.channels.layer_axes import IN, OUT, keep_channels
 from bench.errors import BenchError, UsageError
-from bench.models import MODELS, ModelEntry, ModelSpec, build_model
+from bench.measure.cost import count_parameters
+from bench.models import MODELS, ModelEntry, ModelSpec, build_model, new_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 
 SPEC = ModelSpec("unet_small", 12)
@@ -382,3 +385,57 @@ def test_a_file_that_lacks_a_part_is_refused_by_name(tmp_path, shallow_baseline,
     torch.save({**content, **changes}, tmp_path / "a.pt")
     with pytest.raises(BenchError, match=says):
         load_model(tmp_path / "a.pt")
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Own(nn.Module):
+    def __init__(self, outputs, kind):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, outputs, 1)
+        self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.side, self.ahead = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1)
+        if kind == "drawn":
+            self.register_buffer("shift", torch.rand(1, 3, 1, 1), persistent=False)
+        elif kind == "plain":
+            self.shift = torch.linspace(0, 1, 3).view(1, 3, 1, 1)
+        else:
+            self.shift = 0.5
+        if kind == "tied":
+            self.two.weight = self.one.weight
+        elif kind.endswith("_norm"):
+            self.one = getattr(nn.utils.parametrizations, kind)(self.one)
+
+    def forward(self, images):
+        features = self.first(images - self.shift).relu()
+        features = features + self.two(features + self.one(features).relu()).relu()
+        return self.head(features + self.ahead(self.side(features).relu()))
+
+
+def own(outputs, kind="tied"):
+    return Own(outputs, kind)
+"""
+
+
+@pytest.mark.parametrize("kind", ["drawn", "plain", "tied", "weight_norm", "spectral_norm"])
+def test_what_a_state_dict_does_not_say_is_there_again(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "own_kinds.py").write_text(OWN)
+    model, spec = new_model(ModelSpec(f"{tmp_path}/own_kinds.py:own", 4, {"args": {"kind": kind}}))
+    model.eval()
+    groups, networks = find_groups(model), [SavedModel(model, spec)]
+    if kind != "spectral_norm":  # It changes with every pass in training, and nothing of the network is cut.
+        assert "side" in {group.name for group in prunable(groups)}
+        plan = toys.random_plan(groups)
+        networks.append(SavedModel(toys.cut_copy(model, groups, plan), spec, plan.kept))
+    images = torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    for saved in networks:
+        save_model(tmp_path / "own.pt", saved)
+        torch.manual_seed(9)
+        opened = load_model(tmp_path / "own.pt").model
+        with torch.inference_mode():
+            assert torch.equal(opened(images), saved.model(images))
+        assert (opened.two.weight is opened.one.weight) == (kind == "tied")
+        assert count_parameters(opened) == count_parameters(saved.model)

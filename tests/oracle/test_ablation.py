@@ -141,7 +141,8 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.
 
     def interrupted(self: Any, network: nn.Module, image: Tensor) -> None:
         seen.append(1)
-        if len(seen) == 3:
+        # The first finds out whether the channel has to be cut.
+        if len(seen) == 4:
             raise KeyboardInterrupt
         plain(self, network, image)
 
@@ -149,7 +150,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         opened(model, tmp_path / "losses.json", batches()).losses([(group, (0,))])
     assert torch.equal(opened(model, tmp_path / "losses.json", batches()).losses([(group, (0,))]), wanted)
-    assert len(seen) == 4
+    assert len(seen) == 5
 
 
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
@@ -177,3 +178,43 @@ def test_tf32_is_off_only_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not torch.backends.cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32
+
+
+class ChannelNorm(nn.LayerNorm):
+    """A norm over channels that gives [N, C, H, W]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+GATES = {
+    "sigmoid": (nn.Sequential(nn.BatchNorm2d(8), nn.Sigmoid()), {"first"}),
+    "hardsigmoid": (nn.Sequential(nn.BatchNorm2d(8), nn.Hardsigmoid()), {"first"}),
+    "a norm over channels": (ChannelNorm(8), {"first"}),
+    "a norm over all": (nn.GroupNorm(1, 8), {"first"}),
+    # What runs together mixes in a norm behind a change.
+    "no statistics": (nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8, track_running_stats=False)), {"first"}),
+    "a softmax": (nn.Softmax(dim=1), {"first"}),
+    "nothing": (nn.Identity(), set()),
+}
+
+
+@pytest.mark.parametrize("between", GATES)
+def test_what_is_not_switched_off_by_a_zero_is_cut(between: str, tmp_path: Path) -> None:
+    layers, cut_ones = GATES[between]
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.first, model.between = nn.Conv2d(3, 8, 3, padding=1), layers
+    model.second, model.head = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+    model = model.eval() if between == "no statistics" else toys.settled(model)
+    data, groups = batches(2), find_groups(model)
+    assert {group.name for group in prunable(groups)} >= {"first", "second"}
+    measured = opened(model, tmp_path / "losses.json", data)
+    removals = [(group, (channel,)) for group in prunable(groups) for channel in range(3)]
+    losses = measured.losses(removals)
+    for (group, (gone,)), found in zip(removals, losses, strict=True):
+        kept = [channel for channel in range(group.channels) if channel != gone]
+        cut = toys.cut_copy(model, groups, toys.plan_keeping(groups, {group.name: kept}))
+        assert torch.allclose(found, plain_losses(cut, data), rtol=1e-5), group.name
+    judged = read_json(tmp_path / "losses.json")["cut"]
+    assert {name for name, is_cut in judged.items() if is_cut} == cut_ones

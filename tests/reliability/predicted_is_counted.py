@@ -35,6 +35,7 @@ from bench.measure.cost import measure_cost
 from bench.plan.cost_table import CostTable, Prediction
 from bench.plan.pruning_plan import make_plan
 from bench.plan.target import Goal, Target
+from bench.torch_utils import torchvision_compat  # noqa: F401 - before torchvision
 
 OUTPUTS, SHARE = 7, 0.3
 

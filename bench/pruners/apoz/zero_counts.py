@@ -25,7 +25,7 @@ from bench.errors import BenchError
 from bench.system.console import progress
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
-from bench.torch_utils.hooks import outputs_seen
+from bench.torch_utils.hooks import channel_axis, outputs_seen
 
 _aten = torch.ops.aten
 
@@ -213,7 +213,7 @@ def _marked_outputs(
     """Calls `seen` with the outputs of the layers named, in the forward passes of the block."""
 
     def mark(name: str, output: Tensor) -> None:
-        axis = output.dim() - 1 if isinstance(model.get_submodule(name), (nn.Linear, nn.LayerNorm)) else 1
+        axis = channel_axis(model.get_submodule(name), output)
         seen(output, [_Mark(group, member, axis) for group, member in members[name]])
 
     return outputs_seen(model, members, mark)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, Member
-from bench.channels.layer_axes import CONVOLUTIONS, OUT, width
+from bench.channels.layer_axes import OUT, width
 from bench.plan.macs_budget import Budget
 from bench.pruners.dmcp.gates import (
     expected_width,
@@ -21,7 +21,7 @@ from bench.pruners.dmcp.gates import (
     shift_to_budget,
     shifted,
 )
-from bench.torch_utils.hooks import outputs_seen
+from bench.torch_utils.hooks import channel_axis, outputs_seen
 
 
 class Gates:
@@ -65,9 +65,7 @@ class Gates:
         for name, member in self._places[layer_name]:
             values = self._values[name].to(factors)[member.channels.to(factors.device)]
             factors = factors.index_copy(0, member.positions.to(factors.device), values)
-        if isinstance(layer, (*CONVOLUTIONS, nn.modules.batchnorm._BatchNorm)):
-            factors = factors.view(-1, *(1 for _ in range(output.dim() - 2)))
-        return output * factors
+        return output * factors.view(-1, *(1 for _ in range(output.dim() - 1 - channel_axis(layer, output))))
 
 
 class Widths:
