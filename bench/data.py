@@ -7,9 +7,8 @@ was loaded before, or on where a run was resumed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from bench.datasets import DEFAULT, dataset_class, transforms
+from bench.datasets import open_dataset, transforms
 from bench.datasets.base import Dataset
+from bench.datasets.class_weights import median_frequency
 from bench.datasets.fingerprint import DataFiles
 from bench.datasets.loaders import Loader, Samples, TrainLoader
 from bench.datasets.options import DataOptions
 from bench.datasets.split import Split
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
 from bench.system.console import progress
 from bench.torch_utils.batches import Batch, parts
 
@@ -45,11 +45,19 @@ class SegmentationData:
         input_size: (height, width) in pixels the network sees.
         crop_size: (height, width) of a training crop unless another is asked for.
         headline_split: the split whose score is reported.
+        identity: what else than names, sizes and files decides the numbers of a training, by option.
+        normalization: of the images that networks see.
         eval_batch_size: images a batch wherever a network is scored.
     """
 
     def __init__(
-        self, options: DataOptions, *, seed: int = 0, input_size: Size | None = None, eval_batch_size: int = 4
+        self,
+        options: DataOptions,
+        *,
+        seed: int = 0,
+        input_size: Size | None = None,
+        eval_batch_size: int = 4,
+        recorded: Mapping[str, Any] | None = None,
     ):
         """Opens a data set.
 
@@ -59,16 +67,24 @@ class SegmentationData:
             input_size: (height, width) used where the options name none, such as a checkpoint's; else
                 the data set's own.
             eval_batch_size: images a batch in every scoring, that of a training's validation among them.
+            recorded: what the file of a network says that was trained on these data.
 
         Raises:
-            UsageError: no data set of that name.
+            UsageError: no data set of that name, or nothing says at which size the network sees images.
+            BenchError: missing or foreign files.
         """
-        name = options.dataset or DEFAULT
-        self.dataset: Dataset = dataset_class(name)(Path(options.data_root or Path("datasets") / name))
+        self.dataset: Dataset = open_dataset(options, recorded)
         self.name = self.dataset.name
         self.classes = self.dataset.classes
         self.headline_split = self.dataset.headline_split
-        self.input_size = tuple(options.input_size or input_size or self.dataset.native_size)
+        self.identity, self.normalization = self.dataset.identity, self.dataset.normalization
+        size = options.input_size or input_size or self.dataset.native_size
+        if size is None:
+            raise UsageError(
+                f"nothing says at which size the network sees images of {self.dataset.root}; pass `input_size=H,W`, or "
+                "write input-size: [H, W] in classes.yaml"
+            )
+        self.input_size = tuple(size)
         is_native = self.input_size == self.dataset.native_size
         self.crop_size = self.dataset.crop_size if is_native else self.input_size
         self.eval_batch_size = eval_batch_size
@@ -86,6 +102,7 @@ class SegmentationData:
             "classes": list(self.classes.names),
             "data_root": str(self.dataset.root.absolute()),
             "input_size": self.input_size,
+            **self.dataset.record,
         }
 
     def seeded(self, seed: int) -> SegmentationData:
@@ -113,11 +130,18 @@ class SegmentationData:
         if len(split) < world:
             raise BenchError(f"{self.name} has {len(split)} training images for {world} processes; use fewer")
         crop_size = crop_size or self.crop_size
-        samples = _TrainSamples(split, self._seed, self.input_size, crop_size, self.classes.ignore_index)
+        settings = {
+            "input_size": self.input_size,
+            "crop_size": crop_size,
+            "ignore_index": self.classes.ignore_index,
+            "normalization": self.normalization,
+            "augmentation": self.dataset.augmentation,
+        }
+        samples = _TrainSamples(split, self._seed, settings)
         return TrainLoader(samples, _EpochBatches(len(split), batch_size, self._seed, rank, world), self._workers)
 
     def eval_loader(self, split: str, batch_size: int | None = None, *, rank: int = 0, world: int = 1) -> Loader:
-        """Batches in the order of names: images at the input size, labels at their own.
+        """Batches in the order of names: images at the input size, labels at their own, of one size in each batch.
 
         With several processes each sees every `world`-th image; none is seen twice.
 
@@ -128,9 +152,13 @@ class SegmentationData:
             world: number of processes.
         """
         source, batch_size = self._split(split, decoded=True), batch_size or self.eval_batch_size
-        indices = range(rank, len(source), world)
-        batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
-        return Loader(_EvalSamples(source, self.input_size), batches, self._workers)
+        sizes, batches = source.label_sizes, []
+        for index in range(rank, len(source), world):
+            if not batches or len(batches[-1]) == batch_size or sizes[batches[-1][0]] != sizes[index]:
+                batches.append([])
+            batches[-1].append(index)
+        settings = {"input_size": self.input_size, "normalization": self.normalization}
+        return Loader(_EvalSamples(source, settings), batches, self._workers)
 
     def calibration(self, images: int, batch_size: int, seed: int, split: str = "train") -> list[Batch]:
         """Unaugmented batches of images with labels at the input size, for scores and losses.
@@ -146,10 +174,14 @@ class SegmentationData:
 
         def load(index: int) -> tuple[Tensor, Tensor]:
             image, label = source.load(index)
-            return transforms.network_input(image, self.input_size), transforms.network_label(label, self.input_size)
+            return self.network_input(image), transforms.network_label(label, self.input_size)
 
         samples = list(self._in_threads(load, chosen, "loading calibration images"))
         return [_stacked(batch) for batch in parts(samples, batch_size)]
+
+    def network_input(self, image: Tensor) -> Tensor:
+        """What the network sees of an image: uint8 [3, H, W] -> float32 [3, height, width], scaled and normalised."""
+        return transforms.network_input(image, self.input_size, self.normalization)
 
     def class_weights(self) -> Tensor:
         """Median-frequency weights of the training labels (Eigen and Fergus 2015), float32 [outputs].
@@ -165,9 +197,8 @@ class SegmentationData:
             counts = np.bincount(label[label != self.classes.ignore_index].ravel(), minlength=outputs)
             return counts[:outputs]
 
-        return median_frequency(
-            np.stack(list(self._in_threads(count, range(len(split)), "counting the pixels of each class")))
-        )
+        counts = self._in_threads(count, range(len(split)), "counting the pixels of each class")
+        return torch.from_numpy(median_frequency(np.stack(list(counts))))
 
     def names(self, split: str) -> list[str]:
         """File names of a split's images without their endings, in the order of `load` and `eval_loader`."""
@@ -204,26 +235,26 @@ class SegmentationData:
 
 
 class _TrainSamples(Samples):
-    def __init__(self, split: Split, seed: int, input_size: Size, crop_size: Size, ignore_index: int):
+    def __init__(self, split: Split, seed: int, settings: dict[str, Any]):
         self._split = split
         self._seed = seed
-        self._sizes = {"input_size": input_size, "crop_size": crop_size, "ignore_index": ignore_index}
+        self._settings = settings
 
     def sample(self, key: Key) -> tuple[Tensor, Tensor]:
         epoch, index = key
         image, label = self._split.load(index)
         # 1 + index, because 0 is the number of the epoch's order.
-        return transforms.augment(image, label, _generator(self._seed, epoch, 1 + index), **self._sizes)
+        return transforms.augment(image, label, _generator(self._seed, epoch, 1 + index), **self._settings)
 
 
 class _EvalSamples(Samples):
-    def __init__(self, split: Split, input_size: Size):
+    def __init__(self, split: Split, settings: dict[str, Any]):
         self._split = split
-        self._input_size = input_size
+        self._settings = settings
 
     def sample(self, key: int) -> tuple[Tensor, Tensor]:
         image, label = self._split.load(key)
-        return transforms.network_input(image, self._input_size), label.long()
+        return transforms.network_input(image, **self._settings), label.long()
 
 
 class _EpochBatches(data.Sampler):
@@ -247,25 +278,6 @@ class _EpochBatches(data.Sampler):
         for batch in range(len(self)):
             chosen = mine[batch * self._batch_size : (batch + 1) * self._batch_size]
             yield [(self.epoch, index) for index in chosen]
-
-
-def median_frequency(counts: np.ndarray) -> Tensor:
-    """Median-frequency class weights.
-
-    Args:
-        counts: int64 [images, classes], pixels of each class in each image.
-
-    Returns:
-        float32 [classes]; 0 for a class without pixels.
-    """
-    labelled = counts.sum(axis=1, keepdims=True)
-    pixels = counts.sum(axis=0)
-    present = pixels > 0
-    frequency = pixels[present] / np.where(counts > 0, labelled, 0).sum(axis=0)[present]
-    weights = np.zeros(counts.shape[1], np.float32)
-    if present.any():
-        weights[present] = np.median(frequency) / frequency
-    return torch.from_numpy(weights)
 
 
 def _stacked(samples: list[tuple[Tensor, Tensor]]) -> Batch:

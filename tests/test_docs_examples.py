@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,11 +13,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from option_groups import SCRIPTS
+from own_images import colour_set
 from PIL import Image
 from scripts import ROOT, run_script
 
 import bench
 from bench import datasets, models
+from bench.commands import scan
+from bench.datasets.description import Description, read_description
 from bench.models.checkpoint import SavedModel, save_model
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -78,6 +83,38 @@ def test_a_data_set_of_ones_own_is_trained_on(tmp_path: Path, monkeypatch: pytes
     Image.fromarray(np.full((24, 32), 7, np.uint8)).save(tmp_path / "pets" / "test" / "labels" / "1.png")
     done = run_script("eval.py", *data, "--baseline", tmp_path / "run" / "best.pt", "--report", tmp_path / "r.json")
     assert done.code == 1 and "1.png holds id 7; ids are 0, 1 and 255" in done.err
+
+
+def test_images_of_ones_own_in_five_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    colour_set(tmp_path / "datasets" / "mine")
+    text = section(page("data.md"), "Your images in five minutes")
+    lines = re.search(r"```\n(.*?)```", text, re.DOTALL)[1].replace("\\\n", " ").splitlines()
+    first, *commands = [shlex.split(line)[1:] for line in lines]
+    assert first[:2] == ["-m", "bench.datasets.scan"]
+    scan.main(first[2:])
+    # Shorter, and without what the clock says; of flags that come twice the last counts.
+    short = {"train.py": ["--epochs", 1, "--batch-size", 2], "finetune_batch.py": ["--finetune-epochs", 1]}
+    for script, *words in commands:
+        untimed = [] if script == "train.py" else ["--no-latency"]
+        done = run_script(script, *words, *short.get(script, []), *untimed, "--num-workers", 0)
+        assert (done.code, done.err) == (0, ""), done.out
+    assert {command[0] for command in commands} == set(SCRIPTS)
+    assert (tmp_path / "runs" / "mine_eval" / "report.json").is_file()
+
+
+def test_the_description_that_is_shown_can_be_read(tmp_path: Path) -> None:
+    block = re.search(r"```yaml\n(.*?)```", page("data.md"), re.DOTALL)[1]
+    (tmp_path / "classes.yaml").write_text(block, encoding="utf-8")
+    found = read_description(tmp_path / "classes.yaml")
+    assert found.meanings == {0: 255, 255: 255, 7: 0, 26: 1, 27: 1}
+    # What is called a default is one.
+    usual = Description("", (), ())
+    assert (found.shares, found.normalization, found.augmentation) == (
+        usual.shares,
+        usual.normalization,
+        usual.augmentation,
+    )
 
 
 @pytest.fixture

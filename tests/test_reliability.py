@@ -11,10 +11,11 @@ from tests.reliability import bad_inputs
 from tests.reliability.cases import CASES
 from tests.reliability.place import SCRIPTS, Store
 
-# Two of each command, of every kind that needs no process of its own.
+# Two of each command and more, of every kind that needs no process of its own.
 SAMPLE = (
     ("train.py", "--lr inf"),
     ("train.py", "a label that is cut off in train"),
+    ("train.py", "own images: a colour that is not described"),
     ("prune.py", "--min-keep 0.9"),
     ("prune.py", "a missing label in test"),
     ("eval.py", "an image that is text in test"),

@@ -124,6 +124,7 @@ class ToyData:
         self.train = self._draw(images, generator, void)
         self.val = self._draw(val_images, generator, void)
         self.watch = watch
+        self.identity: dict[str, object] = {}
         self.record = {"dataset": self.name, "classes": list(CLASSES.names), "input_size": self.input_size}
 
     def _draw(self, count: int, generator: torch.Generator, void: bool) -> tuple[Tensor, Tensor]:

@@ -279,6 +279,13 @@ class _Trial:
         return passes
 
 
+def _sharing_tensors(model: nn.Module) -> nn.Module:
+    """A copy with modules of its own that has the same tensors, as long as none is given another."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    # deepcopy takes what its memo knows for copied already.
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
 @torch.no_grad()
 def _shake(model: nn.Module) -> None:
     """Moves every weight, and the statistics of norms, a little; in place."""

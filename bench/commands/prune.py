@@ -73,7 +73,8 @@ def main(argv: list[str]) -> None:
         from bench.report.console_tables import groups_table
         from bench.system.console import console
 
-        console().print(groups_table(groups_of(arguments.ckpt, arguments.model, arguments.dataset, choice)))
+        data = collect(DataOptions, arguments)
+        console().print(groups_table(groups_of(arguments.ckpt, arguments.model, data, choice)))
         return
     require_flags(arguments, "ckpt", "method", "save")
     if arguments.sensitivity:

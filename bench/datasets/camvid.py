@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.datasets.base import Classes, Dataset, Pair
-from bench.datasets.image_files import IMAGE_ENDINGS, list_images, read_colours, read_ids
+from bench.datasets.image_files import IMAGE_ENDINGS, list_images, read_ids
+from bench.datasets.label_tables import decode_colours
 from bench.errors import BenchError
 
 VOID = 11
@@ -65,19 +66,6 @@ COLOURS: dict[tuple[int, int, int], tuple[str, int]] = {
 
 _CLASS_OF = {colour: class_id for colour, (_, class_id) in COLOURS.items()}
 
-_UNKNOWN = 255
-
-
-def _colour_table() -> np.ndarray:
-    """uint8 [64]: every channel of every colour is a multiple of 64, so two bits a channel name the colour."""
-    table = np.full(64, _UNKNOWN, np.uint8)
-    for (red, green, blue), (_, class_id) in COLOURS.items():
-        table[(red >> 6) << 4 | (green >> 6) << 2 | blue >> 6] = class_id
-    return table
-
-
-_COLOUR_TABLE = _colour_table()
-
 
 class CamVid(Dataset):
     """CamVid: `train val test` images beside `trainannot valannot testannot` (ids) or `train_labels ...` (colours)."""
@@ -126,18 +114,8 @@ class CamVid(Dataset):
 
     def decode_label(self, path: Path) -> np.ndarray:
         if path.parent.name.endswith("_labels"):
-            return _decode_colours(path)
+            return decode_colours(path, _CLASS_OF, "not one of CamVid's 32")
         ids = read_ids(path, _CLASS_OF)
         if ids.max() > VOID:
             raise BenchError(f"label {path} holds id {ids.max()}; ids are 0 to {VOID} ({VOID} is void)")
         return ids
-
-
-def _decode_colours(path: Path) -> np.ndarray:
-    colours = read_colours(path)
-    red, green, blue = (colours[..., channel] >> 6 for channel in range(3))
-    ids = _COLOUR_TABLE[red << 4 | green << 2 | blue]
-    wrong = (ids == _UNKNOWN) | (colours & 63).any(axis=-1)
-    if wrong.any():
-        raise BenchError(f"label {path} holds colour {tuple(colours[wrong][0].tolist())}, not one of CamVid's 32")
-    return ids

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.datasets.base import Classes, Dataset, Pair
-from bench.datasets.image_files import list_images, read_ids
+from bench.datasets.image_files import list_images
+from bench.datasets.label_tables import decode_ids
 from bench.errors import BenchError
 
 IGNORED = 255
@@ -15,25 +16,15 @@ IGNORED = 255
 # Train id -> label id.
 TRAIN_ID_TO_ID = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
-_LAST_ID = 33
-_UNKNOWN = 254
-
 _IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
 
 
-def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """Two uint8 [256] tables to train ids: from label ids and from train ids."""
-    from_ids = np.full(256, _UNKNOWN, np.uint8)
-    from_ids[: _LAST_ID + 1] = IGNORED
-    from_ids[list(TRAIN_ID_TO_ID)] = np.arange(len(TRAIN_ID_TO_ID))
-    from_train_ids = np.full(256, _UNKNOWN, np.uint8)
-    from_train_ids[: len(TRAIN_ID_TO_ID)] = np.arange(len(TRAIN_ID_TO_ID))
-    # The licence plate's id and train id are -1, which eight bits store as 255.
-    from_ids[255] = from_train_ids[255] = IGNORED
-    return from_ids, from_train_ids
-
-
-_FROM_IDS, _FROM_TRAIN_IDS = _tables()
+# The licence plate's id and train id are -1, which eight bits store as 255.
+_FROM_TRAIN_IDS = {**{number: number for number in range(len(TRAIN_ID_TO_ID))}, 255: IGNORED}
+_FROM_IDS = {
+    **dict.fromkeys((*range(34), 255), IGNORED),
+    **{label_id: number for number, label_id in enumerate(TRAIN_ID_TO_ID)},
+}
 
 
 class Cityscapes(Dataset):
@@ -113,9 +104,5 @@ class Cityscapes(Dataset):
         return pairs
 
     def decode_label(self, path: Path) -> np.ndarray:
-        ids = read_ids(path)
-        mapped = (_FROM_TRAIN_IDS if path.stem.endswith(_TRAIN_IDS) else _FROM_IDS)[ids]
-        wrong = mapped == _UNKNOWN
-        if wrong.any():
-            raise BenchError(f"label {path} holds id {ids[wrong][0]}, which is not in the Cityscapes table")
-        return mapped
+        meanings = _FROM_TRAIN_IDS if path.stem.endswith(_TRAIN_IDS) else _FROM_IDS
+        return decode_ids(path, meanings, {}, "which is not in the Cityscapes table")

@@ -37,15 +37,16 @@ Fingerprints = Mapping[str, Fingerprint]
 class SplitFiles:
     """The images and labels of one split; each digest is computed once."""
 
-    def __init__(self, root: Path, pairs: Sequence[Pair], check: str):
+    def __init__(self, root: Path, pairs: Sequence[Pair], check: str, decoding: str = ""):
         """Nothing is looked at before it is needed.
 
         Args:
             root: folder of the data set; another place of it makes no difference.
             pairs: the files.
             check: `STAT` or `CONTENT`.
+            decoding: a text that differs where the same files would be read as something else.
         """
-        self._root, self._check = root, check
+        self._root, self._check, self._decoding = root, check, decoding
         self._paths = [path for pair in pairs for path in pair]
 
     def fingerprint(self) -> Fingerprint:
@@ -76,7 +77,7 @@ class SplitFiles:
         return self._digest(file_digest, progress(self._paths, "content of the data"))
 
     def _digest(self, describe: Callable[[Path], str], paths: Iterable[Path]) -> str:
-        sha = hashlib.sha256()
+        sha = hashlib.sha256(self._decoding.encode())
         try:
             with ThreadPoolExecutor(4) as pool:
                 for path, text in zip(self._paths, pool.map(describe, paths), strict=True):

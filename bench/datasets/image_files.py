@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,9 @@ from bench.errors import BenchError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 """Of files that are taken for images, in small letters or capitals."""
+
+MASK_ENDINGS = (*IMAGE_ENDINGS, ".gif")
+"""Of files that are taken for masks: a GIF has few colours, but as many as a map of classes."""
 
 _ORIENTATION = 0x0112
 # What turns an image of each EXIF orientation upright; 1 is upright, and other values mean nothing.
@@ -99,15 +103,18 @@ def read_colours(path: Path) -> np.ndarray:
     return _rgb(_decoded(path, "label"))
 
 
-def read_ids(path: Path, colours: Mapping[tuple[int, int, int], int] | None = None) -> np.ndarray:
-    """Reads a label map as uint8 [H, W]: grey values as they are stored, of 1 to 16 bits, or palette indices.
+def read_ids(
+    path: Path, colours: Mapping[tuple[int, int, int], int] | None = None, *, largest: int = 255
+) -> np.ndarray:
+    """Reads a label map as integer [H, W]: grey values as they are stored, of 1 to 16 bits, or palette indices.
 
     Args:
         path: the file.
         colours: colour -> the class it stands for in this data set, if there are such colours.
+        largest: id there may be; up to 255 all maps are uint8, above it those of more than eight bits are uint16.
 
     Raises:
-        BenchError: an unreadable or lossy file, one with colours, transparent pixels or ids above 255, or a palette
+        BenchError: an unreadable or lossy file, one with colours, transparent pixels or larger ids, or a palette
             that says of the pixels something else than the indices do.
     """
     picture = _decoded(path, "label")
@@ -117,7 +124,7 @@ def read_ids(path: Path, colours: Mapping[tuple[int, int, int], int] | None = No
     if mode == "LA" and not _is_see_through(image):
         image = image.getchannel("L")
     elif _is_deep_grey(image, picture.format) or (mode == "I" and picture.format == "TIFF"):
-        return _narrowed(picture)
+        return _narrowed(picture, largest)
     elif mode not in ("1", "P") and picture.layout not in _ID_LAYOUTS:
         picture.refuse(f"is not an 8-bit map of class ids (mode {mode}); {_advice(image)}")
     ids = np.array(image).astype(np.uint8, copy=False)
@@ -126,14 +133,30 @@ def read_ids(path: Path, colours: Mapping[tuple[int, int, int], int] | None = No
     return ids // _SPREAD.get(picture.layout, 1)
 
 
-def pixel_count(path: Path) -> int:
-    """Pixels of an image, from its header.
+def header_size(path: Path, kind: str = "image") -> tuple[int, int]:
+    """(height, width) of an image or a label, from its header; where EXIF turns it on its side, perhaps the other way.
 
     Raises:
         BenchError: missing or not an image.
     """
-    with _opened(path, "image") as image:
-        return image.height * image.width
+    with _opened(path, kind) as image:
+        return image.height, image.width
+
+
+def holds_colours(path: Path) -> bool:
+    """Whether a label holds colours, and not ids or indices, by its header.
+
+    Raises:
+        BenchError: missing or not an image.
+    """
+    with _opened(path, "label") as image:
+        return image.mode not in ("1", "L", "LA", "P", "PA", "I") and not image.mode.startswith("I;16")
+
+
+def palette_of(path: Path) -> list[tuple[int, int, int]]:
+    """Colour of each index of a label; nothing where it has no palette."""
+    with _opened(path, "label") as image:
+        return [tuple(entry) for entry in np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist()]
 
 
 def orientation(path: Path) -> int:
@@ -153,8 +176,23 @@ def list_images(folder: Path, pattern: str = "*", endings: tuple[str, ...] = IMA
     Raises:
         BenchError: two files whose names differ in the ending alone.
     """
-    found = [path for path in folder.glob(f"{pattern}.*") if path.suffix.lower() in endings]
-    found = sorted(path for path in found if not path.name.startswith("."))
+    return _without_twins(folder, folder.glob(f"{pattern}.*"), endings)
+
+
+def images_below(folder: Path, endings: tuple[str, ...] = IMAGE_ENDINGS) -> list[Path]:
+    """The image files of a folder and of all folders in it, linked ones too; otherwise as `list_images`."""
+    found, seen = [], set()
+    for base, folders, files in os.walk(folder, followlinks=True):
+        # A link may lead back.
+        folders[:] = [name for name in folders if not name.startswith(".") and os.path.realpath(base) not in seen]
+        if os.path.realpath(base) not in seen:
+            found += [Path(base, name) for name in files]
+        seen.add(os.path.realpath(base))
+    return _without_twins(folder, found, endings)
+
+
+def _without_twins(folder: Path, paths: Iterable[Path], endings: tuple[str, ...]) -> list[Path]:
+    found = sorted(path for path in paths if path.suffix.lower() in endings and not path.name.startswith("."))
     for before, path in itertools.pairwise(found):
         if before.with_suffix("") == path.with_suffix(""):
             raise BenchError(
@@ -246,13 +284,13 @@ def _check_range(picture: _Picture, largest: int) -> None:
         )
 
 
-def _narrowed(picture: _Picture) -> np.ndarray:
+def _narrowed(picture: _Picture, largest: int) -> np.ndarray:
     """The ids of a label of more than eight bits."""
     ids = np.array(picture.image)
-    wrong = (ids < 0) | (ids > 255)
+    wrong = (ids < 0) | (ids > largest)
     if wrong.any():
-        picture.refuse(f"holds id {ids[wrong][0]}; class ids are 0 to 255")
-    return ids.astype(np.uint8)
+        picture.refuse(f"holds id {ids[wrong][0]}; class ids are 0 to {largest}")
+    return ids.astype(np.uint8 if largest <= 255 else np.uint16)
 
 
 def _advice(image: Image.Image) -> str:

@@ -13,7 +13,10 @@ class DataOptions:
     """Which images, and how large the network sees them."""
 
     dataset: str | None = option(
-        None, "data set: camvid, cityscapes or synthetic (default: the checkpoint's, else synthetic)", parse=str
+        None,
+        "data set: camvid, cityscapes, synthetic, or folder for images of your own (default: the checkpoint's, else "
+        "synthetic)",
+        parse=str,
     )
     data_root: str | None = option(
         None,
@@ -36,4 +39,18 @@ class DataOptions:
         "what tells that images or labels changed since a result was made, which is then done again: their names, "
         "sizes and times (stat), or their content too, which takes reading them",
         choices=("stat", "content"),
+    )
+    classes_file: str | None = option(
+        None,
+        "of the data set folder: the file that names its classes (default: classes.yaml in it, else the checkpoint's)",
+        parse=str,
+        metavar="FILE",
+        later=True,
+    )
+    split_seed: int | None = option(
+        None,
+        "of the data set folder, where it says of no split: seed that images are drawn for val and test with (default: "
+        "the checkpoint's, else that of classes.yaml, else 0)",
+        parse=whole,
+        later=True,
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets.base import Dataset
+from bench.datasets.base import Dataset, Pair
 from bench.datasets.fingerprint import SplitFiles
-from bench.datasets.image_files import orientation, pixel_count, read_image
+from bench.datasets.image_files import header_size, orientation, read_image
 from bench.errors import BenchError
 
 Size = tuple[int, int]
@@ -33,7 +36,7 @@ class Split:
             check: what tells that files have changed; see `SplitFiles`.
         """
         self.pairs = dataset.pairs(name)
-        self.files = SplitFiles(dataset.root, self.pairs, check)
+        self.files = SplitFiles(dataset.root, self.pairs, check, dataset.decoding)
         self._dataset, self._name, self._is_labelled = dataset, name, False
         self._buffer: Tensor | None = None
         self._sizes: list[Size] = []
@@ -46,6 +49,21 @@ class Split:
     def is_decoded(self) -> bool:
         """Whether `decode` was called."""
         return self._buffer is not None
+
+    @cached_property
+    def label_sizes(self) -> list[Size | None]:
+        """(height, width) of each label by its header; None where it cannot be read, which is told when it is used."""
+        if self._buffer is not None:
+            return list(self._sizes)
+
+        def size_of(pair: Pair) -> Size | None:
+            try:
+                return header_size(pair.label, "label")
+            except BenchError:
+                return None
+
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(size_of, self.pairs))
 
     def load(self, index: int) -> tuple[Tensor, Tensor]:
         """The image, uint8 [3, H, W] stored channels last, and its label, uint8 [H, W]."""
@@ -93,7 +111,7 @@ class Split:
     def decode(self, in_threads: Callable[..., Iterator[Any]]) -> None:
         """Decodes the whole split."""
         # The sizes follow from decoding: a header may come before the note that the image lies on its side.
-        counts = [pixel_count(pair.image) for pair in self.pairs]
+        counts = [math.prod(header_size(pair.image)) for pair in self.pairs]
         self._sizes = [(0, 0)] * len(counts)
         self._offsets = [0, *np.cumsum([4 * count for count in counts]).tolist()]
         # The threads below could not write to a tensor made in inference mode, nor could training use it later.

@@ -8,22 +8,13 @@ import torch
 from torch import Tensor
 
 import bench.torch_utils.torchvision_compat  # noqa: F401
+from bench.datasets.base import IMAGENET, Augmentation, Normalization, Size
 
 # isort: split
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet's channels, of values in 0..1."""
-
-SCALES = (0.5, 2.0)
-JITTER = 0.3
-"""Brightness, contrast and saturation are each multiplied by 1 - JITTER to 1 + JITTER."""
-
 _GREY = (0.299, 0.587, 0.114)
-
-Size = tuple[int, int]
 
 
 class Window(NamedTuple):
@@ -43,12 +34,20 @@ class Window(NamedTuple):
 
 
 def augment(
-    image: Tensor, label: Tensor, generator: torch.Generator, *, input_size: Size, crop_size: Size, ignore_index: int
+    image: Tensor,
+    label: Tensor,
+    generator: torch.Generator,
+    *,
+    input_size: Size,
+    crop_size: Size,
+    ignore_index: int,
+    normalization: Normalization = IMAGENET,
+    augmentation: Augmentation = Augmentation(),  # noqa: B008 - frozen
 ) -> tuple[Tensor, Tensor]:
     """Random scale, crop, flip and colour; a pure function of its arguments.
 
-    Equal to scaling the image to `input_size` times a factor of `SCALES` and cutting a random crop out of it
-    (padded with the mean colour and `ignore_index` where it is larger), but only the pixels of the crop are scaled.
+    Equal to scaling the image to `input_size` times a factor of `augmentation.scales` and cutting a random crop out of
+    it (padded with the mean colour and `ignore_index` where it is larger), but only the pixels of the crop are scaled.
 
     Args:
         image: uint8 [3, H, W].
@@ -57,12 +56,14 @@ def augment(
         input_size: (height, width) the image has at factor 1.
         crop_size: (height, width) of the result.
         ignore_index: label of padded pixels.
+        normalization: see `normalize`.
+        augmentation: how much is changed.
 
     Returns:
         The normalised image, float32 [3, h, w], and its label, int64 [h, w].
     """
     numbers = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
-    low, high = SCALES
+    low, high = augmentation.scales
     factor = low + (high - low) * numbers[0]
     rows, columns = (
         choose_window(size, max(1, round(base * factor)), crop, where, place)
@@ -74,14 +75,15 @@ def augment(
     length = (rows.length, columns.length)
     image = _resize(F.crop(image, *box), length)
     label = _resize_label(F.crop(label, *box), length)
-    if numbers[5] < 0.5:
+    if augmentation.flip and numbers[5] < 0.5:
         image, label = F.horizontal_flip(image), F.horizontal_flip(label)
-    pixels = jitter(image, *(1 - JITTER + 2 * JITTER * number for number in numbers[6:9]))
+    strength = augmentation.jitter
+    pixels = jitter(image, *(1 - strength + 2 * strength * number for number in numbers[6:9]))
     # Zero is the mean colour after normalisation.
     padded_image = torch.zeros(3, *crop_size)
     padded_label = torch.full(crop_size, ignore_index, dtype=torch.int64)
     inside = (slice(rows.place, rows.place + rows.length), slice(columns.place, columns.place + columns.length))
-    padded_image[(slice(None), *inside)] = normalize(pixels)
+    padded_image[(slice(None), *inside)] = normalize(pixels, normalization)
     padded_label[inside] = label.long()
     return padded_image, padded_label
 
@@ -129,17 +131,18 @@ def jitter(image: Tensor, brightness: float, contrast: float, saturation: float)
     return pixels.clamp_(0, 255)
 
 
-def network_input(image: Tensor, input_size: Size) -> Tensor:
+def network_input(image: Tensor, input_size: Size, normalization: Normalization = IMAGENET) -> Tensor:
     """What the network sees when it is scored: the image at `input_size`, normalised.
 
     Args:
         image: uint8 [3, H, W].
         input_size: (height, width).
+        normalization: see `normalize`.
 
     Returns:
         float32 [3, height, width].
     """
-    return normalize(_resize(image, input_size).float())
+    return normalize(_resize(image, input_size).float(), normalization)
 
 
 def network_label(label: Tensor, input_size: Size) -> Tensor:
@@ -147,10 +150,10 @@ def network_label(label: Tensor, input_size: Size) -> Tensor:
     return _resize_label(label, input_size).long()
 
 
-def normalize(pixels: Tensor) -> Tensor:
-    """float32 [3, H, W] in 0..255 -> zero mean and unit deviation over ImageNet, contiguous."""
-    mean = torch.tensor(MEAN).mul_(255)[:, None, None]
-    scale = torch.tensor(STD).mul_(255).reciprocal_()[:, None, None]
+def normalize(pixels: Tensor, normalization: Normalization = IMAGENET) -> Tensor:
+    """float32 [3, H, W] in 0..255 -> zero mean and unit deviation over the images meant, contiguous."""
+    mean = torch.tensor(normalization.mean).mul_(255)[:, None, None]
+    scale = torch.tensor(normalization.std).mul_(255).reciprocal_()[:, None, None]
     return (pixels.contiguous() - mean).mul_(scale)
 
 

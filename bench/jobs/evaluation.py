@@ -83,7 +83,7 @@ def write_predictions(baseline: Baseline, candidate: Path | None, folder: Path, 
     for name, prediction in baseline.predictions(model, "predictions"):
         path = folder / f"{name}.png"
         if label_ids:
-            write_ids(path, np.array(ids)[prediction.numpy()])
+            write_ids(path, np.array(ids, np.uint8 if max(ids) <= 255 else np.uint16)[prediction.numpy()])
         else:
             write_ids(path, prediction.numpy(), data.classes)
     return len(names)
@@ -91,7 +91,8 @@ def write_predictions(baseline: Baseline, candidate: Path | None, folder: Path, 
 
 def _candidate(baseline: Baseline, path: Path) -> SavedModel:
     saved = load_model(path, name=baseline.saved.spec.name, outputs=baseline.data.classes.outputs)
-    check_recorded(saved.meta, path, baseline.data.name, baseline.data.classes.names)
+    data = baseline.data
+    check_recorded(saved.meta, path, data.name, data.classes.names, data.normalization)
     return saved
 
 

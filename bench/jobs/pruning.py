@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.channels.groups import ChannelGroup, find_groups
-from bench.datasets import DEFAULT, dataset_class
+from bench.datasets import classes_of
+from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.engine.pruning import prune_network
 from bench.engine.session import Session
@@ -51,24 +52,23 @@ def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder:
 
 
 def groups_of(
-    checkpoint: str | None, model: str | None, dataset: str | None, options: PruneOptions
+    checkpoint: str | None, model: str | None, data: DataOptions, options: PruneOptions
 ) -> list[ChannelGroup]:
     """The groups of coupled channels of a network, and which of them a pruning would leave whole.
 
     Args:
         checkpoint: file of the network, of any number of outputs; without one it is built with fresh weights.
         model: the network's name.
-        dataset: the data set a network without a file is for.
+        data: the data set a network without a file is for.
         options: what to protect.
 
     Raises:
         UsageError: neither checkpoint nor model, or names that do not exist.
     """
-    outputs = dataset_class(dataset or DEFAULT).classes.outputs
     if checkpoint is not None:
         network = load_model(Path(checkpoint), name=model, head="fitting").model
     elif model is not None:
-        network = build_model(ModelSpec(model, outputs))
+        network = build_model(ModelSpec(model, classes_of(data).outputs))
     else:
         raise UsageError("--list-groups needs a network; pass --ckpt FILE or --model NAME")
     return find_groups(network, ignore=options.ignore, protect_first=options.protect_first)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import SegmentationData
-from bench.datasets import dataset_class
+from bench.datasets import classes_of, dataset_class
 from bench.datasets.options import DataOptions
-from bench.datasets.recorded import settled
+from bench.datasets.recorded import said_of, settled
 from bench.errors import BenchError, MachineError, UsageError, as_flags
 from bench.measure.inference import Scoring
 from bench.measure.options import ScoringOptions, TimingOptions
@@ -23,11 +23,11 @@ from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
 from bench.system.failures import explained
-from bench.system.files import make_folder, plain, read_json, write_json
+from bench.system.files import make_folder, plain, read_json, write_csv, write_json
 from bench.system.kept_files import read_kept
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
-from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, is_done, run_folder
+from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, SPLIT, is_done, run_folder
 from bench.train_eval import evaluate, fit
 from bench.training.options import TrainOptions
 from bench.training.state import can_resume, check_same_run, finished_epochs, run_identity, shown
@@ -50,7 +50,8 @@ def train_model(
 ) -> dict[str, Any]:
     """Trains a network and scores its best state on the validation and the headline split.
 
-    The folder receives `config.json`, `best.pt`, `last.pt`, `metrics.csv` and `report.json`.
+    The folder receives `config.json`, `best.pt`, `last.pt`, `metrics.csv` and `report.json`, and `split.csv` where the
+    splits of the data were drawn.
 
     Args:
         data_options: the images.
@@ -123,6 +124,8 @@ def train_model(
                 config |= {"dataset": data.name, "model": saved.spec.name}
                 start = {"ckpt": checkpoint, "reset_head": reset_head}
                 write_json(folder / CONFIG, {**config, **start, "provenance": provenance()})
+                if split := data.dataset.written_split():
+                    write_csv(folder / SPLIT, tuple(split[0]), split)
             result = fit(
                 saved,
                 data,
@@ -181,11 +184,13 @@ def _open(
         return data, saved
     if data_options.dataset is not None:
         dataset_class(data_options.dataset)  # a name that does not exist comes before whatever is wrong with the file
-    data_options = settled(data_options, read_meta(checkpoint), checkpoint, may_differ=True)
-    outputs = dataset_class(data_options.dataset).classes.outputs
+    meta = read_meta(checkpoint)
+    data_options = settled(data_options, meta, checkpoint, may_differ=True)
+    said = said_of(meta, data_options.dataset)
+    outputs = classes_of(data_options, said).outputs
     head = "fresh" if reset_head else "fitting"
     saved = load_model(checkpoint, name=model_options.model, outputs=outputs, head=head)
-    return SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size), saved
+    return SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size, recorded=said), saved
 
 
 def _check_trained_so(
@@ -277,7 +282,7 @@ def ensure_baseline(
 def _warn_of_other_data(folder: Path, data_options: DataOptions) -> None:
     """Says that a finished network was trained on images or labels that have changed since."""
     before = read_json(folder / REPORT).get("data", {})
-    changed = SegmentationData(data_options).files(*before).changed_since(before)
+    changed = SegmentationData(data_options, recorded=read_meta(folder / BEST)).files(*before).changed_since(before)
     if changed:
         say(
             f"images or labels of {' and '.join(changed)} changed since it was trained; remove {folder} to have it "

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.data import SegmentationData
-from bench.datasets import dataset_class
+from bench.datasets import classes_of, dataset_class
 from bench.datasets.options import DataOptions
-from bench.datasets.recorded import settled
+from bench.datasets.recorded import check_recorded, said_of, settled
 from bench.measure.cost import measure_cost
 from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
 from bench.measure.evaluation_report import (
@@ -59,8 +59,11 @@ def open_network(
         dataset_class(data_options.dataset)  # a name that does not exist comes before whatever is wrong with the file
     saved = load_model(checkpoint, name=model)
     data_options = settled(data_options, saved.meta, checkpoint)
-    check_outputs(checkpoint, saved.spec, dataset_class(data_options.dataset).classes.outputs)
-    return SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size), saved
+    said = said_of(saved.meta, data_options.dataset)
+    check_outputs(checkpoint, saved.spec, classes_of(data_options, said).outputs)
+    data = SegmentationData(data_options, seed=seed, eval_batch_size=eval_batch_size, recorded=said)
+    check_recorded(saved.meta, checkpoint, data.name, data.classes.names, data.normalization)
+    return data, saved
 
 
 class Baseline:

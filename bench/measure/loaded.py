@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.datasets.base import IMAGENET
 from bench.datasets.image_files import read_image
+from bench.datasets.recorded import normalization_of
 from bench.datasets.transforms import network_input
 from bench.errors import UsageError
 from bench.measure.inference import predict as choose_outputs
@@ -32,10 +34,11 @@ def load(
         device: where to put it.
 
     Returns:
-        The network in evaluation mode: images [N, 3, H, W] -> logits [N, outputs, H, W]. Two attributes of it come from
-        the file and are in no state dict: `classes`, the names of the scored classes by output (empty where the file
-        has none), and `input_size`, (height, width) in pixels that it was trained at (None likewise). Everything else
-        in the file is in what `bench.load_model` returns.
+        The network in evaluation mode: images [N, 3, H, W] -> logits [N, outputs, H, W]. Three attributes of it come
+        from the file and are in no state dict: `classes`, the names of the scored classes by output (empty where the
+        file has none), `input_size`, (height, width) in pixels that it was trained at (None likewise), and
+        `normalization`, mean and standard deviation of its images. Everything else in the file is in what
+        `bench.load_model` returns.
 
     Raises:
         UsageError: no network is called `model`.
@@ -46,6 +49,7 @@ def load(
     network.classes = tuple(saved.meta.get("classes", ()))
     size = saved.meta.get("input_size")
     network.input_size = tuple(size) if size else None
+    network.normalization = normalization_of(saved.meta, path)
     return network
 
 
@@ -74,6 +78,7 @@ def predict(network: nn.Module, image: Path | str | np.ndarray, *, input_size: t
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UsageError(f"an image is uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
     size = input_size or getattr(network, "input_size", None) or pixels.shape[:2]
-    shown = network_input(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), tuple(size))
+    normalization = getattr(network, "normalization", IMAGENET)
+    shown = network_input(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), tuple(size), normalization)
     device = next(network.parameters()).device
     return choose_outputs(network, shown[None].to(device), pixels.shape[:2])[0].cpu()

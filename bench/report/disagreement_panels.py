@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.datasets.base import Classes
-from bench.datasets.transforms import network_input
 from bench.measure.baseline import Baseline
 from bench.measure.inference import predict
 from bench.report.label_pictures import NOT_SCORED, indexed
@@ -70,7 +69,7 @@ def segment(
         pixel, int64 [H, W] on the CPU.
     """
     image, label = baseline.data.load(baseline.split, index)
-    shown = contiguous(network_input(image, baseline.data.input_size)[None].to(baseline.device))
+    shown = contiguous(baseline.data.network_input(image)[None].to(baseline.device))
     with torch.inference_mode():
         maps = {
             name: predict(model.eval(), shown, label.shape, baseline.scoring)[0].cpu()

@@ -47,15 +47,16 @@ def prediction_picture(
 
 
 def write_ids(path: Path | str, ids: np.ndarray, colours: Classes | None = None) -> None:
-    """Writes a map of class ids as an 8-bit PNG that holds the ids themselves.
+    """Writes a map of class ids as a PNG that holds the ids themselves, of 8 bits, or of 16 where they are uint16.
 
     Args:
         path: the file.
-        ids: integer [H, W] in 0..255.
+        ids: integer [H, W] in 0..255, or uint16 [H, W].
         colours: the label set whose colours they are shown in, what is no scored class in black; without one the map
             is grey.
     """
-    image = Image.fromarray(ids.astype(np.uint8)) if colours is None else indexed(ids, colours.palette)
+    grey = ids if ids.dtype == np.uint16 else ids.astype(np.uint8)
+    image = Image.fromarray(grey) if colours is None else indexed(ids, colours.palette)
     with whole_file(path) as temporary:
         image.save(temporary, format="PNG")
 

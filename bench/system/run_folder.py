@@ -16,6 +16,9 @@ DONE, FAILED = "done", "failed"
 BEST, LAST, METRICS, CONFIG = "best.pt", "last.pt", "metrics.csv", "config.json"
 """Of a training: the best network, all that is needed to go on, one row an epoch, the options."""
 
+SPLIT = "split.csv"
+"""Of a training on images whose splits were drawn: which image is of which."""
+
 PRUNED, INFO = "pruned_model.pt", "pruning_info.json"
 """Of a pruning: the network, and how it was made."""
 

@@ -74,6 +74,7 @@ def run_identity(
         "crop_size": options.crop_size or data.crop_size,
         "seed": seed,
         "nproc_per_node": processes,
+        **data.identity,
         **(taught or {}),
     }
     return plain(identity)

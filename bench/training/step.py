@@ -80,7 +80,11 @@ class TrainingLoss:
         self._knobs = knobs
         self._options, self._device, self._void = options, device, data.classes.ignore_index
         self._distillation = distillation
-        self._class_weights = data.class_weights().float().to(device) if options.compute_class_weights else None
+        # What the data set says of itself was written by hand, and needs no counting.
+        weights = None if data.classes.weights is None else torch.tensor(data.classes.weights)
+        if weights is None and options.compute_class_weights:
+            weights = data.class_weights()
+        self._class_weights = None if weights is None else weights.float().to(device)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch on the device, [], in the recipe's precision.

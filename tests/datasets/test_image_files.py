@@ -14,7 +14,7 @@ from PIL import Image
 from bench.data import SegmentationData
 from bench.datasets.camvid import COLOURS, VOID, CamVid
 from bench.datasets.cityscapes import Cityscapes
-from bench.datasets.image_files import list_images, orientation, pixel_count, read_colours, read_ids, read_image
+from bench.datasets.image_files import header_size, list_images, orientation, read_colours, read_ids, read_image
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError
 
@@ -179,7 +179,7 @@ class TestOrientation:
         how = {"lossless": True} if ending == "webp" else {}
         path = saved(tmp_path / f"a.{ending}", stored, exif=exif(number), **how)
         assert np.array_equal(read_image(path), COLOUR)
-        assert pixel_count(path) == GREY.size
+        assert sorted(header_size(path)) == sorted(stored.shape[:2])
         if ending != "webp":
             path = saved(tmp_path / f"ids.{ending}", np.ascontiguousarray(TURNS[number](IDS)), exif=exif(number))
             assert np.array_equal(read_ids(path), IDS)

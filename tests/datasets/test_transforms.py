@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.datasets import transforms
-from bench.datasets.transforms import MEAN, STD, augment, choose_window, jitter, network_input, network_label, normalize
+from bench.datasets.base import IMAGENET, Augmentation, Normalization
+from bench.datasets.transforms import augment, choose_window, jitter, network_input, network_label, normalize
 
 IGNORED = 255
 
@@ -25,18 +25,19 @@ def coded_pair(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def undo_normalize(image: torch.Tensor) -> torch.Tensor:
-    return image * 255 * torch.tensor(STD)[:, None, None] + 255 * torch.tensor(MEAN)[:, None, None]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET.mean, IMAGENET.std))
+    return image * 255 * std + 255 * mean
 
 
-@pytest.fixture
-def no_jitter(monkeypatch):
-    monkeypatch.setattr(transforms, "JITTER", 0.0)
+def without_jitter(image, label, seed, size, crop):
+    settings = {"ignore_index": IGNORED, "augmentation": Augmentation(jitter=0.0)}
+    return augment(image, label, generator(seed), input_size=size, crop_size=crop, **settings)
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_augmented_image_and_label_stay_aligned(seed, no_jitter):
+def test_augmented_image_and_label_stay_aligned(seed):
     image, label = coded_pair(60, 80)
-    out, ids = augment(image, label, generator(seed), input_size=(60, 80), crop_size=(48, 64), ignore_index=IGNORED)
+    out, ids = without_jitter(image, label, seed, (60, 80), (48, 64))
     assert out.shape == (3, 48, 64) and out.dtype == torch.float32 and out.is_contiguous()
     assert ids.shape == (48, 64) and ids.dtype == torch.int64
     assert set(ids.unique().tolist()) <= {1, 2, 3, 4, IGNORED}
@@ -48,11 +49,11 @@ def test_augmented_image_and_label_stay_aligned(seed, no_jitter):
     assert (out[:, ~real] == 0).all()
 
 
-def test_flip_turns_image_and_label_together(no_jitter):
+def test_flip_turns_image_and_label_together():
     image, label = coded_pair(40, 40)
     seen = set()
     for seed in range(20):
-        out, ids = augment(image, label, generator(seed), input_size=(40, 40), crop_size=(80, 80), ignore_index=IGNORED)
+        out, ids = without_jitter(image, label, seed, (40, 40), (80, 80))
         real = ids != IGNORED
         rows, columns = real.any(dim=1).nonzero(), real.any(dim=0).nonzero()
         corner = int(ids[rows[0], columns[0]])
@@ -106,11 +107,11 @@ def test_window_shows_every_part_of_the_image_equally_often():
     assert [starts.count(start) for start in range(6)] == [100] * 6
 
 
-def test_scale_covers_its_range(no_jitter):
+def test_scale_covers_its_range():
     image, label = coded_pair(50, 50)
     shares = []
     for seed in range(200):
-        _, ids = augment(image, label, generator(seed), input_size=(50, 50), crop_size=(100, 100), ignore_index=IGNORED)
+        _, ids = without_jitter(image, label, seed, (50, 50), (100, 100))
         shares.append(float((ids != IGNORED).float().mean()) ** 0.5)
     # The image's side over the crop's: factor / 2.
     assert 0.25 <= min(shares) < 0.27 and 0.96 < max(shares) <= 1.0
@@ -135,8 +136,20 @@ def test_jitter_by_hand():
 
 def test_normalize_by_hand():
     image = torch.full((3, 1, 1), 255.0)
-    expected = torch.tensor([(1 - mean) / std for mean, std in zip(MEAN, STD, strict=True)])
+    expected = torch.tensor([(1 - mean) / std for mean, std in zip(IMAGENET.mean, IMAGENET.std, strict=True)])
     assert torch.allclose(normalize(image).flatten(), expected)
+    other = Normalization((0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
+    assert normalize(image, other).flatten().tolist() == pytest.approx([1.0, 3.0, 0.5])
+    assert torch.equal(network_input(image.byte(), (1, 1), other), normalize(image, other))
+
+
+def test_augmentation_is_as_strong_as_asked():
+    image, label = coded_pair(40, 40)
+    still = Augmentation(scales=(1.0, 1.0), jitter=0.0, flip=False)
+    sizes = {"input_size": (40, 40), "crop_size": (40, 40), "ignore_index": IGNORED}
+    for seed in range(6):
+        out, ids = augment(image, label, generator(seed), **sizes, augmentation=still)
+        assert torch.equal(ids, label.long()) and torch.equal(out, normalize(image.float()))
 
 
 def test_prepare_resizes_only_when_sizes_differ():

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests.own_images import colour_set
 from tests.reliability.place import SCRIPTS, SIZE, Case, Place, Surroundings, image_of, label_of, write_label
 
 SAVES = {"train.py": "--save", "prune.py": "--save", "benchmark.py": "--out-dir"}
@@ -224,6 +225,16 @@ def colour_labels(root: Path) -> None:
             Image.fromarray(pixels).save(root / f"{split}_labels" / f"{image.stem}_L.png")
 
 
+OWN = """labels: colours
+ignore: [0, 0, 0]
+classes:
+- {name: a, colour: [200, 0, 0]}
+- {name: b, colour: [0, 200, 0]}
+- {name: c, colour: [10, 20, 30]}
+"""
+"""What `colour_set` draws."""
+
+
 def void(*splits: str) -> Callable[[Path], None]:
     """Nothing but void in some splits."""
 
@@ -276,6 +287,45 @@ def data() -> Iterator[Case]:
     yield Case("data", "an empty folder", "train.py", lambda place: ["--data-root", place.store.folder / "benchmark"])
     yield Case("data", "a name that is too long", "eval.py", lambda _: ["--data-root", "x" * 300])
     yield Case("data", "CamVid taken for Cityscapes", "eval.py", lambda _: ["--dataset", "cityscapes"])
+    yield from own_images()
+
+
+def own_images() -> Iterator[Case]:
+    """Folders of the user's own with something wrong in them."""
+
+    def case(name: str, change: Callable[[Path], Any], *flags: str, script: str = "train.py") -> Case:
+        def words(place: Place) -> list[Any]:
+            root = colour_set(place.folder / "own", each=2)
+            (root / "classes.yaml").write_text(OWN)
+            change(root)
+            return ["--dataset", "folder", "--data-root", root, *flags]
+
+        return Case("data", f"own images: {name}", script, words, without=("--ckpt",) if script == "train.py" else ())
+
+    def mask(root: Path) -> Path:
+        return root / "masks" / "train" / "train0.PNG"
+
+    def described(text: str) -> Callable[[Path], Any]:
+        return lambda root: (root / "classes.yaml").write_text(text)
+
+    yield case("no description", lambda root: (root / "classes.yaml").unlink())
+    yield case("a description that is none", described("classes: [a, b"))
+    yield case("a description of other masks", described("classes: [a, b, c]"))
+    yield case("a colour that is not described", described(OWN.replace("30", "31")))
+    yield case("a size that is none", described(OWN + "input-size: [0, 32]"))
+    yield case("a description that is a folder", lambda root: as_folder(root / "classes.yaml"))
+    yield case("an image without a mask", lambda root: mask(root).unlink())
+    yield case("a mask that is no image", lambda root: mask(root).write_bytes(b"\xff\xd8\xff"))
+    yield case("a mask that is cut off", lambda root: truncated(mask(root)))
+    yield case("two masks of an image", lambda root: shutil.copy(mask(root), mask(root).with_name("train0_mask.PNG")))
+    yield case("two folders of masks", lambda root: shutil.copytree(root / "masks", root / "labels"))
+    yield case("no folder of masks", lambda root: shutil.rmtree(root / "masks"))
+    yield case("no images at all", lambda root: [path.unlink() for path in (root / "images").rglob("*.png")])
+    yield case("a list of pairs that is none", lambda root: (root / "pairs.csv").write_bytes(b"\xff\xfe,\x00"))
+    yield case("a seed of a split that is not drawn", lambda _: None, "--split-seed", "1")
+    yield case("another network's images", lambda _: None, script="eval.py")
+    yield Case("data", "own images: a description for CamVid", "prune.py", lambda place: ["--classes-file", place.file(
+        "classes.yaml", OWN)])  # fmt: skip
 
 
 def broken_link(root: Path) -> None:
