@@ -43,6 +43,12 @@ class Split:
         both = (self.whole >= 0) & (labels >= 0)
         return self.whole[both], labels[both]
 
+    def beside_constants(self, factor: int) -> np.ndarray:
+        """The labels of a factor that stand for a place of the whole where no channel is."""
+        index = np.unravel_index(np.arange(len(self.whole)), self.sizes)[factor]
+        labels = np.unique(self.factors[factor][index[self.whole < 0]])
+        return labels[labels >= 0]
+
 
 class Labels:
     """The labels of one network, and all that was found out about them."""
@@ -259,6 +265,9 @@ class _Cluster:
                 fixed.append((split.whole[split.whole >= 0], "its channels are taken apart in several ways"))
                 continue
             ties.append(split.ties(k))
+            beside = split.beside_constants(k)
+            if len(beside):
+                fixed.append((beside, "as many constants are among them as the network's code says"))
             for number, axis in enumerate(split.factors):
                 if axis is not None and number != k and (axis >= 0).any():
                     fixed.append((axis[axis >= 0], "the number of parts is written in the network's code"))

@@ -69,7 +69,9 @@ _MOST_KNOWN = 64
 def _found_by_trial(model: nn.Module, candidates: Mapping[str, ChannelGroup], images: Tensor) -> dict[str, str]:
     trial, end = _Trial(model, images), time.process_time() + MOST_SECONDS
     right, moved = _sorted_out(candidates.values(), trial.exchange, end)
-    _, crashed = _sorted_out(right, trial.cut, end)
+    kept, crashed = _sorted_out(right, trial.cut, end)
+    # With one part left there is no order that could be wrong.
+    crashed |= {group.name: "two parts are too few to tell" for group in kept if group.unit > 1 and group.channels == 2}
     return {name: trial.where(candidates[name], reason) for name, reason in moved.items()} | crashed
 
 
@@ -183,7 +185,9 @@ class _Trial:
             outputs = self._outputs(self._model, self._images, modes=self._modes)
         except Exception as error:  # noqa: BLE001  a network's own code
             return f"fails once its channels change places: {first_line(error)}"
-        return None if self._is_as_expected(outputs) else "its channels cannot change places"
+        pairs = zip(self._expected, outputs, strict=True)
+        is_same = all(_are_close(before, after, self._tolerance) for before, after in pairs)
+        return None if is_same else "its channels cannot change places"
 
     def cut(self, groups: list[ChannelGroup]) -> str | None:
         """What goes wrong when each of some groups loses a channel, or None."""
@@ -273,10 +277,6 @@ class _Trial:
                     torch.manual_seed(0)
                     passes.append(tensors_in(model(images)))
         return passes
-
-    def _is_as_expected(self, outputs: list[list[Tensor]]) -> bool:
-        pairs = zip(self._expected, outputs, strict=True)
-        return all(_are_close(before, after, self._tolerance) for before, after in pairs)
 
 
 def _sharing_tensors(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import bisect
 import fnmatch
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -74,6 +75,10 @@ class RemovalOrder:
         self._width = np.array([group.channels for group in groups], dtype=np.int64)
         least = 1 - self.most_of_a_group
         self._floor = np.array([max(1, share_up(least, group.channels)) for group in groups], dtype=np.int64)
+        # So many channels of a group are a multiple of the positions of its layers that is asked for.
+        self._multiple = np.array(
+            [target.round_to // math.gcd(target.round_to, group.unit) for group in groups], dtype=np.int64
+        )
         self._open = np.array([group.protected is None and group.name not in given for group in groups])
         self.channels = int(self._width[self._open].sum())
         # Gone before or given: what network 0 lacks.
@@ -141,7 +146,7 @@ class RemovalOrder:
                 raise BenchError(f"the sensitivity curves do not tell about {name}; measure them for this network")
             score = objective.curves[name][gone : gone + count]
         width, floor = self._width[column], self._floor[column]
-        widths = nearest_allowed(width - gone - np.arange(count + 1), width, floor, self._target.round_to)
+        widths = nearest_allowed(width - gone - np.arange(count + 1), width, floor, self._multiple[column])
         return Removable(column, score * objective.multipliers.get(name, 1.0), widths)
 
     def __len__(self) -> int:
@@ -153,7 +158,7 @@ class RemovalOrder:
         return self._rounded(self._given + np.bincount(self._order[:number], minlength=len(self._width)))
 
     def _rounded(self, lost: np.ndarray) -> np.ndarray:
-        return nearest_allowed(self._width - lost, self._width, self._floor, self._target.round_to)
+        return nearest_allowed(self._width - lost, self._width, self._floor, self._multiple)
 
     def kept(self, number: int) -> list[list[int]]:
         """The channels each group keeps, ascending."""
@@ -236,7 +241,7 @@ def fixed_ratios(groups: Sequence[ChannelGroup], ratio_of: Mapping[str, float]) 
     return ratios
 
 
-def nearest_allowed(kept: np.ndarray, width: np.ndarray, floor: np.ndarray, multiple: int) -> np.ndarray:
+def nearest_allowed(kept: np.ndarray, width: np.ndarray, floor: np.ndarray, multiple: np.ndarray) -> np.ndarray:
     """Rounds the numbers of channels that groups keep to numbers they may keep.
 
     A group may keep multiples of a number from its floor upwards, and its whole width; one narrower than the
@@ -247,7 +252,7 @@ def nearest_allowed(kept: np.ndarray, width: np.ndarray, floor: np.ndarray, mult
         kept: int64 [groups], at least the floor.
         width: int64 [groups], channels each group has.
         floor: int64 [groups], the fewest each may keep.
-        multiple: at least 1.
+        multiple: int64 [groups], or one number for all, at least 1.
 
     Returns:
         int64 [groups]

@@ -90,7 +90,7 @@ class Task:
         for the positions there are."""
         layer, unknowns = self.layer, filters(self.layer).shape[-1]
         taps = layer.kernel_size[0] * layer.kernel_size[1] if hasattr(layer, "kernel_size") else 1
-        return taps > 1 and layer.groups == 1 and unknowns > min(limit, positions)
+        return taps > 1 and layer.groups == len(self.dense) == 1 and unknowns > min(limit, positions)
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,7 +119,8 @@ def _tasks(
     for name, layer in layers.items():
         calls = wiring.calls.get(name, 0)
         if not isinstance(layer, WEIGHTED):
-            if axes_of(layer) is None and any(True for _ in layer.parameters(recurse=False)):
+            is_known = any(OUT in sides for sides in (axes_of(layer) or {}).values())
+            if not is_known and any(True for _ in layer.parameters(recurse=False)):
                 left_alone[name] = f"{type(layer).__name__} is not solved for"
         elif name in spared:
             left_alone[name] = "its weights are to stay"

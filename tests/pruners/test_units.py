@@ -79,6 +79,17 @@ def test_a_method_scores_what_can_go(network: tuple[nn.Module, list[ChannelGroup
     assert small(data.batches[0][0]).isfinite().all()
 
 
+def test_rounding_counts_the_positions_of_the_layers(network: tuple[nn.Module, list[ChannelGroup]]) -> None:
+    model, groups = network
+    table, scores = CostTable(model, groups, SIZE), toys.random_scores(groups)
+    plan = make_plan(groups, scores, table, Target(Goal("channels", 0.5), "local", round_to=4))
+    left = {name: len(kept) for name, kept in plan.kept.items()}
+    # Of 8 and 6 channels with two positions each, and of 6 with one.
+    assert left == {"first.0": 4, "second.0": 4, "third.0": 4}
+    small = toys.cut_copy(model, groups, plan)
+    assert (small.grouped.out_channels, small.second[0].out_channels) == (8, 8)
+
+
 def test_the_oracle_measures_the_cut(network: tuple[nn.Module, list[ChannelGroup]], tmp_path: Path) -> None:
     model, groups = network
     batches = calibration().batches
