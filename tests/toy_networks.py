@@ -12,9 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.channels.groups import ChannelGroup, prunable
 from bench.cut.network import cut
 from bench.measure.cost import count_parameters, state_bytes
+from bench.models import MODELS
 from bench.plan.cost_table import Prediction
 from bench.plan.pruning_plan import PruningPlan, Scores
 from bench.torch_utils.dry_run import blank_image, stand_in
+
+# The registered networks that differ in more than size: ResNet-101 has more blocks than ResNet-50, and so on.
+KINDS = [name for name in MODELS if "resnet101" not in name and name not in {f"segformer_b{n}" for n in range(1, 6)}]
+# What makes one of them quick.
+QUICK = {"segformer_b0": {"widths": [16, 32, 80, 128], "depths": [1, 1, 1, 1], "decoder_width": 32}}
 
 IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(5))
 

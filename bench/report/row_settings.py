@@ -16,7 +16,7 @@ from bench.system.files import digest, plain
 # What is measured besides, and changes no network.
 _MEASURING = ("evaluate", "reconstruction_images", "reconstruction_layers")
 # How it was done before there were such options, which records of that time do not have.
-_BEFORE = {"iterations": 1, "objective": "channels", "sensitivity_curves": None, "refine": 0}
+_BEFORE = {"iterations": 1, "objective": "channels", "sensitivity_curves": None, "refine": 0, "check": None}
 # Of a recipe: what is a job's own.
 _OWN = ("seed", "pruned")
 

@@ -133,7 +133,7 @@ def test_a_missing_file_of_curves_is_named() -> None:
 
 def test_options_at_their_default_are_in_no_name(make_bench: MakeBench) -> None:
     """A job of the version before is found again."""
-    fields = {"objective", "sensitivity_curves", "refine"}
+    fields = {"objective", "sensitivity_curves", "refine", "check"}
     named = identity_of(PruneOptions())
     assert fields.isdisjoint(named)
     assert named == {name: value for name, value in asdict(PruneOptions()).items() if name not in fields}

@@ -15,7 +15,7 @@ import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, layers_to_spare, prunable
-from bench.models import MODELS, ModelSpec, build_model
+from bench.models import ModelSpec, build_model
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.cost_table import CostTable
 from bench.plan.macs_budget import budget_for
@@ -31,10 +31,6 @@ from bench.training.losses import segmentation_loss
 pytestmark = pytest.mark.slow
 OUTPUTS, VOID = 12, 11
 SIZE = (32, 48)
-# The ResNet-101 networks differ from the ResNet-50 ones in nothing but the number of blocks, SegFormers in their sizes.
-NETWORKS = [name for name in MODELS if "resnet101" not in name and name not in {f"segformer_b{n}" for n in range(1, 6)}]
-# A network that is quick enough in another size.
-KWARGS = {"segformer_b0": {"widths": [16, 32, 80, 128], "depths": [1, 1, 1, 1], "decoder_width": 32}}
 # Options that make a method's own training short.
 SHORT = {"dmcp": {"steps": 2}}
 # A repair that is quick: what it solves for, and how well, tests of its own look at.
@@ -59,10 +55,10 @@ def opened(spec: ModelSpec, model: nn.Module) -> Baseline:
     return Baseline(spec, model, groups, CostTable(model, groups, SIZE))
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=toys.KINDS)
 def whole(request: pytest.FixtureRequest) -> Iterator[Baseline]:
     torch.manual_seed(0)
-    spec = ModelSpec(request.param, OUTPUTS, KWARGS.get(request.param, {}))
+    spec = ModelSpec(request.param, OUTPUTS, toys.QUICK.get(request.param, {}))
     # Yielded, so that one network at a time is held.
     yield opened(spec, toys.settled(build_model(spec)))
 

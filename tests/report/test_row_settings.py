@@ -13,7 +13,7 @@ from bench.report.row_settings import settings_of, variants
 from bench.report.versus_random import gaps_to_control
 
 # What records of earlier versions do not say.
-BEFORE = {"iterations": 1, "objective": "channels", "sensitivity_curves": None, "refine": 0}
+BEFORE = {"iterations": 1, "objective": "channels", "sensitivity_curves": None, "refine": 0, "check": None}
 
 
 def row(method: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
