@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from tests.test_house import FLOORS, IMPORTS, MODULES, TREES, room_of
+from tests.test_house import FLOORS, IMPORTS, MODULES, TREES, is_entry, room_of
 
 PICTURE = Path(__file__).parent / "architecture.svg"
 
@@ -126,7 +126,7 @@ def imports_of_rooms() -> Iterator[tuple[str, str]]:
     """All pairs of a room and another that it imports from."""
     for module, imported in IMPORTS.items():
         for other in imported - {"bench"}:
-            if module != "bench" and room_of(module) != room_of(other):
+            if module != "bench" and not is_entry(module) and room_of(module) != room_of(other):
                 yield room_of(module), room_of(other)
 
 

@@ -48,7 +48,14 @@ def room_of(module: str) -> str:
     return module.split(".")[1]
 
 
+def is_entry(module: str) -> bool:
+    """Whether `python -m` begins here: like a script it stands above the house, whatever room it is named after."""
+    return module.endswith(".__main__")
+
+
 def floor_of(module: str) -> int:
+    if is_entry(module):
+        return len(FLOORS)
     floors = [floor for floor, rooms in enumerate(FLOORS) if room_of(module) in rooms.split()]
     assert len(floors) == 1, f"bench/{room_of(module)} has no floor of its own in tests/test_house.py"
     return floors[0]
@@ -76,6 +83,16 @@ def imported(tree: ast.AST) -> set[str]:
     return {name for name in found if name.split(".")[0] == "bench"}
 
 
+def script_code(command: str) -> list[str]:
+    """All that a script has to say."""
+    return [
+        "from __future__ import annotations",
+        "from bench.cli.entry import run",
+        f"from bench.commands.{command} import main",
+        "if __name__ == '__main__':\n    run(main)",
+    ]
+
+
 IMPORTS = {name: imported(tree) - {name} for name, tree in TREES.items()}
 
 
@@ -88,6 +105,15 @@ def test_every_room_of_the_table_exists():
 def test_a_room_imports_only_from_below(module):
     others = {name for name in IMPORTS[module] - {"bench"} if room_of(name) != room_of(module)}
     assert [name for name in sorted(others) if floor_of(name) >= floor_of(module)] == []
+
+
+def test_an_entry_only_runs_a_command():
+    entries = [module for module in MODULES if is_entry(module)]
+    assert [name for name, others in IMPORTS.items() if others & set(entries)] == []
+    for module in entries:
+        command = module.split(".")[-2]
+        code = [ast.unparse(node) for node in TREES[module].body[1:]]
+        assert code == script_code(command)
 
 
 def test_no_imports_in_circles():
@@ -150,12 +176,7 @@ def test_the_library_does_not_import_a_script():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_only_runs_its_command(script):
     code = [ast.unparse(node) for node in ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8")).body[1:]]
-    assert code == [
-        "from __future__ import annotations",
-        "from bench.cli.entry import run",
-        f"from bench.commands.{script} import main",
-        "if __name__ == '__main__':\n    run(main)",
-    ]
+    assert code == script_code(script)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -30,7 +30,7 @@ class Flow:
 
     Attributes:
         labels: what was found out about them.
-        where: the module that runs now.
+        running: names of the modules that run now, the innermost last.
     """
 
     def __init__(
@@ -44,10 +44,15 @@ class Flow:
             of_bare_norm: the channels of a normalisation without tensors, None for any other module.
         """
         self._of_bare_norm = of_bare_norm
-        self.labels, self.where = labels, ""
+        self.labels, self.running = labels, [""]
         self._of_stored = of_stored
         self._axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._makers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    @property
+    def where(self) -> str:
+        """The module that runs now."""
+        return self.running[-1]
 
     def of(self, tensor: Tensor) -> Axes:
         """The labels of a tensor's axes."""

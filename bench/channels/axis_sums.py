@@ -128,7 +128,8 @@ def _group_norm(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 def _attention(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     query, key, value = map(flow.of, args[:3])
     _summed(flow, query[-1], key[-1])
-    _summed(flow, key[-2], value[-2]) if key[-2] is not None or value[-2] is not None else None
+    if key[-2] is not None or value[-2] is not None:
+        _summed(flow, key[-2], value[-2])
     lead = [flow.labels.join(parts) for parts in zip(query[:-2], key[:-2], value[:-2], strict=True)]
     flow.put(tensors_in(out)[0], [*lead, query[-2], value[-1]])
 

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bench.channels.layer_axes import NORMS, axes_of, keep_channels, width
+from bench.channels.layer_axes import axes_of, width
+from bench.channels.modes import without_chance
+from bench.channels.positions import keep_positions, positions_left
 from bench.errors import BenchError, first_line
-from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.hooks import inputs_seen
 from bench.torch_utils.outputs import tensors_in
 
@@ -267,14 +268,9 @@ class _Trial:
     ) -> list[list[Tensor]]:
         """All output tensors in evaluation mode, and in training mode without chance and with frozen statistics."""
         passes = []
-        with flags_kept(model), _without_dropout(model):
+        with _without_dropout(model), torch.set_grad_enabled(gradients):
             for is_training in modes:
-                model.train(is_training)
-                for module in model.modules():
-                    if isinstance(module, (*NORMS, nn.modules.dropout._DropoutNd)):
-                        module.eval()
-                with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(gradients):
-                    torch.manual_seed(0)
+                with without_chance(model, is_training):
                     passes.append(tensors_in(model(images)))
         return passes
 
@@ -350,14 +346,8 @@ def _places(member: Member, permutation: Tensor, size: int) -> Tensor:
 def _without_one(model: nn.Module, groups: Sequence[ChannelGroup], lost: Mapping[str, int]) -> nn.Module:
     """A copy of a network in which each of some groups has lost a channel, told by the group's name."""
     small = _sharing_tensors(model)
-    stays: dict[tuple[str, str], Tensor] = {}
-    for group in groups:
-        for member in group.members:
-            key = member.layer, member.side
-            stay = stays.setdefault(key, torch.ones(width(small.get_submodule(member.layer), member.side)).bool())
-            stay[member.positions[member.channels == lost[group.name]]] = False
-    for (name, side), stay in stays.items():
-        keep_channels(small.get_submodule(name), side, stay.nonzero().flatten())
+    gone = {group.name: torch.arange(group.channels) == lost[group.name] for group in groups}
+    keep_positions(small, positions_left(small, groups, gone))
     return small
 
 

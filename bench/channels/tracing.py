@@ -23,14 +23,14 @@ import bench.channels.axis_sums  # noqa: F401  rules of operators
 from bench.channels.axis_flow import Axes, Flow
 from bench.channels.axis_labels import Axis, Labels, Settled
 from bench.channels.layer_axes import NORMS, OUT, axes_of, is_rigid, own_tensors, width
+from bench.channels.modes import without_chance
+from bench.config.values import size_text
 from bench.errors import BenchError, first_line
-from bench.torch_utils.contexts import flags_kept
+from bench.torch_utils.contexts import attention_in_parts
 from bench.torch_utils.dry_run import blank_image
-from bench.torch_utils.hooks import calls_seen, inputs_seen
+from bench.torch_utils.hooks import inputs_seen, running_modules
+from bench.torch_utils.network_form import USUAL_SIZES
 from bench.torch_utils.outputs import tensors_in
-
-TRACE_SIZE = (64, 64)
-_SIZES = (TRACE_SIZE, (128, 128), (256, 256), (512, 512))
 
 # Why channels stay that are not a layer's to begin with or end as the network's.
 IMAGE, OUTPUT = "added to the image", "network output"
@@ -79,7 +79,7 @@ class Trace:
         run: layers with tensors of their own that a pass in evaluation mode reads.
     """
 
-    def __init__(self, model: nn.Module, size: tuple[int, int] = TRACE_SIZE):
+    def __init__(self, model: nn.Module, size: tuple[int, int] = USUAL_SIZES[0]):
         """Runs the network.
 
         Args:
@@ -102,7 +102,7 @@ class Trace:
                 raise ValueError("no layer leads to its output")
         except Exception as error:
             raise BenchError(
-                f"cannot trace {type(model).__name__} at {size[0]}x{size[1]} ({first_line(error)}); "
+                f"cannot trace {type(model).__name__} at {size_text(size)} ({first_line(error)}); "
                 "it must map images [N, 3, H, W] to logits through its layers at that size; `trace_size` gives another"
             ) from error
         self._settled: Settled = self._labels.settled()
@@ -113,9 +113,10 @@ class Trace:
         images = blank_image(model, size)
         labels = self._labels.new(images.shape[1])
         self._labels.fix(labels, IMAGE)
-        with _as_traced(model, is_training), _modules_shown(model, flow, self.norm_behind):
-            flow.put(images, [None, labels, None, None])
-            with _Watch(flow):
+        flow.put(images, [None, labels, None, None])
+        with torch.no_grad(), attention_in_parts(), without_chance(model, is_training), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with running_modules(model) as flow.running, _norms_noted(model, flow, self.norm_behind), _Watch(flow):
                 outputs = tensors_in(model(images))
         for tensor in outputs:
             self._outputs += [axis for axis in flow.of(tensor) if axis is not None]
@@ -233,44 +234,16 @@ class _Watch(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _as_traced(model: nn.Module, is_training: bool) -> Iterator[None]:
-    """A mode of a network without chance and with frozen statistics, in which every operator shows."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), flags_kept(model), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            torch.manual_seed(0)
-            model.train(is_training)
-            for module in model.modules():
-                if isinstance(module, (*NORMS, nn.modules.dropout._DropoutNd)):
-                    module.eval()
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextlib.contextmanager
-def _modules_shown(model: nn.Module, flow: Flow, norm_behind: dict[str, str]) -> Iterator[None]:
-    """Tells a flow which module runs, and notes what only modules tell."""
-    names = [name for name, module in model.named_modules() if name and not isinstance(module, torch.jit.ScriptModule)]
-    stack: list[str] = []
+def _norms_noted(model: nn.Module, flow: Flow, norm_behind: dict[str, str]) -> Iterator[None]:
+    """Notes which normalisation reads the output of which layer, what only modules tell."""
 
     def enter(name: str, inputs: tuple[Any, ...]) -> None:
-        stack.append(name)
-        flow.where = name
-        layer = model.get_submodule(name)
         read = next(iter(tensors_in(inputs)), None)
-        if isinstance(layer, NORMS) and read is not None:
-            maker = flow.maker(read)
-            if maker is not None:
-                norm_behind.setdefault(maker, name)
+        maker = None if read is None else flow.maker(read)
+        if maker is not None:
+            norm_behind.setdefault(maker, name)
 
-    def leave(_name: str, _inputs: tuple[Any, ...], _output: Any) -> None:
-        stack.pop()
-        flow.where = stack[-1] if stack else ""
-
-    with inputs_seen(model, names, enter), calls_seen(model, names, leave):
+    with inputs_seen(model, [name for name, module in model.named_modules() if isinstance(module, NORMS)], enter):
         yield
 
 
@@ -287,7 +260,7 @@ def traced_at(model: nn.Module, size: tuple[int, int] | None) -> Trace:
     if size is not None:
         return Trace(model, size)
     failure: BenchError | None = None
-    for usual in _SIZES:
+    for usual in USUAL_SIZES:
         try:
             return Trace(model, usual)
         except BenchError as error:

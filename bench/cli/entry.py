@@ -21,7 +21,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     A defect of the program keeps its traceback, and with `--debug` everything does.
     """
     argv = sys.argv[1:]
-    name = Path(sys.argv[0]).name
+    called = Path(sys.argv[0])
+    # A package that is run has its own name, and not that of the file in it.
+    name = f"{called.parent.name}.py" if called.stem == "__main__" else called.name
     _show_everything()
     try:
         Path.cwd()

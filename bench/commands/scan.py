@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.entry import run
 from bench.cli.parser import Parser
 
 
@@ -34,8 +33,10 @@ def main(argv: list[str]) -> None:
     """Parses the command line, counts and writes."""
     arguments = build_parser().parse(argv)
 
-    from bench.datasets import scan
     from bench.datasets.description import COLOURS, FILE, Places, read_description
+    from bench.datasets.scan.counting import scan_folder
+    from bench.datasets.scan.draft import draft_text, drafted
+    from bench.datasets.scan.report import report
     from bench.errors import BenchError, UsageError
     from bench.system.console import say
     from bench.system.files import write_text
@@ -47,22 +48,18 @@ def main(argv: list[str]) -> None:
     path, own = Path(arguments.out or root / FILE), root / FILE
     known = read_description(own) if own.is_file() and not arguments.force else None
     labels = COLOURS if arguments.colours else known.labels if known else None
-    found = scan.scan_folder(root, known.places if known else Places(), labels)
-    draft = scan.drafted(found, [int(word) for word in words])
-    for line in scan.report(found, known or draft, is_draft=known is None):
+    found = scan_folder(root, known.places if known else Places(), labels)
+    draft = drafted(found, [int(word) for word in words])
+    for line in report(found, known or draft, is_draft=known is None):
         say(line)
     if path.exists() and not arguments.force:
         say(f"{path} is there and stays; --force writes a draft in its place")
         return
     try:
-        write_text(path, scan.draft_text(found, draft))
+        write_text(path, draft_text(found, draft))
     except BenchError as error:
         if arguments.out:
             raise
         say(f"no draft was written ({error}); --out FILE writes it elsewhere")
         return
     say(f"-> {path}, a draft: give the classes their names there")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ def parse_size(text: str) -> tuple[int, int]:
     if min(height, width) < 1:
         raise ValueError(f"'{text}' is not a size; height and width are at least 1")
     return height, width
+
+
+def size_text(size: Sequence[int]) -> str:
+    """A size in words: `24x32`."""
+    return "x".join(map(str, size))
 
 
 def parse_ratio(text: str) -> float:

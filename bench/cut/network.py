@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from bench.channels.groups import ChannelGroup, find_groups, group_sides
-from bench.channels.layer_axes import axes_of, keep_channels, width
+from bench.channels.groups import ChannelGroup, find_groups
+from bench.channels.layer_axes import axes_of
+from bench.channels.positions import Positions, keep_positions, positions_left
 from bench.cut.optimizer_state import Slices, carry_over, cut_state
 from bench.models import ModelSpec, build_model
 from bench.plan.pruning_plan import PruningPlan
@@ -60,34 +62,42 @@ def cut(
     kept = kept_positions(model, groups, plan)
     before = dict(model.named_parameters())
     state = cut_state(optimizer, before, _slices(model, kept)) if optimizer else {}
-    shared = shared_parameters(model)
-    for (name, side), positions in kept.items():
-        keep_channels(model.get_submodule(name), side, positions)
-    share_again(shared)
+    _narrow(model, kept)
     if optimizer:
         carry_over(optimizer, before, dict(model.named_parameters()), state)
 
 
-def kept_positions(
-    model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan
-) -> dict[tuple[str, str], Tensor]:
-    """(layer, side) -> the positions that stay, for every side that loses some."""
-    layers, kept_positions = dict(model.named_modules()), {}
-    for (name, side), parts in group_sides(groups).items():
-        stays = torch.ones(width(layers[name], side), dtype=torch.bool)
-        for group, member in parts:
-            kept = plan.kept.get(group.name)
-            if kept is None or len(kept) == group.channels:
-                continue
-            lost = torch.ones(group.channels, dtype=torch.bool)
-            lost[kept] = False
-            stays[member.positions[lost[member.channels]]] = False
-        if not stays.all():
-            kept_positions[name, side] = stays.nonzero().flatten()
-    return kept_positions
+def without(model: nn.Module, groups: Sequence[ChannelGroup], gone: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a network, in evaluation mode, that some channels are cut from.
+
+    Args:
+        model: the network the groups were found in.
+        groups: those that lose channels.
+        gone: group name -> bool [channels], which go.
+    """
+    small = copy.deepcopy(model).eval()
+    _narrow(small, positions_left(small, groups, gone))
+    return small
 
 
-def _slices(model: nn.Module, kept: Mapping[tuple[str, str], Tensor]) -> Slices:
+def kept_positions(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> Positions:
+    """The positions that stay, for every side of a layer that loses some."""
+    gone = {}
+    for group in groups:
+        if group.name in plan.kept:
+            gone[group.name] = torch.ones(group.channels, dtype=torch.bool)
+            gone[group.name][plan.kept[group.name]] = False
+    return positions_left(model, groups, gone)
+
+
+def _narrow(model: nn.Module, positions: Positions) -> None:
+    """Slices each side once; layers that shared a parameter share it afterwards."""
+    shared = shared_parameters(model)
+    keep_positions(model, positions)
+    share_again(shared)
+
+
+def _slices(model: nn.Module, kept: Positions) -> Slices:
     """What a cut takes of each parameter; axes are read off the layers as they are before it."""
     slices: Slices = {}
     for (name, side), positions in kept.items():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
+from bench.config.values import size_text
 from bench.errors import BenchError, MachineError
 from bench.system.failures import explained
 from bench.torch_utils.batches import Batch
@@ -169,7 +170,7 @@ def _collate(samples: list[tuple[Tensor, Tensor] | BenchError]) -> Batch | Bench
             return sample
     sizes = {tuple(label.shape) for _, label in samples}
     if len(sizes) > 1:
-        shown = " and ".join("x".join(map(str, size)) for size in sorted(sizes)[:2])
+        shown = " and ".join(map(size_text, sorted(sizes)[:2]))
         return BenchError(f"labels of one batch differ in size ({shown}); use `eval_batch_size=1`")
     images, labels = data.default_collate(samples)
     return images, labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.config.values import size_text
 from bench.datasets.base import Dataset, Pair
 from bench.datasets.fingerprint import SplitFiles
 from bench.datasets.image_files import header_size, orientation, read_image
@@ -78,8 +79,8 @@ class Split:
                 if orientation(path) != 1
             )
             raise BenchError(
-                f"image {pair.image} is {times(image.shape[:2])} but its label {pair.label} is "
-                f"{times(label.shape)} (height x width){turned}"
+                f"image {pair.image} is {size_text(image.shape[:2])} but its label {pair.label} is "
+                f"{size_text(label.shape)} (height x width){turned}"
             )
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
 
@@ -134,8 +135,3 @@ class Split:
         slot = buffer[self._offsets[index] : self._offsets[index + 1]]
         image, label = slot.split((3 * height * width, height * width))
         return image.view(height, width, 3).permute(2, 0, 1), label.view(height, width)
-
-
-def times(size: Sequence[int]) -> str:
-    """A size in words: `24x32`."""
-    return "x".join(str(length) for length in size)

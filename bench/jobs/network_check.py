@@ -20,7 +20,8 @@ from torch import Tensor, nn
 import bench
 from bench.channels.groups import ChannelGroup, find_groups, group_sides, prunable
 from bench.channels.layer_axes import OUT, width
-from bench.channels.tracing import TRACE_SIZE
+from bench.channels.tracing import OUTPUT
+from bench.config.values import size_text
 from bench.cut.network import cut
 from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
@@ -38,7 +39,7 @@ from bench.pruners.base import Calibration
 from bench.report.console_tables import framed
 from bench.system.failures import is_out_of_memory
 from bench.torch_utils.dry_run import blank_image
-from bench.torch_utils.network_form import form_of
+from bench.torch_utils.network_form import trial_size
 from bench.torch_utils.outputs import tensors_in
 
 if TYPE_CHECKING:
@@ -131,14 +132,14 @@ def check_network(
     """
     saved = opened_network(checkpoint, network, data, "--check")
     model, name = saved.model, saved.spec.name
-    size = input_size or form_of(model).trace_size or TRACE_SIZE
+    size = input_size or trial_size(model)
     steps, clock = [], time.perf_counter()
     groups = find_groups(
         model, ignore=options.ignore, protect_first=options.protect_first, trace_size=network.trace_size
     )
     steps.append(("groups found and tried out", f"{time.perf_counter() - clock:.1f} s"))
     free, table = prunable(groups), CostTable(model, groups, size)
-    inner = [group for group in groups if not (group.protected or "").startswith("network output")]
+    inner = [group for group in groups if not (group.protected or "").startswith(OUTPUT)]
     channels = (sum(map(_positions, free)), sum(map(_positions, inner)))
     if free:
         steps += _tried(saved, groups, table, size, seed)
@@ -149,7 +150,7 @@ def check_table(check: NetworkCheck) -> Table:
     """The table of a check: what may be pruned, what was tried, what stays and why."""
     from rich.markup import escape
 
-    table = framed(escape(f"{check.name} at {check.input_size[0]}x{check.input_size[1]}"), ["", "found"])
+    table = framed(escape(f"{check.name} at {size_text(check.input_size)}"), ["", "found"])
     table.columns[1].justify = "left"
     free, (channels, of), (macs, all_macs) = prunable(check.groups), check.channels, check.macs
     table.add_row("groups of channels that go together", f"{len(check.groups)}, {len(free)} may lose channels")

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from bench.channels.layer_axes import WEIGHTED
 from bench.torch_utils.dry_run import blank_image, stand_in
-from bench.torch_utils.hooks import inputs_seen, outputs_seen
+from bench.torch_utils.hooks import running_modules
 
 _aten = torch.ops.aten
 
@@ -82,13 +82,7 @@ class OperatorCalls(TorchDispatchMode):
     @contextlib.contextmanager
     def noting(self) -> Iterator[OperatorCalls]:
         """Notes what is called in the block."""
-        names = [name for name, _ in self._model.named_modules() if name]
-
-        def ended(_name: str, _output: Any) -> None:
-            self._running.pop()
-
-        started = inputs_seen(self._model, names, lambda name, _inputs: self._running.append(name))
-        with started, outputs_seen(self._model, names, ended), self:
+        with running_modules(self._model) as self._running, self:
             yield self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:

@@ -24,17 +24,17 @@ import bench.torch_utils.torchvision_compat  # noqa: F401
 import torch
 from torch import Tensor, nn
 
+from bench.config.values import size_text
 from bench.errors import BenchError, UsageError, first_line
 from bench.models.adapter import adapt
 from bench.system.console import say
 from bench.system.failures import is_out_of_memory
 from bench.torch_utils.dry_run import blank_image
-from bench.torch_utils.network_form import NetworkForm, form_of
+from bench.torch_utils.network_form import USUAL_SIZES, NetworkForm, form_of
 
 OUTPUTS = ("outputs", "num_outputs", "classes", "num_classes", "n_classes", "num_labels", "out_channels")
 """Parameters of a factory that take the number of outputs; the one that its signature has is passed it."""
 
-_SIZES = ((64, 64), (128, 128), (256, 256), (512, 512))
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 
 # The factories that were named in this process, in order.
@@ -138,12 +138,12 @@ def found_form(model: nn.Module, name: str, outputs: int, *, pad_to: int | None)
     size = form.trace_size or _size_it_runs_at(model, name)
     failure = _failure(model, size) if form.trace_size else None
     if failure:
-        raise BenchError(f"{name} does not run at {_shown(size)} ({failure}); pass another `trace_size`")
+        raise BenchError(f"{name} does not run at {size_text(size)} ({failure}); pass another `trace_size`")
     _check_outputs(model, name, outputs, size)
     multiple = pad_to or _multiple(model, size)
     if multiple != 1 and pad_to is None:
         say(f"{name} takes images whose sides are multiples of {multiple}; others are padded")
-    is_usual = size == _SIZES[0]
+    is_usual = size == USUAL_SIZES[0]
     adapt(model, form._replace(pad_to=multiple, trace_size=None if is_usual else size))
     return ({} if multiple == 1 else {"pad_to": multiple}) | ({} if is_usual else {"trace_size": list(size)})
 
@@ -151,15 +151,15 @@ def found_form(model: nn.Module, name: str, outputs: int, *, pad_to: int | None)
 def _size_it_runs_at(model: nn.Module, name: str) -> tuple[int, int]:
     """The usual size for looking at networks, or else the first of larger ones at which a network runs."""
     failures = {}
-    for size in _SIZES:
+    for size in USUAL_SIZES:
         failures[size] = _failure(model, size)
         if failures[size] is None:
-            if size != _SIZES[0]:
-                say(f"{name} does not run at {_shown(_SIZES[0])} and is looked at at {_shown(size)}")
+            if size != USUAL_SIZES[0]:
+                say(f"{name} does not run at {size_text(USUAL_SIZES[0])} and is looked at at {size_text(size)}")
             return size
-    channels = form_of(model).input_channels
+    channels, first = form_of(model).input_channels, USUAL_SIZES[0]
     raise BenchError(
-        f"{name} does not run on images of {channels} channels at {_shown(_SIZES[0])} ({failures[_SIZES[0]]}), nor at "
+        f"{name} does not run on images of {channels} channels at {size_text(first)} ({failures[first]}), nor at "
         f"larger sizes; pass `trace_size=H,W` of one it takes, and `input_channels` where it takes others"
     )
 
@@ -184,7 +184,7 @@ def check_input(model: nn.Module, name: str, input_size: tuple[int, int], channe
     failure = _failure(model, input_size)
     if failure:
         raise BenchError(
-            f"{name} does not run on images of {_shown(input_size)} ({failure}); pass another `input_size`"
+            f"{name} does not run on images of {size_text(input_size)} ({failure}); pass another `input_size`"
         )
 
 
@@ -320,7 +320,3 @@ def _check_outputs(model: nn.Module, name: str, outputs: int, size: tuple[int, i
             f"{name} gives {found} outputs, {outputs} are needed; its number is passed as a parameter that is called "
             f"one of {known}: give the factory one, or pass its own by `model_args`"
         )
-
-
-def _shown(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))

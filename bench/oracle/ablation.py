@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
-from bench.channels.tracing import TRACE_SIZE
 from bench.datasets.fingerprint import DataFiles
 from bench.errors import BenchError
 from bench.oracle.incremental_forward import IncrementalForward
@@ -26,7 +25,6 @@ from bench.system.kept_files import read_kept
 from bench.torch_utils.batches import Batch
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
-from bench.torch_utils.network_form import form_of
 
 FORMAT = "ablation-losses/1"
 # Images of this many pixels in all run at once. More is not faster on a CPU, whose convolutions are busy with one.
@@ -111,7 +109,7 @@ class Ablation:
         new = [group for group in groups if group.name not in self._judged]
         if not new:
             return
-        small = blank_image(self._model, form_of(self._model).trace_size or TRACE_SIZE)
+        small = blank_image(self._model)
         with flags_kept(self._model), full_precision():
             image = small if _runs(self._model, small) else self._images[0][0].to(self._device)
             found = must_be_cut(self._model, new, image)

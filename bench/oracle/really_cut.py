@@ -14,26 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
-from bench.cut.network import cut
+from bench.cut.network import without
 from bench.oracle.incremental_forward import IncrementalForward
-from bench.plan.cost_table import Prediction
-from bench.plan.pruning_plan import PruningPlan
 
 # How far logits may be off, as a share of the largest, where a network runs in double precision and where it does not.
 _EXACT, _ROUNDED = 1e-9, 1e-4
-_UNKNOWN = Prediction(0, 0, 0)
 
 
 def cut_copy(model: nn.Module, removed: Mapping[ChannelGroup, Sequence[int]]) -> nn.Module:
     """A copy of a network, in evaluation mode, that some channels are cut from."""
-    small = copy.deepcopy(model).eval()
-    kept = {
-        group.name: [channel for channel in range(group.channels) if channel not in set(gone)]
-        for group, gone in removed.items()
+    gone = {
+        group.name: torch.isin(torch.arange(group.channels), torch.tensor(channels))
+        for group, channels in removed.items()
     }
-    left, there = sum(map(len, kept.values())), sum(group.channels for group in removed)
-    cut(small, list(removed), PruningPlan(kept, (left, there), _UNKNOWN, _UNKNOWN))
-    return small
+    return without(model, list(removed), gone)
 
 
 def switched_off(group: ChannelGroup, sets: Sequence[Sequence[int]]) -> dict[str, list[Tensor]]:

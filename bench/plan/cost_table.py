@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, Member, group_sides
-from bench.channels.layer_axes import IN, OUT, WEIGHTED, axes_of
+from bench.channels.layer_axes import IN, OUT, WEIGHTED, axes_of, own_tensors
 from bench.measure.operators import OperatorCall
 from bench.plan.narrower_runs import FACTORS, NarrowerRuns, NotFollowed, factor_table
 
@@ -85,7 +85,7 @@ class CostTable:
         seen: set[int] = set()
         for name, layer in layers.items():
             axes = axes_of(layer) or {}
-            for tensor_name, tensor in _own_tensors(layer):
+            for tensor_name, tensor in _stored_tensors(layer):
                 if id(tensor) in seen:
                     continue
                 seen.add(id(tensor))
@@ -226,6 +226,6 @@ def _owner(call: OperatorCall, row_of: dict[str, int]) -> int | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def _own_tensors(layer: nn.Module) -> list[tuple[str, Tensor]]:
-    buffers = [(n, t) for n, t in layer._buffers.items() if n not in layer._non_persistent_buffers_set]
-    return [(n, t) for n, t in (*layer._parameters.items(), *buffers) if t is not None]
+def _stored_tensors(layer: nn.Module) -> list[tuple[str, Tensor]]:
+    """The tensors of a module that a state dict has."""
+    return [(name, tensor) for name, tensor in own_tensors(layer) if name not in layer._non_persistent_buffers_set]

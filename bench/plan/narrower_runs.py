@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from bench.channels.groups import ChannelGroup
-from bench.channels.layer_axes import keep_channels, width
+from bench.channels.positions import keep_positions, positions_left
 from bench.measure.operators import OperatorCall, OperatorCalls
 from bench.torch_utils.dry_run import blank_image, stand_in
 
@@ -62,12 +62,16 @@ class NarrowerRuns:
         Args:
             kept: int64 [groups].
         """
-        left = positions_left(self._model, self._groups, kept)
+        # Costs do not ask which channels go.
+        gone = {
+            group.name: torch.arange(group.channels) >= count
+            for group, count in zip(self._groups, kept.tolist(), strict=True)
+        }
+        left = positions_left(self._model, self._groups, gone)
         with stand_in(self._model) as shadow, OperatorCalls(shadow).noting() as seen:
             # Positions have values, which layers of several groups look at.
             with unset_fake_temporarily():
-                for (name, side), positions in left.items():
-                    keep_channels(shadow.get_submodule(name), side, positions)
+                keep_positions(shadow, left)
             shadow(blank_image(shadow, self._input_size))
         return seen.calls
 
@@ -128,25 +132,3 @@ def factor_table(calls: Sequence[OperatorCall]) -> np.ndarray:
     """Factors of calls, filled up with ones: int64 [calls, 4]."""
     rows = [(*call.factors, *(1 for _ in range(FACTORS - len(call.factors)))) for call in calls]
     return np.array(rows, dtype=np.int64).reshape(-1, FACTORS)
-
-
-def positions_left(
-    model: nn.Module, groups: Sequence[ChannelGroup], kept: np.ndarray
-) -> dict[tuple[str, str], torch.Tensor]:
-    """(layer, side) -> the positions that stay when groups lose their last channels; costs do not ask which ones go.
-
-    Args:
-        model: the network the groups were found in.
-        groups: all its groups.
-        kept: int64 [groups], how many channels each keeps.
-    """
-    stays: dict[tuple[str, str], torch.Tensor] = {}
-    for group, count in zip(groups, kept.tolist(), strict=True):
-        if count == group.channels:
-            continue
-        for member in group.members:
-            key = member.layer, member.side
-            if key not in stays:
-                stays[key] = torch.ones(width(model.get_submodule(member.layer), member.side), dtype=torch.bool)
-            stays[key][member.positions[member.channels >= count]] = False
-    return {key: stay.nonzero().flatten() for key, stay in stays.items()}

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, Member
 from bench.channels.layer_axes import OUT, width
-from bench.channels.tracing import TRACE_SIZE
 from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.hooks import inputs_seen
@@ -97,7 +96,7 @@ def _ranges_read(
 
     consumers = {consumer.layer for group in pruned for consumer in group.consumers}
     # Any images do: what is constant is constant for all. Two, so that a pooled image varies too.
-    blank = blank_image(silent, TRACE_SIZE, batch=2)
+    blank = blank_image(silent, batch=2)
     images = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0))
     with inputs_seen(silent, consumers, note):
         silent(images.to(blank))

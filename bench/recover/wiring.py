@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.channels.layer_axes import WEIGHTED
-from bench.channels.tracing import TRACE_SIZE
 from bench.torch_utils.contexts import flags_kept
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.hooks import calls_seen
@@ -101,7 +100,7 @@ def read_wiring(model: nn.Module) -> Wiring:
             trunks.setdefault(end, earlier)
 
     with flags_kept(model), calls_seen(model, leaves, note), _SumsSeen(added):
-        model.eval()(blank_image(model, TRACE_SIZE))
+        model.eval()(blank_image(model))
     found = {name: count for name, count in calls.items() if isinstance(layers[name], WEIGHTED)}
     return Wiring(found, norms, trunks)
 

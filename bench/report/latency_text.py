@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.config.values import size_text
 from bench.measure.latency_report import LatencyReport
 
 _MOST_DIGITS = 6
@@ -68,7 +69,7 @@ def latency_lines(report: LatencyReport) -> Iterator[list[str]]:
 
 def latency_conditions(report: LatencyReport) -> str:
     """How latencies were measured, in one line."""
-    return f"latency: {_size(report.input_size)}, {conditions_of(report)}, {report.rounds} rounds"
+    return f"latency: {size_text(report.input_size)}, {conditions_of(report)}, {report.rounds} rounds"
 
 
 def conditions_of(report: LatencyReport) -> str:
@@ -97,14 +98,10 @@ def comparison_conditions(baseline: Mapping[str, Any], rows: Iterable[Mapping[st
     found = dict.fromkeys(
         tuple(row.get(name) for name in names) for row in rows if row.get("latency_format") and row.get("speedup")
     )
-    size = f"{_size(baseline['input_size'])}, " if baseline.get("input_size") else ""
+    size = f"{size_text(baseline['input_size'])}, " if baseline.get("input_size") else ""
     return [f"latency: {size}{_conditions(*how)}" for how in found]
 
 
 def _conditions(precision: str, memory_format: str, compiled: bool, device: str, threads: int) -> str:
     how = [precision, memory_format, *(["torch.compile"] if compiled else []), device]
     return ", ".join([*how, f"{threads} CPU thread{'s' if threads > 1 else ''}"])
-
-
-def _size(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))

@@ -30,6 +30,17 @@ def flags_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def attention_in_parts() -> Iterator[None]:
+    """Lets torch's own attention modules call their operators one by one, and no fused one in their place."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Lets BatchNorm normalise by the statistics of the batch and leave its running ones alone.
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.torch_utils.network_form import form_of
+from bench.torch_utils.contexts import attention_in_parts
+from bench.torch_utils.network_form import form_of, trial_size
 
 
 @contextlib.contextmanager
@@ -26,17 +27,15 @@ def stand_in(model: nn.Module) -> Iterator[nn.Module]:
     tensors = itertools.chain(model.parameters(), model.buffers())
     # deepcopy takes what its memo knows for copied already.
     shadow = copy.deepcopy(model, {id(tensor): mode.from_tensor(tensor) for tensor in tensors}).eval()
-    fast = torch.backends.mha.get_fastpath_enabled()
     # Fused attention is one operator that not every torch release counts; its parts are always counted.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            yield shadow
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with attention_in_parts(), mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield shadow
 
 
-def blank_image(model: nn.Module, input_size: tuple[int, int], batch: int = 1) -> Tensor:
-    """An input [batch, channels, H, W] of the type and on the device of a network's parameters."""
+def blank_image(model: nn.Module, input_size: tuple[int, int] | None = None, batch: int = 1) -> Tensor:
+    """An input [batch, channels, H, W] of the type and on the device of a network's parameters.
+
+    Without a size it has the one that the network is looked at with (`bench.torch_utils.network_form.trial_size`).
+    """
     like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
-    return like.new_zeros((batch, form_of(model).input_channels, *input_size))
+    return like.new_zeros((batch, form_of(model).input_channels, *(input_size or trial_size(model))))

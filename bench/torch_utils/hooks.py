@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _NORMS_OVER_CHANNELS = (nn.LayerNorm, nn.RMSNorm)
@@ -65,6 +66,22 @@ def inputs_seen(model: nn.Module, names: Iterable[str], see: Callable[[str, tupl
         yield
 
 
+@contextlib.contextmanager
+def running_modules(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules that run, from the outermost to the innermost, kept up to date in the block.
+
+    The network itself, whose name is empty, is always there; modules that take no hooks are left out.
+    """
+    running = [""]
+    names = [name for name, module in model.named_modules() if name and not isinstance(module, torch.jit.ScriptModule)]
+
+    def ended(_name: str, _output: Any) -> None:
+        running.pop()
+
+    with inputs_seen(model, names, lambda name, _inputs: running.append(name)), outputs_seen(model, names, ended):
+        yield running
+
+
 def channels_first(layer: nn.Module, output: Tensor) -> Tensor:
     """A layer's output with its channels on axis 1 and at least one axis behind: [N, C, ...]."""
     maps = output.movedim(channel_axis(layer, output), 1)
@@ -78,8 +95,10 @@ def channel_axis(layer: nn.Module, output: Tensor) -> int:
     [N, C, H, W]: their channels are where there are as many positions as the norm has.
     """
     last = output.dim() - 1
-    if isinstance(layer, nn.Linear) or not isinstance(layer, _NORMS_OVER_CHANNELS):
-        return last if isinstance(layer, nn.Linear) else 1
+    if isinstance(layer, nn.Linear):
+        return last
+    if not isinstance(layer, _NORMS_OVER_CHANNELS):
+        return 1
     size = layer.normalized_shape[-1]
     if type(layer).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward) or output.shape[1] != size:
         return last

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import nn
 
+USUAL_SIZES = ((64, 64), (128, 128), (256, 256), (512, 512))
+"""(height, width) in pixels that a network is looked at with where no data set says a size: the first that it takes."""
+
 ATTRIBUTE = "network_form"
 """Where an adapted network (`bench.models.adapter`) says its form; it is in no state dict."""
 
@@ -28,6 +31,11 @@ class NetworkForm(NamedTuple):
 
 USUAL = NetworkForm()
 """That of the networks of this project."""
+
+
+def trial_size(model: nn.Module) -> tuple[int, int]:
+    """The size that a network is looked at with where no data set says one."""
+    return form_of(model).trace_size or USUAL_SIZES[0]
 
 
 def form_of(model: nn.Module) -> NetworkForm:

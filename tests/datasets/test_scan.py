@@ -17,7 +17,9 @@ from bench.datasets.camvid import CamVid
 from bench.datasets.cityscapes import Cityscapes
 from bench.datasets.description import Places, read_description, usual_colour
 from bench.datasets.folder import Folder
-from bench.datasets.scan import drafted, report, scan_folder
+from bench.datasets.scan.counting import scan_folder
+from bench.datasets.scan.draft import drafted
+from bench.datasets.scan.report import report
 from bench.errors import BenchError, UsageError
 
 CAMVID = (19155369, 29187991, 1195743, 35520717, 8098693, 13548782, 1306195, 1728599, 5623717, 774148, 648197, 4344649)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup
-from bench.channels.tracing import TRACE_SIZE
 from bench.config.declare import option
 from bench.errors import BenchError, UsageError
 from bench.plan.pruning_plan import Scores
@@ -115,7 +114,7 @@ class PAPM(Pruner):
 
     def _check_classes(self, model: nn.Module, ignore_index: int) -> None:
         """Raises UsageError for a class that the network does not tell apart."""
-        outputs = model(blank_image(model, TRACE_SIZE)).shape[1]
+        outputs = model(blank_image(model)).shape[1]
         known = [number for number in range(outputs) if number != ignore_index]
         for number in self.classes:
             if number not in known:

@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from bench.channels.groups import ChannelGroup, Member
-from bench.channels.tracing import TRACE_SIZE
 from bench.errors import BenchError
 from bench.system.console import progress
 from bench.torch_utils.contexts import flags_kept
@@ -87,7 +86,7 @@ def zero_shares(
         model.eval()
         with_relu: set[str] = set()
         with _watched(model, groups, lambda _, marks: with_relu.update(mark.group.name for mark in marks)):
-            model(blank_image(model, TRACE_SIZE))
+            model(blank_image(model))
         bare = [group for group in groups if group.name not in with_relu]
         counts = _Counts()
         with _watched(model, groups, counts.add), _watched_outputs(model, bare, counts.add):
