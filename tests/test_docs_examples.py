@@ -21,7 +21,8 @@ from scripts import ROOT, run_script
 import bench
 from bench import datasets, models
 from bench.commands import scan
-from bench.datasets.description import Description, read_description
+from bench.datasets.classes_file import read_description
+from bench.datasets.description import Description
 from bench.models.checkpoint import SavedModel, save_model
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

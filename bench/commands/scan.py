@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     """Parses the command line, counts and writes."""
     arguments = build_parser().parse(argv)
 
-    from bench.datasets.description import COLOURS, FILE, Places, read_description
+    from bench.datasets.classes_file import read_description
+    from bench.datasets.description import COLOURS, FILE, Places
     from bench.datasets.scan.counting import scan_folder
     from bench.datasets.scan.draft import draft_text, drafted
     from bench.datasets.scan.report import report

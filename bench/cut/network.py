@@ -17,18 +17,19 @@ from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.shared_parameters import share_again, shared_parameters
 
 
-def fresh_network(spec: ModelSpec, plan: PruningPlan, seed: int) -> nn.Module:
+def fresh_network(spec: ModelSpec, plan: PruningPlan, seed: int, *, check: bool = True) -> nn.Module:
     """The network that a plan leaves of the dense one, with fresh weights, in evaluation mode.
 
     Args:
         spec: how the dense network is built.
         plan: what to keep, in the channel numbers of the dense network.
         seed: seed of the weights.
+        check: whether the groups that the plan is of were tried out.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build_model(spec)
-    cut(model, find_groups(model), plan)
+    cut(model, find_groups(model, check=check), plan)
     return model.eval()
 
 

@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.datasets.base import Classes, Dataset, Pair
-from bench.datasets.description import (
-    COLOURS,
-    DRAWN,
-    FILE,
-    IDS,
-    RECORD,
-    Description,
-    Shares,
-    drawn_shares,
-    read_description,
-    recorded,
-)
+from bench.datasets.classes_file import drawn_shares, read_description, recorded
+from bench.datasets.description import COLOURS, DRAWN, FILE, IDS, RECORD, Description, Shares
 from bench.datasets.image_files import holds_colours
 from bench.datasets.label_tables import decode_colours, decode_ids
 from bench.datasets.layouts import UNDIVIDED, Layout, Listing, find_layout

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.datasets import DATASETS, DEFAULT, classes_of, dataset_class
 from bench.datasets.base import IMAGENET, Normalization
-from bench.datasets.description import drawn_shares, recorded
+from bench.datasets.classes_file import drawn_shares, recorded
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError, UsageError
 from bench.system.console import say

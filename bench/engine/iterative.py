@@ -167,7 +167,7 @@ def _recovered(
     # By name, because a depthwise convolution left with one channel counts as an ordinary one and has a group.
     may_shrink = {group.name for group in prunable(session.groups)}
     with session.stopwatch.stage("groups"):
-        found = find_groups(network, check=session.options.check is not False)
+        found = find_groups(network, check=session.options.tries_groups)
     groups = [group if group.name in may_shrink else replace(group, protected="whole") for group in found]
     return Subject(network, groups, tensors_digest(network.state_dict()))
 

@@ -67,7 +67,8 @@ def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> P
     baseline = session.baseline
     channels = original_channels(baseline.saved.channels, session.groups, plan)
     if pruner.starts_anew:
-        network = fresh_network(baseline.saved.spec, replace(plan, kept=channels), seed).to(baseline.device)
+        dense, check = baseline.saved.spec, session.options.tries_groups
+        network = fresh_network(dense, replace(plan, kept=channels), seed, check=check).to(baseline.device)
 
     # Recover and measure: as after any other way of pruning.
     latency = baseline.time(network) if target.goal.is_timed else None

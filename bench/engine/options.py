@@ -85,6 +85,11 @@ class PruneOptions:
         later=True,
     )
 
+    @property
+    def tries_groups(self) -> bool:
+        """Whether groups are tried out before they are believed."""
+        return self.check is not False
+
 
 CHANNEL_LIMITS = (
     *("scope", "min_keep", "max_ratio", "round_to", "ratio_of", "absorb_bias"),

@@ -118,7 +118,7 @@ class Session:
                 self.baseline.saved.model,
                 ignore=options.ignore,
                 protect_first=options.protect_first,
-                check=options.check is not False,
+                check=options.tries_groups,
             )
 
     @cached_property

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from bench.datasets.base import Augmentation, Normalization
-from bench.datasets.description import DRAWN, RECORD, Shares, drawn_shares, read_description, recorded, usual_colour
+from bench.datasets.classes_file import drawn_shares, read_description, recorded
+from bench.datasets.description import DRAWN, RECORD, Shares, usual_colour
 from bench.errors import BenchError
 
 FULL = """

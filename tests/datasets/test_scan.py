@@ -15,7 +15,8 @@ from bench.commands import scan as command
 from bench.datasets.base import Pair
 from bench.datasets.camvid import CamVid
 from bench.datasets.cityscapes import Cityscapes
-from bench.datasets.description import Places, read_description, usual_colour
+from bench.datasets.classes_file import read_description
+from bench.datasets.description import Places, usual_colour
 from bench.datasets.folder import Folder
 from bench.datasets.scan.counting import scan_folder
 from bench.datasets.scan.draft import drafted
