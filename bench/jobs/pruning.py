@@ -67,9 +67,7 @@ def groups_of(
         UsageError: neither checkpoint nor model, or names that do not exist.
     """
     model = opened_network(checkpoint, network, data, "--list-groups").model
-    return find_groups(
-        model, ignore=options.ignore, protect_first=options.protect_first, check=options.check is not False
-    )
+    return find_groups(model, ignore=options.ignore, protect_first=options.protect_first, check=options.tries_groups)
 
 
 def opened_network(checkpoint: str | None, network: ModelOptions, data: DataOptions, flag: str) -> SavedModel:

