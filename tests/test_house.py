@@ -30,6 +30,7 @@ FLOORS = (
     "engine report cli",
     "oracle",
     "jobs",
+    "specialists",
     "commands compare",
 )
 MOST_MODULES, MOST_LINES = 18, 400
