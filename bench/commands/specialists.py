@@ -62,7 +62,7 @@ def build_parser(step: str) -> Parser:
         f"python -m bench.specialists {step}", STEPS[step], common=COMMON, docstring=__doc__, elsewhere=keys_of_commands
     )
     files = parser.add_argument_group("files")
-    named = "the network (required)" if step == "group" else "the network (default: that of `group`)"
+    named = "the network (required)" if step == "group" else "the network (default: the one whose classes were grouped)"
     files.add_argument("--baseline", metavar="FILE", help=named)
     files.add_argument("--out-dir", metavar="DIR", help="folder of all that the four steps write (required)")
     if step == "group":
@@ -73,6 +73,8 @@ def build_parser(step: str) -> Parser:
         chosen = "prune the specialists of these groups alone, such as 0-3,4+7 (default: all of --device-counts)"
         files.add_argument("--groups", metavar="GROUP,...", help=chosen)
         parser.add_options("specialists", SpecialistOptions)
+        found = "name the score threshold that leaves these parameters, and fail unless they are met within "
+        parser.add_switch(files, "--auto-search", help=f"{found}{100 * SEARCH_TOLERANCE:g} %%")
         parser.add_setting(files, "--opt", metavar="KEY=VALUE,...", help="options of papm besides its classes")
         parser.add_options("pruning", PruneOptions, skip=_ASKED_ELSEWHERE)
         parser.add_options("repair after the cut", RepairOptions)

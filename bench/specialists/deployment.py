@@ -119,7 +119,9 @@ def read_deployment(folder: Path, classes: Sequence[int]) -> dict[int, Grouping]
         raise BenchError(f"cannot read {path}: {error}") from error
     rows = csv.DictReader(io.StringIO(text))
     if not {"devices", "groups"} <= set(rows.fieldnames or ()):
-        raise BenchError(f"{path} has no columns devices and groups; write it again by `group`")
+        raise BenchError(
+            f"{path} has no columns devices and groups; write it again by `python -m bench.specialists group`"
+        )
     found: dict[int, Grouping] = {}
     for line, row in enumerate(rows, start=2):
         try:
@@ -130,7 +132,7 @@ def read_deployment(folder: Path, classes: Sequence[int]) -> dict[int, Grouping]
             raise BenchError(f"{path}, line {line}: {error}") from None
         found[grouping.devices] = grouping
     if not found:
-        raise BenchError(f"{path} holds no grouping; write it again by `group`")
+        raise BenchError(f"{path} holds no grouping; write it again by `python -m bench.specialists group`")
     return found
 
 

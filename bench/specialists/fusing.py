@@ -144,8 +144,8 @@ def settings_in(record: dict[str, Any]) -> tuple[PruneOptions, RepairOptions, Re
         return PruneOptions(**options["pruning"]), RepairOptions(**options["repair"]), recipe
     except (KeyError, TypeError) as error:
         raise BenchError(
-            f"the record of {record.get('file', {}).get('name')} was written by another version ({error}); run `prune` "
-            "again"
+            f"the record of {record.get('file', {}).get('name')} was written by another version ({error}); run "
+            "`python -m bench.specialists prune` again"
         ) from error
 
 
@@ -159,7 +159,9 @@ def opened_head(folder: Path, specialists: list[Specialist], device: torch.devic
     head = open_head(path, specialists, device)
     record = read_json(record_of(path))
     if record.get("format") != FORMAT or record["file"]["sha256"] != file_digest(path):
-        raise BenchError(f"{record_of(path)} was not written with {path.name}; run `fuse` again")
+        raise BenchError(
+            f"{record_of(path)} was not written with {path.name}; run `python -m bench.specialists fuse` again"
+        )
     return head, record
 
 

@@ -177,11 +177,14 @@ def open_head(path: Path, specialists: Sequence[Specialist], device: torch.devic
     for found, specialist in zip(content["specialists"], specialists, strict=False):
         if found != plain(specialist.as_record()):
             raise BenchError(
-                f"{path} was trained on another {found.get('file')} than {specialist.path}; run `fuse` again"
+                f"{path} was trained on another {found.get('file')} than {specialist.path}; run "
+                "`python -m bench.specialists fuse` again"
             )
     if len(content["specialists"]) != len(specialists):
         groups = ", ".join(spelt(found.get("classes", ())) for found in content["specialists"])
-        raise BenchError(f"{path} fuses specialists of the classes {groups}; run `fuse` again for these groups")
+        raise BenchError(
+            f"{path} fuses specialists of the classes {groups}; run `python -m bench.specialists fuse` again"
+        )
     spec = HeadSpec(tuple(content["head"]["channels"]), content["head"]["width"], content["head"]["outputs"])
     head = FusionHead(spec)
     weights = fitting_tensors(content["state_dict"], head.state_dict(), where=f"{path} does not fit its head")

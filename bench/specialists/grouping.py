@@ -126,8 +126,8 @@ def groupings_for(baseline: Baseline, folder: Path) -> dict[int, Grouping]:
         if record["identity"].get(key) != value:
             what = {"baseline": "another baseline", "dataset": "another data set", "classes": "other classes"}
             raise BenchError(
-                f"{folder / GROUPING} is of {what.get(key, 'another input size')}; run `group` again, or name the "
-                "folder that belongs to it"
+                f"{folder / GROUPING} is of {what.get(key, 'another input size')}; run "
+                "`python -m bench.specialists group` again, or name the folder that belongs to it"
             )
     return read_deployment(folder, record["present"])
 
@@ -138,5 +138,5 @@ def _record(folder: Path) -> dict[str, Any]:
         raise BenchError(f"{path} is missing; run `python -m bench.specialists group` into that folder first")
     record = read_json(path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise BenchError(f"{path} is no record of grouped classes; run `group` again")
+        raise BenchError(f"{path} is no record of grouped classes; run `python -m bench.specialists group` again")
     return record

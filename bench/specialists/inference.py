@@ -133,7 +133,10 @@ def _single(path: Path, baseline: Baseline) -> SavedModel | None:
     saved = open_frozen(path, baseline.device, outputs=baseline.data.classes.outputs)
     said = saved.meta.get("single")
     if not isinstance(said, dict) or said.get("baseline") != baseline.digest:
-        raise BenchError(f"{path} is no network that was pruned from this baseline to be compared; run `fuse` again")
+        raise BenchError(
+            f"{path} is no network that was pruned from this baseline to be compared; run "
+            "`python -m bench.specialists fuse` again"
+        )
     return saved
 
 

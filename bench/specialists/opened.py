@@ -70,7 +70,7 @@ def open_frozen(path: Path, device: torch.device, **expected: Any) -> SavedModel
 
 def _opened(folder: Path, group: Group, threshold: float, baseline: Baseline) -> Specialist:
     path = folder / specialist_file(group, threshold)
-    again = f"run `prune` with `params_reduction={threshold / 100:g}`"
+    again = f"run `python -m bench.specialists prune` with `params_reduction={threshold / 100:g}`"
     if not path.is_file():
         raise BenchError(f"{path} is missing; {again}")
     saved = open_frozen(path, baseline.device)

@@ -46,9 +46,6 @@ class SpecialistOptions:
     """How much smaller than the baseline a specialist is."""
 
     params_reduction: float = option(0.77, "share of the parameters that a specialist is to lose", parse=parse_ratio)
-    auto_search: bool = option(
-        True, "name the score threshold that leaves these parameters, and fail unless they are met within 0.5 %%"
-    )
 
 
 @dataclass

@@ -220,21 +220,23 @@ def _pruned(session: Session, recipe: Recipe, goal: Goal, group: Group | None) -
     """A pruning towards a goal, and its network with the outputs of a group, if there is one.
 
     What is wanted are the parameters with these outputs, which are fewer: of a small network so many that it is pruned
-    once more, less.
+    once more, less, and the one that comes closer is taken.
     """
     whole = session.baseline.cost["parameters"]
     pruner = make_pruner(METHOD, {**recipe.settings, **({"classes": list(group)} if group else {})})
-    pruned = prune_network(session, pruner, session.target(pruner, goal), recipe.seed)
-    if group is None:
-        return pruned, pruned.saved
-    before = count_parameters(pruned.saved.model)
-    saved = with_group_outputs(pruned.saved, group)
-    fewer = before - count_parameters(saved.model)
-    if abs(count_parameters(saved.model) / (goal.value * whole) - 1) > _CLOSE:
-        aim = replace(goal, value=min(1.0, goal.value + fewer / whole))
+
+    def towards(aim: Goal) -> tuple[Pruned, SavedModel]:
         pruned = prune_network(session, pruner, session.target(pruner, aim), recipe.seed)
-        saved = with_group_outputs(pruned.saved, group)
-    return pruned, saved
+        return pruned, with_group_outputs(pruned.saved, group) if group else pruned.saved
+
+    def off(made: tuple[Pruned, SavedModel]) -> float:
+        return abs(count_parameters(made[1].model) / (goal.value * whole) - 1)
+
+    made = towards(goal)
+    if group is None or off(made) <= _CLOSE:
+        return made
+    fewer = made[0].cost["parameters"] - count_parameters(made[1].model)
+    return min(made, towards(replace(goal, value=min(1.0, goal.value + fewer / whole))), key=off)
 
 
 def quality_of(session: Session, saved: SavedModel, data: SegmentationData) -> dict[str, Any]:

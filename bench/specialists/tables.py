@@ -168,7 +168,9 @@ def write_summary(folder: Path) -> TableText:
     records = [read_json(path) for path in sorted(folder.glob(f"devices*/{INFERENCE}"))]
     wrong = next((path for path in records if not isinstance(path, dict) or path.get("format") != FORMAT), None)
     if wrong is not None:
-        raise BenchError(f"an {INFERENCE} below {folder} was not written by `infer`; remove it")
+        raise BenchError(
+            f"an {INFERENCE} below {folder} was not written by `python -m bench.specialists infer`; remove it"
+        )
     records.sort(key=lambda record: (record["threshold"], record["devices"]))
     table = counts_table(records)
     write_csv(

@@ -18,8 +18,12 @@ from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.report.options import PageOptions
+from bench.specialists import options as of_specialists
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
+
+# Of another command.
+OF_SPECIALISTS = {group for group in GROUPS if group.__module__ == of_specialists.__name__}
 
 # Where a script's default differs from the group's.
 OWN_DEFAULTS = {
@@ -31,9 +35,9 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions, OracleOptions, PageOptions, Int8Options},
+    "prune.py": set(GROUPS) - {GridOptions, OracleOptions, PageOptions, Int8Options} - OF_SPECIALISTS,
     "eval.py": {DataOptions, ModelOptions, ScoringOptions, TimingOptions, PageOptions, Int8Options, RunOptions},
-    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options},
+    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options} - OF_SPECIALISTS,
     "finetune_batch.py": {
         DataOptions,
         ModelOptions,
