@@ -203,7 +203,7 @@ def _pruned_and_tuned(
         "cost": baseline.cost_of(best.model),
         "quality": quality_of(session, best, data),
         "training": {"best_epoch": tuned.best_epoch, "val_miou": tuned.best_miou, "history": tuned.history},
-        "pruning": pruned.info,
+        "pruning": {**pruned.info, "saved_model": str(path)},
         "options": {"pruning": asdict(session.options), "repair": asdict(session.repair)},
         "recipe": {**recipe.as_record(), "training": asdict(recipe.training)},
         "identity": identity,
