@@ -140,19 +140,18 @@ def make_specialist(session: Session, recipe: Recipe, group: Group, reduction: f
     return _pruned_and_tuned(session, recipe, goal, view, path, what, meta, group)
 
 
-def make_single(session: Session, recipe: Recipe, share: float, path: Path) -> dict[str, Any]:
-    """Makes a network for all classes of a share of the baseline's parameters, likewise.
+def make_single(session: Session, recipe: Recipe, goal: Goal, path: Path) -> dict[str, Any]:
+    """Makes a network for all classes, likewise.
 
     Args:
         session: as in `make_specialist`.
         recipe: likewise.
-        share: of the baseline's parameters that stays; from 1 on nothing is cut.
+        goal: how much smaller or faster than the baseline it is to be.
         path: its file.
     """
-    baseline = session.baseline
-    goal = Goal("params", min(1.0, share), recipe.within)
-    meta = {"single": {"share": share, "baseline": baseline.digest}}
-    return _pruned_and_tuned(session, recipe, goal, baseline.data, path, {"share": goal.value}, meta, None)
+    what = {"aim": str(goal)}
+    meta = {"single": {**what, "baseline": session.baseline.digest}}
+    return _pruned_and_tuned(session, recipe, goal, session.baseline.data, path, what, meta, None)
 
 
 def _pruned_and_tuned(
@@ -197,7 +196,7 @@ def _pruned_and_tuned(
         "file": {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size},
         "parameters": {
             "baseline": baseline.cost["parameters"],
-            "wanted": goal.value * baseline.cost["parameters"],
+            "wanted": goal.value * baseline.cost["parameters"] if goal.kind == "params" else None,
             "network": count_parameters(best.model),
         },
         "cost": baseline.cost_of(best.model),
