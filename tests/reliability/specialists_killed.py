@@ -2,8 +2,8 @@
 
     python -m tests.reliability.specialists_killed [--out DIR] [--signal KILL|INT|TERM]
 
-Each step runs as a process of its own on a tiny drawn set. When it has said a line that shows that it is in the middle of
-its work, it is sent the signal; then it is given again. In the end every tensor of every file is that of the other run, the
+Each step runs as a process of its own on a tiny drawn set. When it has said a line that shows it in the middle of its
+work, it is sent the signal; then it is given again. In the end every tensor of every file is that of the other run, the
 logits of the fused specialists are, too, no process is left and no file is half-written. Prints one line a check; the
 exit status is 1 where one fails.
 """
