@@ -42,7 +42,7 @@ from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model
 from bench.models.options import ModelOptions
 from bench.plan.target import Goal
-from bench.specialists.deployment import Grouping
+from bench.specialists.deployment import Grouping, chosen_groups
 from bench.specialists.fusing import fuse_specialists, fusion_folder, single_beside
 from bench.specialists.grouping import group_classes, groupings_for
 from bench.specialists.inference import infer
@@ -109,7 +109,7 @@ def compare(asked: argparse.Namespace, seed: int, baseline: Baseline, folder: Pa
     recipe = Recipe({}, None, tuning, seed)
     session = Session(baseline, pruning, work_folder(folder), None, tuning)
     chosen: list[Grouping] = [groupings[number] for number in asked.device_counts]
-    prune_specialists(session, recipe, chosen, REDUCTION, folder)
+    prune_specialists(session, recipe, chosen_groups(chosen, None), REDUCTION, folder)
     options = FusionOptions(threshold=THRESHOLD, head_width=32, patience=asked.head_epochs)
     head = TrainOptions(epochs=asked.head_epochs, batch_size=8, lr=0.1)
     for grouping in chosen:
