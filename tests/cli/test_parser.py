@@ -27,7 +27,7 @@ OWN_DEFAULTS = {
     "prune.py": {},
     "eval.py": {},
     "benchmark.py": {},
-    "finetune_batch.py": {"finetune_epochs": 20},
+    "finetune_batch.py": {"finetune_epochs": 20, "methods": []},
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
@@ -37,6 +37,7 @@ GROUPS_OF = {
     "finetune_batch.py": {
         DataOptions,
         ModelOptions,
+        GridOptions,
         FinetuneOptions,
         TrainOptions,
         DistillOptions,

@@ -16,6 +16,7 @@ from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
+from bench.jobs.selection import EVERYTHING, Selection
 from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
 from bench.measure.baseline import Baseline
 from bench.measure.options import ScoringOptions, TimingOptions
@@ -75,11 +76,15 @@ class Benchmark:
         return run_benchmark(session, pruners, jobs, finetune, self.out)
 
     def finetune(
-        self, recipe: TrainOptions = RECIPE, distill: DistillOptions | None = None, **changes: Any
+        self,
+        recipe: TrainOptions = RECIPE,
+        distill: DistillOptions | None = None,
+        selection: Selection = EVERYTHING,
+        **changes: Any,
     ) -> list[dict[str, Any]]:
         reference = self.reference(**changes)
         taught = distillation_of(distill or DistillOptions(), reference.saved.model, reference.digest)
-        return finetune_benchmark(reference, recipe, self.out, taught)
+        return finetune_benchmark(reference, recipe, self.out, taught, selection)
 
     def recipe(self) -> dict[str, Any]:
         """What the report of the only job says about its fine-tuning."""
@@ -475,6 +480,19 @@ def test_finetuning_is_done_once_for_each_recipe(bench):
     second = bench.written("finetuned_model.pt")
     assert all(second[name] > first[name] for name in first)
     assert bench.written("pruned_model.pt") == pruned
+
+
+def test_some_networks_are_finetuned_and_join_those_of_the_same_recipe(bench, capsys):
+    bench.run(["l1", "l1_global"], [0.1], options=replace(QUICK, evaluate=False, recalibrate=False))
+    rows = bench.finetune(selection=Selection(["l1"], [Goal("channels", 0.1)], [0]))
+    assert [row["method"] for row in rows] == ["l1"], "and not all whose name begins so"
+    assert {name.partition("_r")[0] for name in bench.written("finetuned_model.pt")} == {"l1"}
+    assert [row["method"] for row in bench.finetune(selection=Selection(["l1_global"]))] == ["l1_global"]
+    assert "holds 1 of 1 further jobs: those fine-tuned by the same recipe" in capsys.readouterr().out
+    assert [row["method"] for row in bench.summary("finetuned_summary")["rows"]] == ["l1_global", "l1"]
+    # Another budget is another comparison.
+    bench.finetune(replace(RECIPE, lr=0.02), selection=Selection(["l1"]))
+    assert [row["method"] for row in bench.summary("finetuned_summary")["rows"]] == ["l1"]
 
 
 def test_a_teacher_is_part_of_the_recipe(bench):
