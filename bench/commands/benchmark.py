@@ -20,7 +20,7 @@ from bench.commands.shared import baseline_of, check_request, keys_of_commands, 
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
-from bench.measure.options import ScoringOptions, TimingOptions
+from bench.measure.options import RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.recover.options import RepairOptions
@@ -64,6 +64,7 @@ def build_parser() -> Parser:
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
     parser.add_options("distillation, in fine-tuning and between cuts", DistillOptions)
     parser.add_options("scoring", ScoringOptions)
+    parser.add_options("robustness", RobustnessOptions)
     parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("oracle", OracleOptions)
     parser.add_options("run", RunOptions)
@@ -104,9 +105,9 @@ def main(argv: list[str]) -> None:
         ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups), asked=arguments.given)
     baseline = baseline_of(arguments, checkpoint)
     session = session_of(arguments, baseline, out / "scores", schedule)
-    jobs = grid(choice.methods, goals, seeds)
+    jobs, tuning = grid(choice.methods, goals, seeds), finetune_recipe(training, finetune)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
-    rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)
+    rows = run_benchmark(session, pruners, jobs, tuning, out, taught, corruptions=arguments.corruptions)
     console().print(comparison_table(baseline_record(baseline), rows))
     say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
     if oracle.oracle:

@@ -17,7 +17,7 @@ from bench.cli.target_flags import goals_among, target_fields
 from bench.commands.shared import baseline_of, keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.jobs.options import GridOptions
-from bench.measure.options import ScoringOptions, TimingOptions
+from bench.measure.options import RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
@@ -52,6 +52,7 @@ def build_parser() -> Parser:
     parser.add_options("training", TrainOptions, skip=("epochs", "lr"))
     parser.add_options("distillation", DistillOptions)
     parser.add_options("scoring", ScoringOptions)
+    parser.add_options("robustness", RobustnessOptions)
     parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
     selection = Selection(choice.methods, goals, choice.seeds, typed)
     baseline = baseline_of(arguments, arguments.baseline, benchmark=out, selection=selection)
     taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
-    rows = finetune_benchmark(baseline, recipe, out, taught, selection)
+    rows = finetune_benchmark(baseline, recipe, out, taught, selection, corruptions=arguments.corruptions)
     console().print(comparison_table(baseline_record(baseline), rows))
     say(f"-> {out / 'finetuned_summary.json'}, .csv, .md and .png")
     check_outcome(rows, out)

@@ -21,6 +21,7 @@ from bench.jobs.finetuning import finetune_model
 from bench.jobs.finished_cells import comparable_folders, finetuned_in, finished_cells
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import prune_model, time_model
+from bench.jobs.robustness import score_rows
 from bench.jobs.selection import EVERYTHING, Selection, chosen_jobs
 from bench.measure.baseline import Baseline
 from bench.measure.latency import device_name
@@ -64,6 +65,8 @@ def run_benchmark(
     finetune: TrainOptions | None,
     out: Path,
     distillation: Distillation | None = None,
+    *,
+    corruptions: bool = False,
 ) -> list[ComparisonRow]:
     """Runs all jobs that are not done and writes `benchmark_summary.json/.csv/.md/.png`.
 
@@ -76,6 +79,7 @@ def run_benchmark(
         finetune: the recipe of fine-tuning after each pruning, or None.
         out: folder of the benchmark.
         distillation: the teacher of fine-tuning, if there is one.
+        corruptions: also score the last network of each job under corruptions.
 
     Returns:
         One row a job.
@@ -101,6 +105,8 @@ def run_benchmark(
         row = _attempt(job, folder, lambda work=work, folder=folder: with_kept(work, folder), settings)
         rows.append(row)
         say(f"[{number}/{len(jobs)}] {job}: {_outcome(row)}")
+    if corruptions:
+        rows = score_rows(session.baseline, out, rows)
     earlier = finished_cells(session.baseline, out, {row["folder"] for row in rows})
     if earlier:
         say(f"the summary also holds {len(earlier)} jobs that earlier runs finished in {out}")
@@ -114,6 +120,8 @@ def finetune_benchmark(
     out: Path,
     distillation: Distillation | None = None,
     selection: Selection = EVERYTHING,
+    *,
+    corruptions: bool = False,
 ) -> list[ComparisonRow]:
     """Fine-tunes pruned networks of a benchmark and writes `finetuned_summary.json/.csv/.md/.png`.
 
@@ -125,6 +133,7 @@ def finetune_benchmark(
         out: folder of the benchmark.
         distillation: the teacher, the same for all, if there is one.
         selection: which networks.
+        corruptions: also score them under corruptions.
 
     Returns:
         One row a network of the selection.
@@ -161,6 +170,8 @@ def finetune_benchmark(
         row = _attempt(job, folder, work, settings)
         rows.append(row)
         say(f"[{number}/{len(folders)}] {job}: {_outcome(row)}")
+    if corruptions:
+        rows = score_rows(baseline, out, rows)
     earlier = [] if selection.is_everything else _tuned_alike(baseline, out, rows)
     write_summary(out, baseline_record(baseline), [*rows, *earlier], provenance(), name="finetuned_summary")
     if len(readable) < len(infos):

@@ -20,6 +20,7 @@ from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images,
 from bench.measure.evaluation_report import (
     FORMAT,
     Change,
+    CorruptedQuality,
     CostRecord,
     EvaluationReport,
     FileRecord,
@@ -81,7 +82,10 @@ class Baseline:
         is_timed: whether latency is among what is measured.
         leaves_format_open: whether nobody has said which memory format networks are timed in.
         scoring: how every network is scored; all are contiguous for it.
+        robustness: what it scores under corruptions, once that was measured.
     """
+
+    robustness: CorruptedQuality | None = None
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from bench.plan.target import Goal
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
-from bench.report.summary_record import BaselineRecord, ComparisonRow, SummaryRecord
+from bench.report.summary_record import CORRUPTED, BaselineRecord, ComparisonRow, SummaryRecord
 from bench.system.files import file_digest
 from bench.training.distillation import distillation_of
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
@@ -138,11 +138,11 @@ def test_every_cell_has_a_row_and_a_folder_of_its_own(bench):
     assert numbers(summary["rows"]) == numbers(rows)
     # The types name every field.
     assert list(summary) == list(SummaryRecord.__annotations__)
-    assert summary["baseline"].keys() == BaselineRecord.__annotations__.keys()
+    assert summary["baseline"].keys() == BaselineRecord.__annotations__.keys() - set(CORRUPTED)
     for row in rows:
-        # What is there only after a repair.
-        repaired = {key for key in ComparisonRow.__annotations__ if key.endswith("_repaired")}
-        assert row.keys() == ComparisonRow.__annotations__.keys() - repaired
+        # What is there only after a repair, and with corruptions.
+        others = {key for key in ComparisonRow.__annotations__ if key.endswith(("_repaired", "_corrupted"))}
+        assert row.keys() == ComparisonRow.__annotations__.keys() - others - set(CORRUPTED)
 
 
 def test_other_goals_have_rows_and_folders_that_say_so(fine_bench):
