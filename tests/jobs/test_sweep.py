@@ -17,7 +17,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.selection import EVERYTHING, Selection
-from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
+from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid
 from bench.measure.baseline import Baseline
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import SavedModel, load_model
@@ -26,6 +26,7 @@ from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
 from bench.report.summary_record import CORRUPTED, BaselineRecord, ComparisonRow, SummaryRecord
+from bench.sweep.run import run_benchmark
 from bench.system.files import file_digest
 from bench.training.distillation import distillation_of
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
@@ -184,7 +185,7 @@ def test_a_latency_is_a_goal_of_its_own_for_each_machine(fine_bench, monkeypatch
     assert "| l1 | latency 0.6 |" in text
     assert "| l1 | latency 12ms |" in text
     # What was found on one machine is nothing to another one; a target that is not measured is.
-    monkeypatch.setattr("bench.jobs.sweep.device_name", lambda device: "another")
+    monkeypatch.setattr("bench.sweep.cells.device_name", lambda device: "another")
     (other,) = bench.run(["l1"], [0.6], kind="latency")
     (third,) = bench.run(["l1"], [0.6], kind="latency", timing=replace(UNTIMED, latency_amp="bf16"))
     assert len({rows[0]["folder"], other["folder"], third["folder"]}) == 3
@@ -256,7 +257,8 @@ def test_a_failed_job_costs_no_other_and_only_it_is_done_again(bench, monkeypatc
     check_outcome(rows, bench.out)
     after = bench.written("pruned_model.pt")
     assert after.items() > before.items()
-    assert {path.name for path in folder.iterdir()} == {"done", "pruned_model.pt", "pruning_info.json", "report.json"}
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"cell.json", "done", "pruned_model.pt", "pruning_info.json", "report.json"}
 
 
 def test_a_method_option_that_was_wrong_costs_only_its_method(bench, monkeypatch):
