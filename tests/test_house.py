@@ -30,6 +30,7 @@ FLOORS = (
     "engine report cli",
     "oracle",
     "jobs",
+    "sweep",
     "commands compare",
 )
 MOST_MODULES, MOST_LINES = 18, 400

@@ -14,7 +14,7 @@ from bench.config.declare import default_of
 from bench.datasets.options import DataOptions
 from bench.errors import UsageError
 from bench.jobs.options import GridOptions, SensitivityOptions
-from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
+from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.report.options import PageOptions
@@ -27,20 +27,31 @@ OWN_DEFAULTS = {
     "prune.py": {},
     "eval.py": {},
     "benchmark.py": {},
-    "finetune_batch.py": {"finetune_epochs": 20},
+    "finetune_batch.py": {"finetune_epochs": 20, "methods": []},
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions, OracleOptions, PageOptions, Int8Options},
-    "eval.py": {DataOptions, ModelOptions, ScoringOptions, TimingOptions, PageOptions, Int8Options, RunOptions},
+    "prune.py": set(GROUPS) - {GridOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options},
+    "eval.py": {
+        DataOptions,
+        ModelOptions,
+        ScoringOptions,
+        RobustnessOptions,
+        TimingOptions,
+        PageOptions,
+        Int8Options,
+        RunOptions,
+    },
     "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options},
     "finetune_batch.py": {
         DataOptions,
         ModelOptions,
+        GridOptions,
         FinetuneOptions,
         TrainOptions,
         DistillOptions,
         ScoringOptions,
+        RobustnessOptions,
         TimingOptions,
         RunOptions,
     },
