@@ -16,7 +16,7 @@ from bench.cli.listings import add_listings, add_recipe, print_listing
 from bench.cli.method_flags import settings_of_methods
 from bench.cli.parser import Parser, collect
 from bench.cli.target_flags import chosen_goals, target_fields
-from bench.commands.shared import baseline_of, check_request, keys_of_commands, session_of
+from bench.commands.shared import baseline_of, check_request, keys_of_commands, look_at_records, session_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
@@ -39,7 +39,7 @@ def build_parser() -> Parser:
     parser = Parser(
         "benchmark.py",
         "Compares pruning methods on one baseline. Jobs that are done are not done again; "
-        "benchmark_summary.json/.csv/.md/.png go to --out-dir.",
+        "benchmark_summary.json/.csv/.md/.tex/.png/.svg and leaderboard.html go to --out-dir.",
         common=COMMON,
         docstring=__doc__,
         elsewhere=keys_of_commands,
@@ -73,7 +73,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and runs the comparison."""
     arguments = build_parser().parse(argv)
-    if print_listing(arguments, argv):
+    if print_listing(arguments, argv) or look_at_records(arguments):
         return
     require_flags(arguments, "baseline", "out_dir")
     goals = chosen_goals(arguments, "ratios")
@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     rows = run_benchmark(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)
     console().print(comparison_table(baseline_record(baseline), rows))
-    say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
+    say(f"-> {out / 'benchmark_summary.json'}, .csv, .md, .tex, .png and .svg, and {out / 'leaderboard.html'}")
     if oracle.oracle:
         console().print(agreement_table(measure_agreement(session, pruners, goals[0], seeds, oracle, out)))
     check_outcome(rows, out)

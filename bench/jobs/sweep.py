@@ -23,13 +23,13 @@ from bench.jobs.finetuning import finetune_model
 from bench.jobs.finished_cells import comparable_folders, finetuned_in, finished_cells
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import prune_model, time_model
+from bench.leaderboard.results import write_summary
 from bench.measure.baseline import Baseline
 from bench.measure.latency import device_name
 from bench.measure.latency_mode import PLAIN_MODE
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.report.row_settings import Settings, settings_of
-from bench.report.summary import write_summary
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row, measured_of
 from bench.system.console import say
 from bench.system.failures import explained, in_one_line
