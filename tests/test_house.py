@@ -28,7 +28,7 @@ FLOORS = (
     "train_eval",
     "pruners",
     "engine report cli",
-    "oracle",
+    "oracle leaderboard",
     "jobs",
     "sweep",
     "commands compare",
