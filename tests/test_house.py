@@ -27,7 +27,7 @@ FLOORS = (
     "recover",
     "train_eval",
     "pruners",
-    "engine report cli",
+    "engine report cli export",
     "oracle",
     "jobs",
     "commands compare predict",
