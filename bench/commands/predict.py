@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.checks import require_flags
+from bench.cli.checks import refuse_flags, require_flags
 from bench.cli.entry import run
 from bench.cli.parser import Parser, collect
 from bench.commands.shared import keys_of_commands
 from bench.config.values import parse_size
 from bench.datasets.options import DataOptions
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
 from bench.measure.options import ScoringOptions
 from bench.models.options import ModelOptions
 from bench.system.options import RunOptions
@@ -31,7 +31,8 @@ def build_parser() -> Parser:
         elsewhere=keys_of_commands,
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--ckpt", metavar="FILE", help="the network: dense, pruned or fine-tuned")
+    files.add_argument("--ckpt", metavar="FILE", help="the network: dense, pruned or fine-tuned; or")
+    files.add_argument("--onnx", metavar="FILE", help="an ONNX file of it, which onnxruntime runs on the CPU")
     files.add_argument(
         "--images",
         metavar="PLACE",
@@ -49,16 +50,22 @@ def build_parser() -> Parser:
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("scoring", ScoringOptions, skip=("split", "boundary_width"))
     parser.add_options("run", RunOptions, skip=("seed",))
+    parser.add_alternatives("ckpt", "onnx")
     return parser
 
 
 def main(argv: list[str]) -> None:
     """Parses the command line and predicts."""
     arguments = build_parser().parse(argv)
-    require_flags(arguments, "ckpt", "images", "save")
+    require_flags(arguments, "images", "save", *(() if arguments.onnx else ("ckpt",)))
+    if arguments.onnx:
+        refuse_flags(arguments, "--onnx names a network that is complete", "ckpt", "model", "model_args", "key_map")
+        if arguments.device not in ("auto", "cpu"):
+            raise UsageError("--onnx computes on the CPU; leave --device out")
+        arguments.device = "cpu"
 
     from bench.jobs.predicting.frames import sources_of
-    from bench.jobs.predicting.networks import open_checkpoint
+    from bench.jobs.predicting.networks import open_checkpoint, open_onnx
     from bench.jobs.predicting.running import predict_images
     from bench.measure.inference import Scoring
     from bench.system.console import say
@@ -67,9 +74,11 @@ def main(argv: list[str]) -> None:
     scoring = collect(ScoringOptions, arguments)
     passes, device = Scoring.of(scoring), set_up(collect(RunOptions, arguments))
     sources, folder = sources_of(arguments.images), Path(arguments.save)
-    network = open_checkpoint(
-        Path(arguments.ckpt), collect(DataOptions, arguments), collect(ModelOptions, arguments), device
-    )
+    data, options = collect(DataOptions, arguments), collect(ModelOptions, arguments)
+    if arguments.onnx:
+        network = open_onnx(Path(arguments.onnx), data)
+    else:
+        network = open_checkpoint(Path(arguments.ckpt), data, options, device)
     found = predict_images(network, sources, folder, device=device, scoring=passes, batch_size=scoring.eval_batch_size)
     say(f"{found} -> {folder}")
     if found.unread:

@@ -19,6 +19,7 @@ from scripts import Outcome, run_script
 import bench
 from bench.commands import predict as command
 from bench.datasets.base import Classes
+from bench.datasets.camvid import NAMES
 from bench.datasets.image_files import read_image
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError, UsageError
@@ -191,6 +192,65 @@ def test_names_and_colours_of_a_file(scenes: Path, seven: Path, tmp_path: Path) 
     assert image.getpalette()[:6] == [0, 1, 2, 9, 1, 2]
     seen = bench.predict(bench.load(seven), scenes / "b.png", input_size=(16, 24))
     assert np.array_equal(np.array(image), seen.numpy())
+
+
+@pytest.fixture(scope="module")
+def exported_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network for CamVid, as a checkpoint, as an ONNX file, and as one that says nothing."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from bench.export.facts import facts_of
+    from bench.export.onnx_file import write_onnx
+    from bench.export.program import exported
+
+    folder, spec = tmp_path_factory.mktemp("onnx"), ModelSpec("unet_small", 12, {"width": 8, "depth": 1})
+    meta = {"dataset": "camvid", "classes": NAMES, "input_size": [24, 32]}
+    saved = SavedModel(build_model(spec).eval(), spec, meta=meta)
+    save_model(folder / "net.pt", saved)
+    facts = facts_of(saved, folder / "net.pt")
+    write_onnx(folder / "net.onnx", exported(saved.model, facts.input_size, fixed=False), facts)
+    model = onnx.load(folder / "net.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, folder / "foreign.onnx")
+    return folder
+
+
+def test_an_onnx_file_predicts_what_its_network_does(
+    exported_network: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--images", scenes, "--eval-batch-size", 1]
+    predicted("--ckpt", exported_network / "net.pt", *flags, "--save", tmp_path / "torch")
+    predicted("--onnx", exported_network / "net.onnx", *flags, "--save", tmp_path / "onnx")
+    foreign = ["--dataset", "camvid", "--input-size", "24,32"]
+    predicted("--onnx", exported_network / "foreign.onnx", *flags, *foreign, "--save", tmp_path / "foreign")
+    assert "foreign.onnx does not say how images are normalised" in capsys.readouterr().out
+    for name in ("a.png", "b.png", "c.png"):
+        expected = ids_of(tmp_path / "torch" / "labels" / name)
+        for folder in ("onnx", "foreign"):
+            # Logits are within 1e-4, so that pixels between two classes may differ.
+            assert (ids_of(tmp_path / folder / "labels" / name) == expected).mean() > 0.99
+    texts = [(tmp_path / folder / "classes.csv").read_text().splitlines()[4] for folder in ("torch", "onnx", "foreign")]
+    assert all(text.startswith("3,road,128,64,128,") for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["--onnx", "{folder}/net.onnx", "--device", "cuda"], 2, "--onnx computes on the CPU; leave --device out"),
+        (["--onnx", "{folder}/net.onnx", "--ckpt", "a.pt"], 2, "leave --ckpt out"),
+        (["--onnx", "{folder}/net.pt"], 1, "net.pt cannot be opened by onnxruntime"),
+        (["--onnx", "{folder}/no.onnx"], 1, "no.onnx does not exist"),
+    ],
+)
+def test_onnx_files_that_are_none(
+    flags: list[str], code: int, says: str, exported_network: Path, scenes: Path, tmp_path: Path
+) -> None:
+    words = [word.format(folder=exported_network) for word in flags]
+    ended = run_predict(*words, "--images", scenes, "--save", tmp_path / "out")
+    (line,) = ended.err.splitlines()
+    assert (ended.code, says in line) == (code, True), line
+    assert not (tmp_path / "out").exists()
 
 
 def test_reading_goes_ahead_by_so_many_and_passes_errors_on() -> None:
