@@ -32,8 +32,10 @@ COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch")
 
 def keys_of_commands() -> set[str]:
     """The keys that a config file may hold for one command or another."""
-    modules = (importlib.import_module(f"bench.commands.{name}") for name in COMMANDS)
-    return {key for module in modules for key in module.build_parser().config_keys}
+    parsers = [importlib.import_module(f"bench.commands.{name}").build_parser() for name in COMMANDS]
+    specialists = importlib.import_module("bench.commands.specialists")
+    parsers += map(specialists.build_parser, specialists.STEPS)
+    return {key for parser in parsers for key in parser.config_keys}
 
 
 def baseline_of(

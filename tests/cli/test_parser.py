@@ -18,8 +18,12 @@ from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.report.options import PageOptions
+from bench.specialists import options as of_specialists
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
+
+# Of another command.
+OF_SPECIALISTS = {group for group in GROUPS if group.__module__ == of_specialists.__name__}
 
 # Where a script's default differs from the group's.
 OWN_DEFAULTS = {
@@ -31,7 +35,7 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options},
+    "prune.py": set(GROUPS) - {GridOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options} - OF_SPECIALISTS,
     "eval.py": {
         DataOptions,
         ModelOptions,
@@ -42,7 +46,7 @@ GROUPS_OF = {
         Int8Options,
         RunOptions,
     },
-    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options},
+    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options} - OF_SPECIALISTS,
     "finetune_batch.py": {
         DataOptions,
         ModelOptions,
