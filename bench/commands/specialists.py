@@ -168,15 +168,18 @@ def _prune(arguments: argparse.Namespace, words: list[str]) -> None:
 def _fuse(arguments: argparse.Namespace, _words: list[str]) -> None:
     from bench.specialists.fusing import fuse_specialists, fusion_folder, single_beside
     from bench.specialists.opened import open_specialists
+    from bench.system.files import make_folder
+    from bench.system.locks import lock_of, locked
 
     baseline, groupings, folder = _opened(arguments)
     training, fusion = collect(TrainOptions, arguments), collect(FusionOptions, arguments)
     opened = [open_specialists(folder, grouping, fusion.threshold, baseline) for grouping in groupings]
     for grouping, specialists in zip(groupings, opened, strict=True):
         out = fusion_folder(folder, grouping, fusion.threshold)
-        record = fuse_specialists(baseline, specialists, training, fusion, arguments.seed, out)
-        if arguments.single:
-            single_beside(baseline, specialists, record, out)
+        with locked(lock_of(make_folder(out)), f"the fusion in {out}"):
+            record = fuse_specialists(baseline, specialists, training, fusion, arguments.seed, out)
+            if arguments.single:
+                single_beside(baseline, specialists, record, out)
         say(f"-> {out / 'fusion_model.pt'}")
 
 
