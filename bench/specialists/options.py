@@ -60,5 +60,5 @@ class FusionOptions:
     threshold: float = option(
         77.0, "percent of the parameters that the specialists lost, as in their files' names", parse=parse_percent
     )
-    head_width: int = option(64, "channels of the fusion head", parse=positive)
+    head_width: int = option(32, "channels of the fusion head", parse=positive)
     patience: int = option(5, "epochs without a better validation mIoU after which the training ends", parse=positive)
