@@ -13,7 +13,7 @@ from bench.cli.parser import Parser, collect
 from bench.config.declare import default_of
 from bench.datasets.options import DataOptions
 from bench.errors import UsageError
-from bench.jobs.options import GridOptions, SensitivityOptions
+from bench.jobs.options import ControlOptions, GridOptions, SensitivityOptions
 from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
@@ -31,7 +31,7 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options},
+    "prune.py": set(GROUPS) - {GridOptions, ControlOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options},
     "eval.py": {
         DataOptions,
         ModelOptions,
@@ -82,7 +82,7 @@ def other_value(spec: Any) -> tuple[list[str], Any]:
         text = spec.metadata["choices"][-1]
         return [text], text
     parse = spec.metadata["parse"] or type(default_of(spec))
-    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25"):
+    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25", "scratch"):
         try:
             return [text], parse(text)
         except ValueError:
