@@ -112,6 +112,13 @@ class SegmentationData:
         other._seed = seed
         return other
 
+    def viewed(self, dataset: Dataset) -> SegmentationData:
+        """The same images at the same sizes, with labels as another view of the data set decodes them."""
+        other = copy.copy(self)
+        other.dataset, other.classes, other.identity = dataset, dataset.classes, dataset.identity
+        other._splits = {}
+        return other
+
     def train_loader(
         self, batch_size: int, *, crop_size: Size | None = None, rank: int = 0, world: int = 1
     ) -> TrainLoader:

@@ -22,18 +22,17 @@ from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import EvaluationReport
 from bench.models.checkpoint import SavedModel, load_model
 from bench.models.state_dict_file import read_file
-from bench.system import run_folder
 from bench.system.console import say
 from bench.system.files import digest, file_digest
-from bench.system.run_folder import PRUNED
+from bench.system.run_folder import CONTROLS, PRUNED
 from bench.torch_utils.sparse_weights import SPARSE
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
 from bench.training.step import Knobs
 
 PLACES = {
-    SCRATCH: Place(run_folder.SCRATCH, run_folder.SCRATCH_REPORT, "control", "scratch"),
-    SCRATCH_FULL: Place(run_folder.SCRATCH_FULL, run_folder.SCRATCH_FULL_REPORT, "control", "scratch_full"),
+    SCRATCH: Place(*CONTROLS[SCRATCH], "control", "scratch"),
+    SCRATCH_FULL: Place(*CONTROLS[SCRATCH_FULL], "control", "scratch_full"),
 }
 
 

@@ -33,6 +33,9 @@ class GridOptions:
         "instead of --ratios: shares of the baseline's latency to keep, or times on this device such as 12ms",
         parse=list_of(parse_latency),
     )
+    report_only: bool = option(
+        False, "make summary and leaderboard.html of --out-dir anew from the records in it, and exit"
+    )
 
 
 SCRATCH, SCRATCH_FULL = "scratch", "scratch-full"

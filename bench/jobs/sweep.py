@@ -20,10 +20,10 @@ from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
 from bench.jobs.robustness import score_rows
 from bench.jobs.selection import EVERYTHING, Selection, chosen_jobs
+from bench.leaderboard.results import write_summary
 from bench.measure.baseline import Baseline
 from bench.plan.target import Goal
 from bench.report.row_settings import Settings, settings_of
-from bench.report.summary import write_summary
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row
 from bench.system.console import say
 from bench.system.failures import explained, in_one_line

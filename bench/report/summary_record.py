@@ -245,10 +245,11 @@ def corrupted_columns(record: RobustnessRecord | None) -> Measured:
     """What a report says under `robustness`, as columns of a row; nothing where that is of other corruptions."""
     if record is None or record["corruptions"] != plain(SEVERITIES):
         return {}
-    return {**_corrupted(record["candidate"]), "baseline_miou_corrupted": record["baseline"]["miou"]}
+    return {**corrupted_shares(record["candidate"]), "baseline_miou_corrupted": record["baseline"]["miou"]}
 
 
-def _corrupted(quality: CorruptedQuality) -> CorruptedShares:
+def corrupted_shares(quality: CorruptedQuality) -> CorruptedShares:
+    """What a report says of one network under corruptions, as keys of a row or of the baseline."""
     means = {f"miou_{name}": statistics.fmean(shares) for name, shares in quality["by_corruption"].items()}
     return {"miou_corrupted": quality["miou"], "retention_corrupted": quality["retention"], **means}
 
@@ -295,7 +296,7 @@ def baseline_record(baseline: Baseline) -> BaselineRecord:
         "miou": baseline.quality["miou"],
         "quality": baseline.quality,
         **baseline.cost,
-        **(_corrupted(baseline.robustness) if baseline.robustness else {}),
+        **(corrupted_shares(baseline.robustness) if baseline.robustness else {}),
     }
 
 

@@ -21,9 +21,9 @@ from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
 from bench.jobs.robustness import score_rows
 from bench.jobs.sweep import Job, attempt, outcome
+from bench.leaderboard.results import write_summary
 from bench.measure.baseline import Baseline
 from bench.pruners.base import Method
-from bench.report.summary import write_summary
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row
 from bench.sweep.cells import Cell, cells_of, chosen
 from bench.sweep.options import SweepOptions

@@ -25,9 +25,12 @@ PRUNED, INFO = "pruned_model.pt", "pruning_info.json"
 FINETUNED, FINETUNED_REPORT = "finetuned_model.pt", "finetuned_report.json"
 """Of a fine-tuning: the network, and what was measured on it."""
 
-SCRATCH, SCRATCH_REPORT = "scratch_model.pt", "scratch_report.json"
-SCRATCH_FULL, SCRATCH_FULL_REPORT = "scratch_full_model.pt", "scratch_full_report.json"
-"""Of a pruned network's shape trained from new weights, by the recipe of fine-tuning and by that of the baseline."""
+CONTROLS = {
+    "scratch": ("scratch_model.pt", "scratch_report.json"),
+    "scratch-full": ("scratch_full_model.pt", "scratch_full_report.json"),
+}
+"""Of a pruned network's shape from new weights, trained as fine-tuning is and as the baseline was: the network, and
+what was measured on it."""
 
 REPORT = "report.json"
 """What was measured on the network of a training or a pruning."""

@@ -18,8 +18,14 @@ from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.report.options import PageOptions
+from bench.sweep.options import SweepOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
+
+# Of `python -m bench.NAME`.
+OF_OTHER_COMMANDS = {
+    group for group in GROUPS if group.__module__ in ("bench.specialists.options", "bench.export.options")
+}
 
 # Where a script's default differs from the group's.
 OWN_DEFAULTS = {
@@ -31,7 +37,9 @@ OWN_DEFAULTS = {
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions, ControlOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options},
+    "prune.py": set(GROUPS)
+    - {GridOptions, SweepOptions, ControlOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options}
+    - OF_OTHER_COMMANDS,
     "eval.py": {
         DataOptions,
         ModelOptions,
@@ -42,7 +50,7 @@ GROUPS_OF = {
         Int8Options,
         RunOptions,
     },
-    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options},
+    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options} - OF_OTHER_COMMANDS,
     "finetune_batch.py": {
         DataOptions,
         ModelOptions,
@@ -72,7 +80,7 @@ WITHOUT_FLAG = {
     },
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": {"per_layer"},
-    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr"},
+    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr", "report_only"},
 }
 
 
@@ -82,7 +90,7 @@ def other_value(spec: Any) -> tuple[list[str], Any]:
         text = spec.metadata["choices"][-1]
         return [text], text
     parse = spec.metadata["parse"] or type(default_of(spec))
-    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25", "scratch"):
+    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25", "18", "onnx", "l1@macs0.5@1", "scratch"):
         try:
             return [text], parse(text)
         except ValueError:
