@@ -40,6 +40,12 @@ function columns() {
       text: (l) => gapCell(scoreOf(l)?.gaps[control]), className: (l) => gapClass(scoreOf(l)?.gaps[control]),
       about: (l) => scoreOf(l)?.gaps[control] && hint(gapText(scoreOf(l).gaps[control], control), aboutText(l)) });
   }
+  if (board.corruptions.length) {
+    found.push({ key: 'corrupted', name: 'corrupted', value: (l) => l.corrupted.corrupted?.[0],
+      text: (l) => l.corrupted.corrupted ? withSpread(l.corrupted.corrupted, 1) : '–',
+      about: (l) => l.corrupted.corrupted && hint('mIoU under six corruptions at three severities',
+        spreadText(l.corrupted.corrupted, ' %'), aboutText(l)) });
+  }
   for (const [key, name] of [['macs', 'MACs %'], ['parameters', 'params %']]) {
     found.push({ key, name, value: (l) => costOf(l, `${key}_kept`), text: (l) => share(costOf(l, `${key}_kept`)),
       about: (l) => l.cost[key] && hint(`${short(l.cost[key][0])}, ${share(costOf(l, `${key}_kept`))} % of the dense `
@@ -123,7 +129,7 @@ function rowOf(line) {
 
 function denseRow(benchmark) {
   const texts = { method: 'dense', target: '–', network: benchmark.model, data: arenaOf(benchmark),
-    benchmark: benchmark.letter, miou: plain(benchmark.miou, 1), drop: '0.0', macs: '100.0', parameters: '100.0',
+    benchmark: benchmark.letter, miou: plain(benchmark.miou, 1), drop: '0.0', corrupted: plain(benchmark.corrupted.corrupted, 1), macs: '100.0', parameters: '100.0',
     nonzero: '100.0', ms: benchmark.ms ? plain(benchmark.ms, 2) : '–' };
   const about = hint(benchmark.title, benchmark.interval && `mIoU ${plain(benchmark.miou, 2)} %; over resampled images, 95 %: `
     + `${plain(benchmark.interval[0], 2)} to ${plain(benchmark.interval[1], 2)}`,
