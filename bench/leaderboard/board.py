@@ -58,7 +58,8 @@ def board_of(summaries: Sequence[Summary], published: Sequence[Mapping[str, Any]
     grouped = [entries(agreeing_latencies(summary.benchmark.rows)) for summary in summaries]
     lines, notes = [], []
     for number, (summary, found) in enumerate(zip(summaries, grouped, strict=True)):
-        of_benchmark = [_line(number, summary, entry) for entry in found]
+        dense = baseline_miou(*summary.benchmark[:2])
+        of_benchmark = [_line(number, summary, entry, dense) for entry in found]
         _add_gaps(of_benchmark, summary, found)
         notes += _add_ranks(number, of_benchmark, found)
         lines += of_benchmark
@@ -133,8 +134,7 @@ def _identity(summary: Summary, entry: Entry) -> str:
     return "/".join(filter(None, (summary.letter, entry.name, str(entry.goal))))
 
 
-def _line(number: int, summary: Summary, entry: Entry) -> dict[str, Any]:
-    dense = baseline_miou(*summary.benchmark[:2])
+def _line(number: int, summary: Summary, entry: Entry, dense: float | None) -> dict[str, Any]:
     mious = {}
     for stage in STAGES:
         values = [100 * value for value in entry.values(stage)]

@@ -51,9 +51,17 @@ function pointOf(line, axis, seeds = scoreOf(line).seeds) {
   return { line, x, ends: spread, y: mean, low: mean - (deviation ?? 0), high: mean + (deviation ?? 0) };
 }
 
-// Whether another point is no dearer and no worse, and better in one of both.
-function isDominated(point, points) {
-  return points.some((other) => other.x <= point.x && other.y >= point.y && (other.x < point.x || other.y > point.y));
+// The points that another one beats, being no dearer and no worse, and better in one of both.
+function dominatedOf(points) {
+  const found = new Set();
+  let best = -Infinity;
+  // From the cheapest up, and of equal cost the best first: what does not rise above all before it is beaten or a twin.
+  let twin = null;
+  for (const point of [...points].sort((a, b) => a.x - b.x || b.y - a.y)) {
+    if (point.y > best) [best, twin] = [point.y, point.x];
+    else if (point.y < best || point.x > twin) found.add(point);
+  }
+  return found;
 }
 
 function costChart(points, dense, axis) {
@@ -65,12 +73,13 @@ function costChart(points, dense, axis) {
   const up = linearScale([...all.flatMap((point) => [point.low, point.high]), ...scratch]);
   const chart = frame(`mIoU against ${axis.name}`, across, up, `${axis.name}${axis.unit && `,${axis.unit}`}, log axis`,
     (value) => short(value).replace(/\.0+(?= |$)/, ''));
-  const front = all.filter((point) => !isDominated(point, all)).sort((a, b) => a.x - b.x);
+  const dominated = dominatedOf(all);
+  const front = all.filter((point) => !dominated.has(point)).sort((a, b) => a.x - b.x);
   chart.append(...bandsOf(points, across, up), polyline(front.map((p) => [across(p.x), up(p.y)]), { class: 'front' }));
   // What is dominated lies below.
-  const order = [...points].sort((a, b) => isDominated(b, all) - isDominated(a, all));
+  const order = [...points].sort((a, b) => dominated.has(b) - dominated.has(a));
   chart.append(...own.map((point) => densePoint(point, across, up)),
-    ...order.map((point) => mark(point, across, up, isDominated(point, all), axis)));
+    ...order.map((point) => mark(point, across, up, dominated.has(point), axis)));
   return chart;
 }
 
@@ -84,7 +93,7 @@ function mark(point, across, up, isGrey, axis) {
   const whiskers = [[x, up(point.low), x, up(point.high)], [across(point.ends[0]), y, across(point.ends[1]), y]]
     .filter(([x1, y1, x2, y2]) => Math.abs(x2 - x1) + Math.abs(y2 - y1) > 1)
     .map(([x1, y1, x2, y2]) => draw('line', { x1, y1, x2, y2, stroke: colour, 'stroke-width': 1 }));
-  return draw('a', { href: addressOf({ cell: line.id }), class: isGrey ? 'mark dominated' : 'mark' }, ...whiskers,
+  return draw('a', { href: cellAddress(line), 'data-cell': line.id, class: isGrey ? 'mark dominated' : 'mark' }, ...whiskers,
     draw('path', { d: look.path, transform: `translate(${x},${y}) scale(10)`, fill: colour, stroke: 'white', 'stroke-width': 0.06 }),
     draw('title', {}, about));
 }
@@ -160,7 +169,7 @@ function curveChart(lines, dense, arena, view) {
     chart.append(polyline(curve.map((p) => [across(p.x), up(p.y)]), { class: 'curve', stroke: look.colour, 'stroke-dasharray': look.dash || null }));
     for (const point of curve) {
       const [x, y] = [across(point.x), up(point.y)];
-      chart.append(draw('a', { href: addressOf({ cell: point.line.id }), class: 'mark' },
+      chart.append(draw('a', { href: cellAddress(point.line), 'data-cell': point.line.id, class: 'mark' },
         draw('line', { x1: x, x2: x, y1: up(point.low), y2: up(point.high), stroke: look.colour }),
         draw('path', { d: look.path, transform: `translate(${x},${y}) scale(9)`, fill: hollow ? 'white' : look.colour,
           stroke: look.colour, 'stroke-width': hollow ? 0.16 : 0.02 }),

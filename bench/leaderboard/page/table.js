@@ -115,15 +115,13 @@ function rowOf(line) {
   if (!rows.has(line.id)) {
     const cells = shownColumns.map((column) => {
       const text = column.text(line);
-      const content = column.key === 'method' ? [marker(line.method), make('a', { 'data-cell': line.id }, text)] : [`${text}`];
+      const content = column.key === 'method' ? [marker(line.method), make('a', { href: cellAddress(line), 'data-cell': line.id }, text)] : [`${text}`];
       return make(column.key === 'method' ? 'th' : 'td',
         { class: [column.words ? 'words' : '', column.className?.(line) ?? ''].join(' ').trim() || null,
           scope: column.key === 'method' ? 'row' : null }, ...content);
     });
     rows.set(line.id, make('tr', { class: BANDS.includes(line.method) ? 'control' : null }, ...cells));
   }
-  // The rest of the view may have changed since.
-  rows.get(line.id).querySelector('a').setAttribute('href', addressOf({ cell: line.id }));
   return rows.get(line.id);
 }
 
@@ -147,7 +145,7 @@ function showTable(lines) {
     // Of numbers the largest are wanted first.
     const next = column.words || column.key === 'rank' ? (state.sort === up ? down : up) : (state.sort === down ? up : down);
     return make('th', { scope: 'col', class: column.words ? 'words' : null, 'aria-sort': order },
-      make('button', { type: 'button', 'data-sort': column.key, onclick: () => choose({ sort: next }) }, column.name || 'set'));
+      make('button', { type: 'button', 'data-sort': column.key, onclick: () => resort(next) }, column.name || 'set'));
   });
   byId('table').tHead.replaceChildren(make('tr', {}, ...heads));
   const dense = board.benchmarks.filter(chosenBenchmark).map(denseRow);
@@ -173,7 +171,8 @@ byId('table').addEventListener('mouseover', (event) => {
   cell.title = shownColumns[cell.cellIndex].about(line) || '';
 });
 
-const lineOf = (id) => board.lines.find((line) => line.id === id);
+const linesById = new Map(board.lines.map((line) => [line.id, line]));
+const lineOf = (id) => linesById.get(id);
 
 function marker(method) {
   const look = board.looks[method];
