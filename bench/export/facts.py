@@ -1,4 +1,4 @@
-"""What a program that has never heard of this project needs to know of a network: classes, colours, how images go in."""
+"""What a program that has never heard of this project needs to know of a network: classes, colours, how images look."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from bench.errors import BenchError, DamagedFile, first_line
-from bench.export.extras import extra, without_remarks
 from bench.export.facts import KEY, Facts
+from bench.system.extras import extra, without_remarks
 from bench.system.files import whole_file
 
 OPSET = 20

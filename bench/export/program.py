@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from bench.errors import BenchError, first_line
-from bench.export.extras import without_remarks
+from bench.export.mirrored import mirror_padded
+from bench.system.extras import without_remarks
 from bench.torch_utils.network_form import form_of
 
 # What torch's exporter raises over a network that it cannot follow.
@@ -39,16 +40,19 @@ def exported(model: nn.Module, input_size: tuple[int, int], *, fixed: bool) -> E
     if not fixed and height == width:
         # Equal sides could be taken for one and the same.
         width += 32
+    network = copy.deepcopy(model).eval()
+    if not fixed:
+        mirror_padded(network)
     images = torch.zeros(_BATCH, form_of(model).input_channels, height, width)
     open_axes = {0: Dim.DYNAMIC} if fixed else dict.fromkeys((0, 2, 3), Dim.DYNAMIC)
     try:
         with torch.no_grad(), without_remarks():
-            program = torch.export.export(
-                _Network(copy.deepcopy(model).eval()), (images,), dynamic_shapes=(open_axes,), strict=False
-            )
+            program = torch.export.export(_Network(network), (images,), dynamic_shapes=(open_axes,), strict=False)
     except _UNEXPORTABLE as error:
         mend = "" if fixed else "; with `fixed`, for one image size alone, it may be"
         raise BenchError(f"{type(model).__name__} cannot be exported: {first_line(error)}{mend}") from error
+    # A file would carry them, pickled.
+    program.example_inputs = None
     for part in program.graph_module.modules():
         for node in getattr(getattr(part, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.channels.groups import ChannelGroup
@@ -13,7 +13,16 @@ from bench.report.comparison_rows import comparison_title, entries
 from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines, is_uneven
 from bench.report.latency_text import comparison_conditions, latency_conditions, layers_conditions
 from bench.report.summary_record import BaselineRecord, ComparisonRow
-from bench.report.text import LAYERS_NOTE, layer_lines, layers_title, pair_lines, pair_title
+from bench.report.text import (
+    INT8_HEADER,
+    LAYERS_NOTE,
+    int8_lines,
+    int8_notes,
+    layer_lines,
+    layers_title,
+    pair_lines,
+    pair_title,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -122,6 +131,21 @@ def layers_table(layers: Sequence[LayerCost], timed: LayersTimed | None = None) 
     table = framed(layers_title(layers), header, LAYERS_NOTE + layers_conditions(timed))
     for number, line in enumerate(lines, start=1):
         table.add_row(*line, end_section=number == len(layers))
+    return table
+
+
+def int8_table(record: Mapping[str, Any]) -> Table:
+    """The table of an `int8_report.json`: each network in each form.
+
+    Args:
+        record: what the file holds.
+    """
+    lines = int8_lines(record)
+    table = framed(
+        f"int8 beside float32, {record['split']} of {record['dataset']}", INT8_HEADER, "\n".join(int8_notes(record))
+    )
+    for number, line in enumerate(lines, start=1):
+        table.add_row(*line, end_section=number % 3 == 0)
     return table
 
 

@@ -119,16 +119,35 @@ def _arrow(before: Any, after: Any, text: Callable[[Any], str]) -> str:
     return text(before) if after is None else f"{text(before)} -> {text(after)}"
 
 
-def int8_line(record: Mapping[str, Any]) -> str:
-    """What an `int8_report.json` says, for the console."""
-    before, after = record["float32"], record["int8"]
-    line = (
-        f"int8: mIoU {before['quality']['miou']:.2%} -> {after['quality']['miou']:.2%}, "
-        f"file {before['bytes_on_disk'] / 1e6:.2f} -> {after['bytes_on_disk'] / 1e6:.2f} MB"
-    )
+INT8_HEADER = ("network", "runtime", "precision", "mIoU", "points", "file MB", "latency ms", "speed-up")
+
+
+def int8_lines(record: Mapping[str, Any]) -> list[list[str]]:
+    """The lines of the table of an `int8_report.json`, under `INT8_HEADER`; latencies only where they were measured."""
+    latency = LatencyReport.of_record(record["latency"]) if record["latency"] else None
+    times = latency_texts(latency) if latency else [""] * len(record["rows"])
+    speedups = [found.speedup_text() for found in latency.networks.values()] if latency else times
+    return [
+        [
+            *(row[key] for key in ("network", "runtime", "precision")),
+            f"{100 * row['quality']['miou']:.2f}",
+            f"{row['miou_points']:+.2f}",
+            f"{row['bytes_on_disk'] / 1e6:.2f}",
+            *([ms, speedup] if latency else []),
+        ]
+        for row, ms, speedup in zip(record["rows"], times, speedups, strict=True)
+    ]
+
+
+def int8_notes(record: Mapping[str, Any]) -> list[str]:
+    """What stands below that table: which form of each network is the best one, and how it was measured."""
+    what = "fastest" if record["latency"] else "smallest"
+    notes = [f"{what} of the {name} within a point of mIoU: {found}" for name, found in record["best"].items()]
+    ends = ", first and last layer in float32" if record["float_ends"] else ""
+    notes.append(f"{record['engine']}; ranges of {record['calibration']['images']} training images{ends}")
     if record["latency"]:
-        line += f", {latency_line(LatencyReport.of_record(record['latency']))}"
-    return line
+        notes.append(f"latency: {conditions_of(LatencyReport.of_record(record['latency']))}")
+    return notes
 
 
 def latency_line(report: LatencyReport) -> str:
