@@ -28,6 +28,11 @@ def build_parser() -> Parser:
     files.add_argument("--ckpt", metavar="FILE", help="the network: any file that a command wrote (required)")
     files.add_argument("--save", metavar="DIR", help="where the files go (required)")
     parser.add_options("export", ExportOptions)
+    advice = (
+        "in place of files: where a pruned network's saving is lost, and which --round-to pays on this machine, "
+        "measured; with --save advice.json"
+    )
+    parser.add_switch(files, "--advise", help=advice)
     size = "size of the images (default: what the network was trained at)"
     parser.add_value(files, "--input-size", parse_size, metavar="H,W", help=size)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
@@ -39,7 +44,9 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and exports."""
     arguments = build_parser().parse(argv)
-    require_flags(arguments, "ckpt", "save", "format")
+    require_flags(arguments, "ckpt", *(() if arguments.advise else ("save", "format")))
+    if arguments.advise:
+        refuse_flags(arguments, "--advise writes no network", "format")
 
     from bench.export.folder import export, told
     from bench.measure.latency import Effort
@@ -51,6 +58,12 @@ def main(argv: list[str]) -> None:
     set_up(collect(RunOptions, arguments, device="cpu"))
     effort = Effort.of(collect(TimingOptions, arguments)) if arguments.latency else None
     saved = load_model(arguments.ckpt, **collect(ModelOptions, arguments).in_file)
+    if arguments.advise:
+        from bench.jobs.advice import advise_on
+
+        for shown in advise_on(arguments.ckpt, saved, collect(TimingOptions, arguments), arguments.save, arguments.input_size):
+            console().print(shown)
+        return
     record = export(
         arguments.ckpt,
         saved,
