@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.checks import require_flags
+from bench.cli.checks import refuse_flags, require_flags
 from bench.cli.parser import Parser, collect
 from bench.config.values import parse_size
 from bench.export.options import ExportOptions
@@ -49,9 +49,11 @@ def main(argv: list[str]) -> None:
         refuse_flags(arguments, "--advise writes no network", "format")
 
     from bench.export.folder import export, told
+    from bench.jobs.advice import write_advice
     from bench.measure.latency import Effort
     from bench.models.checkpoint import load_model
-    from bench.system.console import say
+    from bench.report.console_tables import advice_tables
+    from bench.system.console import console, say
     from bench.system.devices import set_up
 
     options = collect(ExportOptions, arguments)
@@ -59,10 +61,10 @@ def main(argv: list[str]) -> None:
     effort = Effort.of(collect(TimingOptions, arguments)) if arguments.latency else None
     saved = load_model(arguments.ckpt, **collect(ModelOptions, arguments).in_file)
     if arguments.advise:
-        from bench.jobs.advice import advise_on
-
-        for shown in advise_on(arguments.ckpt, saved, collect(TimingOptions, arguments), arguments.save, arguments.input_size):
-            console().print(shown)
+        effort = Effort.of(collect(TimingOptions, arguments))
+        advice = write_advice(arguments.ckpt, saved, effort, arguments.save, input_size=arguments.input_size)
+        for table in advice_tables(advice):
+            console().print(table)
         return
     record = export(
         arguments.ckpt,

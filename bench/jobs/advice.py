@@ -28,7 +28,7 @@ from bench.models import build_model
 from bench.models.checkpoint import SavedModel
 from bench.system.console import say
 from bench.system.extras import extra
-from bench.system.files import plain
+from bench.system.files import make_folder, plain, write_json
 from bench.system.provenance import provenance
 
 FORMAT = "export-advice/1"
@@ -41,6 +41,18 @@ SHARE = 0.5
 """Of the MACs that are kept where multiples are tried out on a network that is not pruned."""
 
 _CPU, _CHANNELS = torch.device("cpu"), 3
+
+
+def write_advice(
+    path: Path | str, saved: SavedModel, effort: Effort, folder: Path | str | None, **settings: Any
+) -> dict[str, Any]:
+    """What `advise` found, written as `advice.json` where a folder is given."""
+    if folder is not None:
+        make_folder(folder)
+    advice = advise(path, saved, effort, **settings)
+    if folder is not None:
+        write_json(Path(folder) / RECORD, advice)
+    return advice
 
 
 def advise(
@@ -85,9 +97,7 @@ def advise(
         rows, networks = [], {(0, PYTORCH): dense, (0, RUNTIME): OnnxModule(OnnxNetwork(paths["dense"]))}
         for multiple in multiples:
             try:
-                found = prune(
-                    dense, target={"macs": share}, round_to=multiple, recalibrate=False, input_size=size
-                )
+                found = prune(dense, target={"macs": share}, round_to=multiple, recalibrate=False, input_size=size)
             except BenchError as error:
                 say(f"multiples of {multiple} are left out: {error}")
                 continue
@@ -106,7 +116,9 @@ def advise(
             "input_size": size,
             "macs_kept": macs / whole,
             "operators": {name: [asdict(entry) for entry in found] for name, found in operators.items()},
-            "lost": [asdict(entry) | {"lost_ms": lost} for entry, lost in lost_savings(**operators)] if is_pruned else [],
+            "lost": [asdict(entry) | {"lost_ms": lost} for entry, lost in lost_savings(**operators)]
+            if is_pruned
+            else [],
             "dense_ms": {runtime: float(np.median(times.times[f"0 {runtime}"])) for runtime in (PYTORCH, RUNTIME)},
             "multiples": rows,
             "pays": {runtime: paying(rows, runtime) for runtime in (PYTORCH, RUNTIME)},
@@ -162,9 +174,7 @@ def _written(path: Path, model: nn.Module, facts: Facts) -> Path:
     return path
 
 
-def _timed(
-    networks: Mapping[tuple[int, str], nn.Module], facts: Facts, effort: Effort
-) -> tuple[LatencyMode, Rounds]:
+def _timed(networks: Mapping[tuple[int, str], nn.Module], facts: Facts, effort: Effort) -> tuple[LatencyMode, Rounds]:
     """Times all by turns, those of PyTorch in the memory format that is faster for the dense one."""
     choice = faster_format(networks[0, PYTORCH], facts.input_size, device=_CPU, mode=PLAIN_MODE, effort=effort)
     say(str(choice))

@@ -169,7 +169,9 @@ def advice_tables(advice: Mapping[str, Any]) -> Iterator[Table]:
     for number, line in enumerate(lines, start=1):
         table.add_row(*line, end_section=number == len(lines) - 1)
     yield table
-    how = f"{size_text(advice['input_size'])}, {advice['memory_format']}, {advice['device']}, {advice['threads']} threads"
+    how = (
+        f"{size_text(advice['input_size'])}, {advice['memory_format']}, {advice['device']}, {advice['threads']} threads"
+    )
     notes = [*pays_lines(advice), f"{how}, {advice['rounds']} rounds by turns; {advice['engine']}"]
     table = framed("Multiples of channels at one target", MULTIPLES_HEADER, "\n".join(notes))
     for number, line in enumerate(multiple_lines(advice)):
