@@ -51,6 +51,8 @@ def exported(model: nn.Module, input_size: tuple[int, int], *, fixed: bool) -> E
     except _UNEXPORTABLE as error:
         mend = "" if fixed else "; with `fixed`, for one image size alone, it may be"
         raise BenchError(f"{type(model).__name__} cannot be exported: {first_line(error)}{mend}") from error
+    # A file would carry them, pickled.
+    program.example_inputs = None
     for part in program.graph_module.modules():
         for node in getattr(getattr(part, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)
