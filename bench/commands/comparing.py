@@ -85,7 +85,7 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
         for line in plan_lines(planned(chosen(cells, how.only), out, force=how.force)):
             say(line)
         return
-    rows = run_cells(cells, session, out, how=how, commands=CommandLines(parser, arguments).text)
+    rows = run_cells(cells, session, out, how=how, commands=CommandLines(parser, arguments))
     if not how.cells_only:
         console().print(comparison_table(baseline_record(baseline), rows))
         say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
