@@ -90,7 +90,7 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
         for line in plan_lines(planned(chosen(cells, how.only), out, force=how.force)):
             say(line)
         return
-    commands = CommandLines(parser, arguments).text
+    commands = CommandLines(parser, arguments)
     rows = run_cells(cells, session, out, how=how, commands=commands, corruptions=arguments.corruptions)
     if not how.cells_only:
         console().print(comparison_table(baseline_record(baseline), rows))
