@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from bench.engine.cut_schedule import CutSchedule
     from bench.engine.session import Session
+    from bench.jobs.selection import Selection
     from bench.measure.baseline import Baseline
     from bench.plan.target import Goal
     from bench.pruners.base import Method
@@ -31,17 +32,26 @@ COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch")
 
 def keys_of_commands() -> set[str]:
     """The keys that a config file may hold for one command or another."""
-    modules = (importlib.import_module(f"bench.commands.{name}") for name in COMMANDS)
-    return {key for module in modules for key in module.build_parser().config_keys}
+    parsers = [importlib.import_module(f"bench.commands.{name}").build_parser() for name in COMMANDS]
+    specialists = importlib.import_module("bench.commands.specialists")
+    parsers += map(specialists.build_parser, specialists.STEPS)
+    return {key for parser in parsers for key in parser.config_keys}
 
 
-def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchmark: Path | None = None) -> Baseline:
+def baseline_of(
+    arguments: argparse.Namespace,
+    checkpoint: Path | str,
+    *,
+    benchmark: Path | None = None,
+    selection: Selection | None = None,
+) -> Baseline:
     """Opens a baseline as the flags on data, scoring, timing, device and network say.
 
     Args:
         arguments: of a command that has all these flags.
         checkpoint: its file.
         benchmark: the folder whose jobs say what the flags leave open about data and scoring.
+        selection: which of these jobs; needed with the folder.
     """
     from bench.measure.baseline import open_baseline
 
@@ -49,7 +59,7 @@ def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchm
     if benchmark is not None:
         from bench.jobs.benchmark_records import as_measured
 
-        data, scoring = as_measured(benchmark, data, scoring, arguments.given)
+        data, scoring = as_measured(benchmark, data, scoring, arguments.given, selection)
     run, timing = collect(RunOptions, arguments), collect(TimingOptions, arguments)
     return open_baseline(checkpoint, data, run, scoring, timing, network=collect(ModelOptions, arguments))
 

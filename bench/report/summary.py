@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.plan.target import Goal
 from bench.report.comparison_rows import comparison_title, entries
-from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines
+from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, corrupted_lines, failure_lines
 from bench.report.latency_text import comparison_conditions
 from bench.report.summary_columns import columns_of, flat_rows
 from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
@@ -84,6 +84,7 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
         parts += ["", *(f"* {line}" for line in comparison_conditions(baseline, rows))]
     if picture:
         parts += ["", f"![mIoU against cost]({picture})"]
+    parts += _under_corruptions(baseline, rows)
     parts += _against_control(rows)
     failures = failure_lines(rows)
     if failures:
@@ -91,6 +92,15 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
     parts += ["", "## Provenance", ""]
     parts += [f"* {key}: {value}" for key, value in record["provenance"].items() if value is not None]
     return "\n".join(parts) + "\n"
+
+
+def _under_corruptions(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> list[str]:
+    """What images with noise, fog and the like make of each network."""
+    table = corrupted_lines(baseline, rows)
+    if table is None:
+        return []
+    note = "mIoU in percent, mean of three severities each; corrupted: of all; retention: that over the clean mIoU."
+    return ["", "## Under corruptions", "", *markdown_table(*table), "", note]
 
 
 def _against_control(rows: Sequence[ComparisonRow]) -> list[str]:
