@@ -195,7 +195,8 @@ def _timed(entry: Entry) -> dict[str, Any]:
 def _add_gaps(lines: Sequence[dict[str, Any]], summary: Summary, found: Sequence[Entry]) -> None:
     """Adds to each mIoU its paired differences to the controls: [points, margin, seeds]."""
     for line, entry in zip(lines, found, strict=True):
-        for stage, key in itertools.product(line["miou"], SCRATCH):
+        # New weights are set against what pruning gave in the end.
+        for stage, key in itertools.product([*line["miou"]][-1:], SCRATCH):
             pairs = [(row.get(stage), row.get(key)) for row in entry.done]
             points = [100 * (own - control) for own, control in pairs if None not in (own, control)]
             if gap := estimate(points):

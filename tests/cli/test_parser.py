@@ -80,7 +80,7 @@ WITHOUT_FLAG = {
     },
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": {"per_layer"},
-    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr"},
+    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr", "report_only"},
 }
 
 

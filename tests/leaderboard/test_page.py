@@ -84,6 +84,27 @@ def test_a_cell_has_what_its_folder_says(out):
     assert "iou" not in only and only["miou"]["miou_finetuned"] == 55.0
 
 
+def test_new_weights_and_corruptions_are_shown_where_they_were_measured(out, board, tmp_path):
+    assert board["corruptions"] == [] and not {"scratch", "scratch-full"} & set(board["controls"])
+    record = json.loads((out / "benchmark_summary.json").read_text())
+    for row in record["rows"]:
+        if row["status"] == "done":
+            # Each seed loses two points and a half to three and a half.
+            row |= {"miou_scratch": row["miou_finetuned"] - 0.025 - 0.005 * row["seed"], "miou_corrupted": 0.3}
+    record["baseline"] |= {"miou_corrupted": 0.4, "miou_fog": 0.5}
+    write_json(tmp_path / "benchmark_summary.json", record)
+    shown = board_of(read_summaries([tmp_path]), [])
+    assert shown["controls"] == ["random", "l1", "scratch"] and shown["corruptions"] == ["corrupted"]
+    line = line_of(shown, "taylor/macs 0.5")
+    points, margin, seeds = line["miou"]["miou_finetuned"]["gaps"]["scratch"]
+    assert (points, seeds) == (3.0, 3) and margin == pytest.approx(4.303 * 0.5 / 3**0.5, abs=1e-3)
+    assert "scratch" not in line["miou"]["miou_cut"]["gaps"], "it is set against the end, not against the cut"
+    assert line["corrupted"]["corrupted"][0] == 30 and shown["benchmarks"][0]["corrupted"] == {
+        "corrupted": 40,
+        "fog": 50,
+    }
+
+
 def test_published_numbers_are_shown_where_they_compare(board, out):
     assert {entry["network"] for entry in board["published"]} == {"SegNet"}
     assert board["published_elsewhere"] == 2
