@@ -73,7 +73,11 @@ def test_what_the_seeds_do_not_tell_apart_is_said(board):
 def test_a_cell_has_what_its_folder_says(out):
     cells = cells_of(read_summaries([out]), out.absolute())
     job = cells["fpgm/macs 0.5"][0]
-    assert job["command"] == "benchmark.py --only fpgm@macs0.5@0" and job["page"].endswith("/report.html")
+    assert (
+        job["alone"]["command"] == "benchmark.py --only fpgm@macs0.5@0"
+        and job["all_seconds"] == 9
+        and job["page"].endswith("/report.html")
+    )
     assert job["seconds"] == {"score": 2.5, "cut": 0.5, "finetune": 3.0}
     assert job["iou"]["finetuned"] == [55.0] * len(CLASSES) and job["widths"] == [32] * len(LAYERS)
     assert job["files"].keys() == {"pruned", "finetuned"}
