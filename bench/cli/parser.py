@@ -143,7 +143,7 @@ class Parser(argparse.ArgumentParser):
 
         Returns:
             The value of each field; in `typed` the fields that the command line names, in `given` those that it or a
-            config file names.
+            config file names; in `words` a command line that says by itself what it and the files say together.
         """
         argv = list(sys.argv[1:] if argv is None else argv)
         sources = config_settings(argv, self._actions, self._elsewhere)
@@ -156,8 +156,23 @@ class Parser(argparse.ArgumentParser):
             named |= {setting.dest for setting in left}
         arguments = self.parse_args(words)
         self._resolve_paths(arguments)
-        arguments.typed, arguments.given = frozenset(typed), frozenset(named)
+        arguments.typed, arguments.given, arguments.words = frozenset(typed), frozenset(named), words
         return arguments
+
+    def without(self, words: Sequence[str], *fields: str) -> list[str]:
+        """The words of a command line that parses, but for some fields and their values."""
+        left, skips, number = [], False, 0
+        while number < len(words):
+            word = words[number]
+            action = self._option_string_actions.get(word.partition("=")[0] if word.startswith("--") else word)
+            if action is not None:
+                skips = action.dest in fields
+                takes_next = action.nargs is None and "=" not in word
+            # A value may look like a flag.
+            taken = 2 if action is not None and takes_next else 1
+            left += [] if skips else words[number : number + taken]
+            number += taken
+        return left
 
     def _resolve_paths(self, arguments: argparse.Namespace) -> None:
         """Lets names of files begin at home or in a variable, as in a shell."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bench.config.declare import identity_of
+from bench.datasets.fingerprint import DataFiles
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import FinetunedReport, latency_of
 from bench.models.checkpoint import load_model, save_model
@@ -16,6 +18,31 @@ from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
 from bench.training.state import can_resume, drop_outdated_run
 from bench.training.step import Knobs
+
+
+def kept_finetuning(
+    baseline: Baseline, folder: Path, options: TrainOptions, seed: int, distillation: Distillation | None = None
+) -> FinetunedReport | None:
+    """The report of a fine-tuning by this recipe on the images there are now; None where that is to be done.
+
+    The arguments are those of `finetune_model`.
+    """
+    done = _report_of(folder, _recipe(folder, options, seed, distillation))
+    return None if done is None or _files(baseline).changed_since(done.get("data")) else done
+
+
+def _recipe(folder: Path, options: TrainOptions, seed: int, distillation: Distillation | None) -> dict[str, Any]:
+    taught = distillation.as_record() if distillation else {}
+    return plain({**identity_of(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
+
+
+def _files(baseline: Baseline) -> DataFiles:
+    return baseline.data.files(*dict.fromkeys(["train", "val", baseline.split]))
+
+
+def _report_of(folder: Path, recipe: dict[str, Any]) -> FinetunedReport | None:
+    done = read_kept(folder / FINETUNED_REPORT, read_json) if (folder / FINETUNED).is_file() else None
+    return done if done is not None and done["finetune"]["recipe"] == recipe else None
 
 
 def finetune_model(
@@ -40,12 +67,9 @@ def finetune_model(
     Returns:
         What `finetuned_report.json` says.
     """
-    taught = distillation.as_record() if distillation else {}
-    recipe = plain({**identity_of(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
-    files = baseline.data.files(*dict.fromkeys(["train", "val", baseline.split]))
-    done = read_kept(folder / FINETUNED_REPORT, read_json) if (folder / FINETUNED).is_file() else None
-    is_same = done is not None and done["finetune"]["recipe"] == recipe
-    if is_same and files.fits(done.get("data"), f"{folder.name} was fine-tuned"):
+    recipe, files = _recipe(folder, options, seed, distillation), _files(baseline)
+    done = _report_of(folder, recipe)
+    if done is not None and files.fits(done.get("data"), f"{folder.name} was fine-tuned"):
         return done
     saved = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
     history = folder / f"finetune_{digest(recipe)[:8]}"

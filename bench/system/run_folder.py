@@ -28,6 +28,9 @@ FINETUNED, FINETUNED_REPORT = "finetuned_model.pt", "finetuned_report.json"
 REPORT = "report.json"
 """What was measured on the network of a training or a pruning."""
 
+CELL = "cell.json"
+"""Of a cell of a comparison: the command line that is this cell alone, and what it took."""
+
 LATENCY_FORMAT = "latency_format.json"
 """Of a comparison: the memory format that its networks are timed in."""
 
