@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from records import faults
 from rich.console import Console
+from scripts import run_script
 from toy_onnx import chain, write_chain
 
 from bench.engine.any_network import prune
@@ -93,3 +94,15 @@ def test_images_that_are_not_rgb_are_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(advice, "facts_of", lambda *_: facts.__class__(**{**vars(facts), "input_channels": 4}))
     with pytest.raises(BenchError, match="takes images of 4 channels; advice is for those of 3"):
         advice.advise("net.pt", saved, Effort(0, 10, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "--ckpt is missing"),
+        (["--ckpt", "a.pt", "--format", "onnx"], "--advise writes no network; leave --format out"),
+    ],
+)
+def test_the_command_asks_for_a_network_and_writes_none(flags: list[str], says: str) -> None:
+    ended = run_script("bench.commands.export", "--advise", *flags)
+    assert (ended.code, says in ended.err) == (2, True), ended.err
