@@ -15,9 +15,9 @@ from bench.report.comparison_rows import comparison_title, entries
 from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, corrupted_lines, failure_lines
 from bench.report.latency_text import comparison_conditions
 from bench.report.summary_columns import columns_of, flat_rows
-from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
+from bench.report.summary_record import CONTROLS, STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
 from bench.report.tradeoff_plot import Benchmark, plot_tradeoffs
-from bench.report.versus_random import CONTROL, gaps_to_control
+from bench.report.versus_random import CONTROL, gaps_to_control, gaps_to_scratch
 from bench.system.files import make_folder, write_csv, write_json, write_text
 
 
@@ -63,26 +63,28 @@ def write_summary(
 def _markdown(record: SummaryRecord, picture: str | None) -> str:
     baseline, rows = record["baseline"], record["rows"]
     header, lines = comparison_lines(baseline, rows, full=True)
+    found = entries(rows)
     parts = [f"# {comparison_title(baseline)}", "", *markdown_table(header, lines), ""]
     parts += [
         "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
         "after fine-tuning. Parameters and MACs: share kept."
     ]
-    if any(entry.values("miou_repaired") for entry in entries(rows)):
+    if any(entry.values("miou_repaired") for entry in found):
         parts += [
             "Repaired: by least squares, without training; cut and recalibrated are the same networks without it."
         ]
-    if any(len(entry.done) > 1 for entry in entries(rows)):
+    if any(len(entry.done) > 1 for entry in found):
         parts += ["With several seeds: mean ± standard deviation over the seeds."]
-    if any(entry.is_sparse for entry in entries(rows)):
+    if any(entry.is_sparse for entry in found):
         parts += [SPARSE_NOTE]
-    if any(entry.speedups for entry in entries(rows)):
+    if any(entry.speedups for entry in found):
         parts += [
             "Speed-up: typical paired ratio to the baseline with its 95 % interval. Latency: the baseline's over that."
         ]
         parts += ["", *(f"* {line}" for line in comparison_conditions(baseline, rows))]
     if picture:
         parts += ["", f"![mIoU against cost]({picture})"]
+    parts += _against_scratch(rows)
     parts += _under_corruptions(baseline, rows)
     parts += _against_control(rows)
     failures = failure_lines(rows)
@@ -91,6 +93,22 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
     parts += ["", "## Provenance", ""]
     parts += [f"* {key}: {value}" for key, value in record["provenance"].items() if value is not None]
     return "\n".join(parts) + "\n"
+
+
+def _against_scratch(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Whether pruned networks do better than their shapes from new weights."""
+    parts = []
+    for key, how in CONTROLS.items():
+        lines = [
+            [gap.method, str(Goal(gap.target, gap.ratio)), str(gap.seeds), gap.points_text, gap.verdict]
+            for gap in gaps_to_scratch(rows, key)
+        ]
+        if lines:
+            header = ["method", "target", "seeds", "mIoU points", "verdict"]
+            parts += ["", f"## Against the same shape from new weights, {how}", "", *markdown_table(header, lines)]
+    if parts:
+        parts += ["", "The pruned network in the end, less its control: mean over the seeds with its 95 % interval."]
+    return parts
 
 
 def _under_corruptions(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> list[str]:
@@ -111,9 +129,8 @@ def _against_control(rows: Sequence[ComparisonRow]) -> list[str]:
             continue
         lines = []
         for gap in gaps:
-            margin = "" if gap.margin is None else f" ± {gap.margin:.1f}"
-            points = f"{gap.points:+.1f}{margin}"
-            lines.append([gap.method, str(Goal(gap.target, gap.ratio)), points, gap.verdict, f"{gap.macs_points:+.1f}"])
+            goal, macs = Goal(gap.target, gap.ratio), f"{gap.macs_points:+.1f}"
+            lines.append([gap.method, str(goal), gap.points_text, gap.verdict, macs])
         header = ["method", "target", "mIoU points", "verdict", "MACs points"]
         parts += ["", f"## Against {CONTROL}, {when}", "", *markdown_table(header, lines)]
     if parts:
