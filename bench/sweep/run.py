@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from bench.engine.session import Session
-from bench.errors import DamagedFile
+from bench.errors import BenchError, DamagedFile
 from bench.jobs.finished_cells import finished_cells
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
@@ -243,17 +243,25 @@ class Sweep:
             return measured_in(cell.folder, self._baseline)
 
         row = attempt(cell.job, cell.folder, made, cell.settings)
-        if not worked and _is_newer(cell.folder / CELL, self._began):
+        if row["status"] == "failed":
+            # On a full disk the row has to do.
+            with contextlib.suppress(BenchError):
+                self._note(cell, None)
+        elif not worked and _is_newer(cell.folder / CELL, self._began):
             # Another process did it meanwhile.
             row = {**row, "seconds": round(read_json(cell.folder / CELL)["seconds"], 1)}
             return row, row["seconds"]
         return row, row["seconds"] if worked else None
 
-    def _note(self, cell: Cell, seconds: float) -> None:
-        """Writes what it takes to make the cell again."""
+    def _note(self, cell: Cell, seconds: float | None) -> None:
+        """Writes what it takes to make the cell again; None for the seconds of one that failed."""
         record = {
             "format": "cell/1",
             "name": cell.name,
+            "method": cell.job.method,
+            "target_kind": cell.job.goal.kind,
+            "target_value": cell.job.goal.value,
+            "seed": cell.job.seed,
             "command": self._commands.text(cell.job) if self._commands else None,
             "working_folder": Path.cwd(),
             "seconds": seconds,
