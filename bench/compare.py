@@ -32,7 +32,8 @@ def main(argv: list[str]) -> None:
     """Parses the command line and compares."""
     arguments = build_parser().parse(argv)
 
-    from bench.jobs.side_by_side import differences, read_summaries, table_of, write_comparison
+    from bench.jobs.side_by_side import differences, table_of, write_comparison
+    from bench.leaderboard.summaries import read_summaries
     from bench.report.console_tables import stacked_table
     from bench.system.console import console, say
 

@@ -312,17 +312,23 @@ def _permute(model: nn.Module, groups: Sequence[ChannelGroup], *, inverse: bool)
             key, layer = (member.layer, member.side), model.get_submodule(member.layer)
             places = sides.get(key, torch.arange(width(layer, member.side)))
             sides[key] = places.index_select(0, _places(member, permutation, len(places)))
-    done = set()
+    layers = {name: model.get_submodule(name) for name, _ in sides}
+    tensors: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
     for (name, side), places in sides.items():
-        layer = model.get_submodule(name)
         order = places.argsort() if inverse else places
-        for tensor_name, axes in axes_of(layer).items():
-            tensor = getattr(layer, tensor_name, None)
-            if tensor is None or side not in axes or (id(tensor), side) in done:
-                continue
-            # A tensor that two layers share changes once.
-            done.add((id(tensor), side))
-            tensor.copy_(tensor.index_select(axes.index(side), order.to(tensor.device)))
+        for tensor_name, axes in axes_of(layers[name]).items():
+            tensor = getattr(layers[name], tensor_name, None)
+            if tensor is not None and side in axes:
+                # A tensor that two layers share changes once.
+                tensors.setdefault(id(tensor), (tensor, {}))[1].setdefault(axes.index(side), order.to(tensor.device))
+    buffer = torch.empty(0)
+    for tensor, orders in tensors.values():
+        if (buffer.dtype, buffer.device) != (tensor.dtype, tensor.device) or buffer.numel() < tensor.numel():
+            # Memory that is there already is quicker than new one for each tensor.
+            buffer = tensor.new_empty(max(tensor.numel(), 1 << 20))
+        moved = buffer[: tensor.numel()].view(tensor.shape)
+        for axis, places in orders.items():
+            tensor.copy_(torch.index_select(tensor, axis, places, out=moved))
 
 
 def _permutation(group: ChannelGroup) -> Tensor:

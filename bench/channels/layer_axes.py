@@ -6,10 +6,13 @@ from a file, and predicting costs.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 OUT, IN = "out", "in"
 
@@ -121,7 +124,6 @@ def out_filters(layer: nn.Module, values: Tensor | None = None) -> Tensor:
     return weight.movedim(axes_of(layer)["weight"].index(OUT), 0).flatten(1)
 
 
-@torch.no_grad()
 def keep_channels(layer: nn.Module, side: str, kept: Tensor) -> None:
     """Removes all channels of one side of a layer but the given ones, in place.
 
@@ -130,31 +132,71 @@ def keep_channels(layer: nn.Module, side: str, kept: Tensor) -> None:
         side: OUT or IN.
         kept: int64 [K], positions that stay, ascending.
     """
-    if is_grouped(layer) and side == OUT:
-        layer.groups = len(torch.unique(kept // (layer.out_channels // layer.groups)))
-    if isinstance(layer, nn.GroupNorm):
-        layer.num_groups = len(torch.unique(kept // (layer.num_channels // layer.num_groups)))
+    keep_sides(layer, {side: kept})
+
+
+@torch.no_grad()
+def keep_sides(layer: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    """Removes all channels of some sides of a layer but the given ones, in place.
+
+    Args:
+        layer: a layer of the table above.
+        kept: side -> int64 [K], positions that stay, ascending.
+    """
+    if OUT in kept and is_grouped(layer):
+        layer.groups = len(torch.unique(kept[OUT] // (layer.out_channels // layer.groups)))
+    if OUT in kept and isinstance(layer, nn.GroupNorm):
+        layer.num_groups = len(torch.unique(kept[OUT] // (layer.num_channels // layer.num_groups)))
     for name, sides in axes_of(layer).items():
         tensor = getattr(layer, name, None)
-        if tensor is None or side not in sides:
-            continue
-        _replace(layer, name, sliced(tensor.detach(), sides.index(side), kept))
-    _refresh_attributes(layer, len(kept))
+        axes = {axis: kept[side] for axis, side in enumerate(sides) if side in kept}
+        if tensor is not None and axes:
+            _replace(layer, name, sliced(tensor, axes))
+    _refresh_attributes(layer, len(kept.get(OUT, ())))
 
 
-def sliced(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
-    """The given positions of one axis of a tensor, in the tensor's memory format.
+# Up to how many blocks of neighbours are copied each by itself, which is quicker than position by position.
+_MOST_BLOCKS = 8
+
+
+def sliced(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """The given positions of some axes of a tensor, in the tensor's memory format.
 
     Args:
         tensor: any.
-        axis: one of its axes.
-        kept: int64 [K], positions on that axis.
+        kept: axis -> int64 [K], positions on it, ascending.
     """
-    smaller = tensor.index_select(axis, kept.to(tensor.device))
+    shape = [len(kept[axis]) if axis in kept else size for axis, size in enumerate(tensor.shape)]
+    is_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    like = torch.empty(shape, device="meta")
+    strides = (like.contiguous(memory_format=torch.channels_last) if is_last else like).stride()
+    if isinstance(tensor, FakeTensor):
+        # A shape has no values to pick from.
+        return tensor.new_empty_strided(shape, strides)
+    tensor = tensor.detach()
+    starts = {axis: _starts(positions) for axis, positions in kept.items()}
+    if math.prod(map(len, starts.values())) <= _MOST_BLOCKS:
+        smaller = torch.empty_strided(shape, strides, dtype=tensor.dtype, device=tensor.device)
+        runs = [_runs(kept[axis], starts[axis]) if axis in kept else [(0, 0, size)] for axis, size in enumerate(shape)]
+        for block in itertools.product(*runs):
+            into = tuple(slice(start, start + length) for start, _, length in block)
+            smaller[into] = tensor[tuple(slice(first, first + length) for _, first, length in block)]
+        return smaller
+    for axis, positions in kept.items():
+        tensor = tensor.index_select(axis, positions.to(tensor.device))
     # index_select gives a plain contiguous tensor.
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        smaller = smaller.contiguous(memory_format=torch.channels_last)
-    return smaller
+    return tensor.contiguous(memory_format=torch.channels_last) if is_last else tensor
+
+
+def _starts(positions: Tensor) -> Tensor:
+    """int64 [runs], where in a list of positions a run of neighbours begins."""
+    return (positions.diff(prepend=positions[:1] - 2) != 1).nonzero().flatten()
+
+
+def _runs(positions: Tensor, starts: Tensor) -> list[tuple[int, int, int]]:
+    """(place in the list, first position, length) of each run of neighbours."""
+    lengths = starts.diff(append=starts.new_tensor([len(positions)]))
+    return list(zip(starts.tolist(), positions[starts].tolist(), lengths.tolist(), strict=True))
 
 
 def adopt_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

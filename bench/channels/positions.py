@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from bench.channels.layer_axes import keep_channels, width
+from bench.channels.layer_axes import keep_sides, width
 
 if TYPE_CHECKING:
     from bench.channels.groups import ChannelGroup
@@ -39,6 +40,9 @@ def positions_left(model: nn.Module, groups: Iterable[ChannelGroup], gone: Mappi
 
 
 def keep_positions(model: nn.Module, positions: Positions) -> None:
-    """Narrows the layers of a network in place, each side once."""
+    """Narrows the layers of a network in place, each once."""
+    of_layer: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for (name, side), kept in positions.items():
-        keep_channels(model.get_submodule(name), side, kept)
+        of_layer[name][side] = kept
+    for name, sides in of_layer.items():
+        keep_sides(model.get_submodule(name), sides)

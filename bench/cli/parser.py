@@ -156,7 +156,8 @@ class Parser(argparse.ArgumentParser):
             named |= {setting.dest for setting in left}
         arguments = self.parse_args(words)
         self._resolve_paths(arguments)
-        arguments.typed, arguments.given, arguments.words = frozenset(typed), frozenset(named), words
+        arguments.typed, arguments.given = frozenset(typed), frozenset(named)
+        arguments.words = self.without(words, "config", "recipe")
         return arguments
 
     def without(self, words: Sequence[str], *fields: str) -> list[str]:

@@ -13,11 +13,11 @@ from bench.cli.listings import add_listings, add_recipe, print_listing
 from bench.cli.parser import Parser
 from bench.cli.target_flags import target_fields
 from bench.commands.comparing import compare_methods
-from bench.commands.shared import keys_of_commands
+from bench.commands.shared import keys_of_commands, look_at_records
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import GridOptions
-from bench.measure.options import ScoringOptions, TimingOptions
+from bench.measure.options import RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.recover.options import RepairOptions
@@ -37,7 +37,7 @@ def build_parser() -> Parser:
     parser = Parser(
         "benchmark.py",
         "Compares pruning methods on one baseline. Jobs that are done are not done again; "
-        "benchmark_summary.json/.csv/.md/.png go to --out-dir.",
+        "benchmark_summary.json/.csv/.md/.tex/.png/.svg and leaderboard.html go to --out-dir.",
         common=COMMON,
         docstring=__doc__,
         elsewhere=keys_of_commands,
@@ -64,6 +64,7 @@ def build_parser() -> Parser:
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
     parser.add_options("distillation, in fine-tuning and between cuts", DistillOptions)
     parser.add_options("scoring", ScoringOptions)
+    parser.add_options("robustness", RobustnessOptions)
     parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("oracle", OracleOptions)
     parser.add_options("sweep", SweepOptions)
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
     """Parses the command line and runs the comparison."""
     parser = build_parser()
     arguments = parser.parse(argv)
-    if print_listing(arguments, argv):
+    if print_listing(arguments, argv) or look_at_records(arguments):
         return
     compare_methods(parser, arguments)
 

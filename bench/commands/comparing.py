@@ -85,10 +85,11 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
         for line in plan_lines(planned(chosen(cells, how.only), out, force=how.force)):
             say(line)
         return
-    rows = run_cells(cells, session, out, how=how, commands=CommandLines(parser, arguments))
+    commands = CommandLines(parser, arguments)
+    rows = run_cells(cells, session, out, how=how, commands=commands, corruptions=arguments.corruptions)
     if not how.cells_only:
         console().print(comparison_table(baseline_record(baseline), rows))
-        say(f"-> {out / 'benchmark_summary.json'}, .csv, .md and .png")
+        say(f"-> {out / 'benchmark_summary.json'}, .csv, .md, .tex, .png and .svg, and {out / 'leaderboard.html'}")
         if oracle.oracle:
             seeds = [*dict.fromkeys(job.seed for job in jobs)]
             console().print(agreement_table(measure_agreement(session, pruners, goals[0], seeds, oracle, out)))

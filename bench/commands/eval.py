@@ -15,7 +15,7 @@ from bench.cli.listings import add_listings, print_listing
 from bench.cli.parser import Parser, collect
 from bench.commands.shared import baseline_of, keys_of_commands
 from bench.datasets.options import DataOptions
-from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
+from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.report.options import PageOptions
 from bench.system.options import RunOptions
@@ -55,6 +55,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("scoring", ScoringOptions)
+    parser.add_options("robustness", RobustnessOptions)
     parser.add_options("timing", TimingOptions)
     parser.add_options("page", PageOptions)
     parser.add_options("int8", Int8Options)
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> None:
     if not arguments.report:
         return
     path, page = Path(arguments.report), collect(PageOptions, arguments)
-    report = evaluate_pair(baseline, candidate, path, page)
+    report = evaluate_pair(baseline, candidate, path, page, corruptions=arguments.corruptions)
     console().print(pair_table(report))
     if report["layers"]:
         console().print(layers_table(layers_of(report), report["layers_timed"]))

@@ -74,6 +74,4 @@ def _sliced_like(parameter: nn.Parameter, value: object, slices: list[tuple[int,
             f"the optimizer's {what} is {list(value.shape)}, the weight {list(parameter.shape)}: it cannot be cut "
             "along; use SGD or AdamW, or a new optimizer after the cut"
         )
-    for axis, kept in slices:
-        value = sliced(value, axis, kept)
-    return value
+    return sliced(value, dict(slices))

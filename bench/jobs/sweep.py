@@ -12,18 +12,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from bench.errors import BenchError, DamagedFile, as_flags
-from bench.jobs.benchmark_records import pruned_folders
+from bench.errors import BenchError, as_flags
 from bench.jobs.finetuning import finetune_model
-from bench.jobs.finished_cells import comparable_folders, finetuned_in
+from bench.jobs.finished_cells import comparable_folders, finetuned_in, finished_cells
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
+from bench.jobs.robustness import score_rows
+from bench.jobs.selection import EVERYTHING, Selection, chosen_jobs
+from bench.leaderboard.results import write_summary
 from bench.measure.baseline import Baseline
 from bench.plan.target import Goal
 from bench.report.row_settings import Settings, settings_of
-from bench.report.summary import write_summary
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row, measured_of
 from bench.system.console import say
 from bench.system.failures import explained, in_one_line
@@ -56,22 +56,34 @@ def finetune_benchmark(
     finetune: TrainOptions,
     out: Path,
     distillation: Distillation | None = None,
+    selection: Selection = EVERYTHING,
+    *,
+    corruptions: bool = False,
 ) -> list[ComparisonRow]:
-    """Fine-tunes every pruned network of a benchmark and writes `finetuned_summary.json/.csv/.md/.png`.
+    """Fine-tunes pruned networks of a benchmark and writes `finetuned_summary.json/.csv/.md/.png`.
+
+    The summary also holds what earlier runs fine-tuned by the same recipe.
 
     Args:
         baseline: the network and its data.
         finetune: the recipe, the same for all.
         out: folder of the benchmark.
         distillation: the teacher, the same for all, if there is one.
+        selection: which networks.
+        corruptions: also score them under corruptions.
+
+    Returns:
+        One row a network of the selection.
 
     Raises:
-        BenchError: nothing in the folder was pruned, or all of it from another baseline or on other data.
+        BenchError: nothing in the folder was pruned, or all of it from another baseline or on other data; something
+            that was selected is not there.
     """
-    pruned = pruned_folders(out)
-    if not pruned:
+    infos = chosen_jobs(out, selection)
+    if not infos:
         raise BenchError(f"{out} holds no pruned network; run benchmark.py with --out-dir {out} first")
-    infos = {folder: _readable_info(folder) for folder in pruned}
+    for folder in (folder for folder, info in infos.items() if info is None):
+        say(f"{folder} is left out: {folder / INFO} is not a JSON file")
     readable = [folder for folder, info in infos.items() if info is not None]
     folders, others = comparable_folders(baseline, readable)
     if not folders:
@@ -95,7 +107,10 @@ def finetune_benchmark(
         row = attempt(job, folder, work, settings)
         rows.append(row)
         say(f"[{number}/{len(folders)}] {job}: {outcome(row)}")
-    write_summary(out, baseline_record(baseline), rows, provenance(), name="finetuned_summary")
+    if corruptions:
+        rows = score_rows(baseline, out, rows)
+    earlier = [] if selection.is_everything else _tuned_alike(baseline, out, rows)
+    write_summary(out, baseline_record(baseline), [*rows, *earlier], provenance(), name="finetuned_summary")
     if len(readable) < len(infos):
         raise BenchError(
             f"{len(infos) - len(readable)} of {len(infos)} pruned networks were left out because their {INFO} is "
@@ -104,12 +119,14 @@ def finetune_benchmark(
     return rows
 
 
-def _readable_info(folder: Path) -> dict[str, Any] | None:
-    try:
-        return read_json(folder / INFO)
-    except DamagedFile as error:
-        say(f"{folder} is left out: {error}")
-        return None
+def _tuned_alike(baseline: Baseline, out: Path, rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Rows of the other jobs whose networks were fine-tuned by the recipe of these."""
+    recipes = {row["finetune_recipe"] for row in rows if row["status"] == "done"}
+    others = finished_cells(baseline, out, {row["folder"] for row in rows})
+    alike = [row for row in others if row["finetune_recipe"] in recipes]
+    if others:
+        say(f"the summary also holds {len(alike)} of {len(others)} further jobs: those fine-tuned by the same recipe")
+    return alike
 
 
 def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainOptions | None:

@@ -20,6 +20,7 @@ from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images,
 from bench.measure.evaluation_report import (
     FORMAT,
     Change,
+    CorruptedQuality,
     CostRecord,
     EvaluationReport,
     FileRecord,
@@ -83,9 +84,11 @@ class Baseline:
         is_timed: whether latency is among what is measured.
         leaves_format_open: whether nobody has said which memory format networks are timed in.
         scoring: how every network is scored; all are contiguous for it.
+        robustness: what it scores under corruptions, once that was measured.
         shared: a folder in which several processes keep what is measured once for all of them, if there is one.
     """
 
+    robustness: CorruptedQuality | None = None
     shared: Path | None = None
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Scores a network over a split, or two in one pass, and yields what it predicts."""
+"""Scores a network over a split, or several in one pass, and yields what it predicts."""
 
 from __future__ import annotations
 
@@ -140,6 +140,18 @@ def evaluate_both(
             differing.append(differs.flatten(1).sum(1))
         first, second = (judge.evaluation() for judge in judges)
     return first, second, processes.in_order(torch.cat(differing)).cpu()
+
+
+def evaluate_each(
+    models: Sequence[nn.Module], loader: Iterable[Batch], classes: Classes, **settings: Any
+) -> list[Evaluation]:
+    """Scores several networks in one pass over a split; the other arguments are as for `evaluate_images`."""
+    judges = [_Judge(classes, settings["device"], settings.get("scoring", PLAIN)) for _ in models]
+    with _enough_memory():
+        for found, labels in _predictions(models, loader, **settings):
+            for judge, prediction in zip(judges, found, strict=True):
+                judge.update(prediction, labels)
+        return [judge.evaluation() for judge in judges]
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], classes: Classes, **settings: Any) -> Quality:

@@ -63,6 +63,15 @@ class TimingOptions:
 
 
 @dataclass
+class RobustnessOptions:
+    """Images that something has befallen."""
+
+    corruptions: bool = option(
+        False, "also score networks under noise, blur, fog, brightness, contrast and JPEG, each at three severities"
+    )
+
+
+@dataclass
 class Int8Options:
     """Quantisation after training."""
 

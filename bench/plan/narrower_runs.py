@@ -68,11 +68,12 @@ class NarrowerRuns:
             for group, count in zip(self._groups, kept.tolist(), strict=True)
         }
         left = positions_left(self._model, self._groups, gone)
-        with stand_in(self._model) as shadow, OperatorCalls(shadow).noting() as seen:
+        with stand_in(self._model) as shadow:
             # Positions have values, which layers of several groups look at.
             with unset_fake_temporarily():
                 keep_positions(shadow, left)
-            shadow(blank_image(shadow, self._input_size))
+            with OperatorCalls(shadow).noting() as seen:
+                shadow(blank_image(shadow, self._input_size))
         return seen.calls
 
     def alike(self, kept: np.ndarray) -> np.ndarray:

@@ -6,12 +6,20 @@ Everything is plain data: shares as fractions, times in milliseconds, None what 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypedDict
 
+from bench.datasets.corruptions import SEVERITIES
 from bench.measure.baseline import Baseline
-from bench.measure.evaluation_report import CostRecord, EvaluationReport, latency_of
+from bench.measure.evaluation_report import (
+    CorruptedQuality,
+    CostRecord,
+    EvaluationReport,
+    RobustnessRecord,
+    latency_of,
+)
 from bench.plan.target import Goal
 from bench.report.row_settings import Settings, settings_of
 from bench.system.files import plain
@@ -27,9 +35,27 @@ STAGES = {
 """Row key -> how a network had been treated when that mIoU was measured, from first to last."""
 
 
-class Measured(Settings, total=False):
-    """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's, and
-    `miou_repaired` only where it was repaired."""
+class CorruptedShares(TypedDict, total=False):
+    """What a network scores under corruptions: the mean, its share of what it scores without, and each one's mean."""
+
+    miou_corrupted: float
+    retention_corrupted: float | None
+    miou_noise: float
+    miou_blur: float
+    miou_fog: float
+    miou_brightness: float
+    miou_contrast: float
+    miou_jpeg: float
+
+
+CORRUPTED = tuple(CorruptedShares.__annotations__)
+"""The keys of a row, and of the baseline, that say how a network does under corruptions."""
+
+
+class Measured(Settings, CorruptedShares, total=False):
+    """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's,
+    `miou_repaired` only where it was repaired, and what is under corruptions only where that was wanted: of the
+    fine-tuned network where there is one."""
 
     # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
     target: str
@@ -50,6 +76,7 @@ class Measured(Settings, total=False):
     miou_recalibrated: float | None
     miou_repaired: float | None
     miou_finetuned: float | None
+    baseline_miou_corrupted: float
     baseline_latency_ms: float | None
     latency_ms: float | None
     speedup: float | None
@@ -90,7 +117,7 @@ class ComparisonRow(Measured):
     seconds: float
 
 
-class BaselineRecord(CostRecord):
+class BaselineRecord(CostRecord, CorruptedShares):
     """The unpruned network, and what it costs."""
 
     path: str
@@ -183,9 +210,22 @@ def measured_of(info: Mapping[str, Any], report: EvaluationReport, finetuned: Ev
         "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
         **({"miou_repaired": quality["repaired"]["miou"]} if "repaired" in quality else {}),
         "miou_finetuned": finetuned["candidate"]["quality"]["miou"] if finetuned else None,
+        **corrupted_columns((finetuned or report).get("robustness")),
         **_timed(report),
         **_reconstructed(info),
     }
+
+
+def corrupted_columns(record: RobustnessRecord | None) -> Measured:
+    """What a report says under `robustness`, as columns of a row; nothing where that is of other corruptions."""
+    if record is None or record["corruptions"] != plain(SEVERITIES):
+        return {}
+    return {**_corrupted(record["candidate"]), "baseline_miou_corrupted": record["baseline"]["miou"]}
+
+
+def _corrupted(quality: CorruptedQuality) -> CorruptedShares:
+    means = {f"miou_{name}": statistics.fmean(shares) for name, shares in quality["by_corruption"].items()}
+    return {"miou_corrupted": quality["miou"], "retention_corrupted": quality["retention"], **means}
 
 
 def _timed(report: EvaluationReport) -> Measured:
@@ -230,6 +270,7 @@ def baseline_record(baseline: Baseline) -> BaselineRecord:
         "miou": baseline.quality["miou"],
         "quality": baseline.quality,
         **baseline.cost,
+        **(_corrupted(baseline.robustness) if baseline.robustness else {}),
     }
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.measure.evaluation_report import Change, EvaluationReport, latency_of
+from bench.measure.evaluation_report import Change, CorruptedQuality, EvaluationReport, latency_of
 from bench.measure.latency_report import LatencyReport
 from bench.measure.layer_costs import LayerCost
 from bench.report.comparison_rows import comparison_title
@@ -38,6 +38,8 @@ def pair_lines(report: EvaluationReport) -> tuple[list[str], dict[str, list[list
     for key, name in (("bytes_on_disk", "file MB"), ("compressed_bytes", "  compressed MB")):
         costs.append([name, *_beside([side[key] for side in sides], 1e6)])
     sections = {"quality": [*_quality_lines([side["quality"] for side in sides], report["change"])], "cost": costs}
+    if robustness := report.get("robustness"):
+        sections["robustness"] = [*_corrupted_lines([robustness[name] for name in names])]
     if latency := latency_of(report):
         sections["latency"] = [*latency_lines(latency)]
     return ["", *names, "change"][: 2 * len(names)], sections
@@ -49,25 +51,36 @@ def _beside(values: Sequence[float], unit: float) -> list[str]:
     return [*(f"{value / unit:.3f}" for value in values), *change]
 
 
-def _quality_lines(qualities: Sequence[Mapping[str, Any]], change: Change | None) -> Iterator[list[str]]:
+def _share_line(name: str, shares: Sequence[float | None]) -> list[str]:
     """Name, value of each network and, for two, the change in points."""
+    pairs = itertools.pairwise(shares)
+    changes = ["-" if None in pair else f"{100 * (pair[1] - pair[0]):+.2f}" for pair in pairs]
+    return [name, *("-" if share is None else f"{100 * share:.2f}" for share in shares), *changes]
 
-    def line(name: str, shares: Sequence[float | None]) -> list[str]:
-        pairs = itertools.pairwise(shares)
-        changes = ["-" if None in pair else f"{100 * (pair[1] - pair[0]):+.2f}" for pair in pairs]
-        return [name, *("-" if share is None else f"{100 * share:.2f}" for share in shares), *changes]
 
-    yield line("mIoU %", [quality["miou"] for quality in qualities])
+def _corrupted_lines(qualities: Sequence[CorruptedQuality]) -> Iterator[list[str]]:
+    """The mean over all corruptions, what is left of the mIoU without them, and each by its severities."""
+    yield _share_line("mIoU corrupted %", [quality["miou"] for quality in qualities])
+    yield _share_line("  of clean mIoU %", [quality["retention"] for quality in qualities])
+    for name, shares in qualities[0]["by_corruption"].items():
+        for severity in range(len(shares)):
+            values = [quality["by_corruption"][name][severity] for quality in qualities]
+            yield _share_line(f"  {name} {severity + 1} %", values)
+
+
+def _quality_lines(qualities: Sequence[Mapping[str, Any]], change: Change | None) -> Iterator[list[str]]:
+    """mIoU with its interval, the other metrics, and the IoU of each class."""
+    yield _share_line("mIoU %", [quality["miou"] for quality in qualities])
     ends = [quality["miou_interval"] and [100 * end for end in quality["miou_interval"]] for quality in qualities]
     intervals = ["-" if pair is None else "{:.2f} to {:.2f}".format(*pair) for pair in ends]
     yield ["  95 % interval", *intervals, *([change_text(change["miou_points_interval"])] if change else [])]
     named = {"pixel_accuracy": "pixel accuracy %", "class_accuracy": "class accuracy %"}
     for key, name in {**named, "frequency_weighted_iou": "frequency-weighted IoU %"}.items():
-        yield line(name, [quality[key] for quality in qualities])
+        yield _share_line(name, [quality[key] for quality in qualities])
     if qualities[0]["boundary"]:
-        yield line("boundary F-score %", [quality["boundary"]["f_score"] for quality in qualities])
+        yield _share_line("boundary F-score %", [quality["boundary"]["f_score"] for quality in qualities])
     for name in qualities[0]["iou"]:
-        yield line(f"  IoU {name}", [quality["iou"][name] for quality in qualities])
+        yield _share_line(f"  IoU {name}", [quality["iou"][name] for quality in qualities])
 
 
 def change_text(interval: Sequence[float] | None) -> str:

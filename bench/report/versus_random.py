@@ -50,30 +50,31 @@ class Gap(NamedTuple):
         return "ahead" if self.points > 0 else "behind"
 
 
-def gaps_to_control(rows: Sequence[ComparisonRow], stage: str) -> list[Gap]:
-    """Every method's gap to the random control.
+def gaps_to_control(rows: Sequence[ComparisonRow], stage: str, method: str = CONTROL) -> list[Gap]:
+    """Every method's gap to a control, the random one or another method.
 
     Args:
         rows: one a job.
         stage: which mIoU, such as `miou_finetuned`.
+        method: the control.
 
     Returns:
         In the order of the rows; nothing where the control or the method was not scored at that stage.
     """
     told_apart = zip(rows, variants(rows), strict=True)
     scored = [(row, way) for row, way in told_apart if row["status"] == "done" and row.get(stage) is not None]
-    control = {_pairing(row, way): row for row, way in scored if row["method"] == CONTROL}
+    control = {_pairing(row, way): row for row, way in scored if row["method"] == method}
     pairs: dict[tuple[str, str, float], list[tuple[ComparisonRow, ComparisonRow]]] = {}
     for row, way in scored:
         pairing = _pairing(row, way)
-        if row["method"] != CONTROL and pairing in control:
+        if row["method"] != method and pairing in control:
             name = " ".join(filter(None, (row["method"], str(way))))
             pairs.setdefault((name, *pairing[:2]), []).append((row, control[pairing]))
     gaps = []
     for key, members in pairs.items():
         points = [100 * (row[stage] - other[stage]) for row, other in members]
         macs = [100 * (row["macs_kept"] - other["macs_kept"]) for row, other in members]
-        gaps.append(Gap(*key, statistics.fmean(points), _margin(points), len(points), statistics.fmean(macs)))
+        gaps.append(Gap(*key, statistics.fmean(points), margin_of(points), len(points), statistics.fmean(macs)))
     return gaps
 
 
@@ -83,8 +84,11 @@ def _pairing(row: ComparisonRow, way: Variant) -> tuple[str, float, int, str]:
     return goal.kind, goal.value, row["seed"], way.treatment
 
 
-def _margin(values: Sequence[float]) -> float | None:
-    if len(values) < 2:
-        return None
-    quantile = _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1]
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+def margin_of(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % interval of a mean, by Student's t; None of a single value."""
+    return margin_with(statistics.stdev(values), len(values)) if len(values) > 1 else None
+
+
+def margin_with(deviation: float, count: int) -> float:
+    """That of two or more values with this sample standard deviation."""
+    return _STUDENT[min(count - 1, len(_STUDENT)) - 1] * deviation / math.sqrt(count)

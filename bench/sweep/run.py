@@ -21,10 +21,11 @@ from bench.errors import BenchError, DamagedFile
 from bench.jobs.finished_cells import finished_cells
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
+from bench.jobs.robustness import score_rows
 from bench.jobs.sweep import Job, attempt, measured_in, outcome
+from bench.leaderboard.results import write_summary
 from bench.measure.baseline import Baseline
 from bench.pruners.base import Method
-from bench.report.summary import write_summary
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row
 from bench.sweep.cells import Cell, cells_of, chosen
 from bench.sweep.command_line import CommandLines
@@ -74,6 +75,7 @@ def run_cells(
     *,
     how: SweepOptions | None = None,
     commands: CommandLines | None = None,
+    corruptions: bool = False,
 ) -> list[ComparisonRow]:
     """Runs all cells that are not done and writes `benchmark_summary.json/.csv/.md/.png`.
 
@@ -85,6 +87,7 @@ def run_cells(
         out: folder of the benchmark.
         how: which cells are run, and which again.
         commands: gives the command lines of jobs, for their records and for launchers.
+        corruptions: also score the last network of each cell under corruptions.
 
     Returns:
         One row a cell, in their order.
@@ -110,11 +113,12 @@ def run_cells(
             settle_format(baseline, out)
             sweep.time()
         with locked(lock_of(out / SUMMARY), "the summary"):
-            earlier = finished_cells(baseline, out, {row["folder"] for row in sweep.rows})
+            rows = score_rows(baseline, out, sweep.rows) if corruptions else sweep.rows
+            earlier = finished_cells(baseline, out, {row["folder"] for row in rows})
             if earlier:
                 say(f"the summary also holds {len(earlier)} jobs that earlier runs finished in {out}")
-            write_summary(out, baseline_record(baseline), [*sweep.rows, *earlier], provenance())
-    return sweep.rows
+            write_summary(out, baseline_record(baseline), [*rows, *earlier], provenance())
+    return rows
 
 
 class Sweep:

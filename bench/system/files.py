@@ -112,11 +112,16 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[s
     Raises:
         ValueError: a row holds what is no column.
     """
+    write_text(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """What `write_csv` writes."""
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def digest(data: Any) -> str:

@@ -14,7 +14,7 @@ from bench.config.declare import default_of
 from bench.datasets.options import DataOptions
 from bench.errors import UsageError
 from bench.jobs.options import GridOptions, SensitivityOptions
-from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
+from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.report.options import PageOptions
@@ -22,26 +22,44 @@ from bench.sweep.options import SweepOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
+# Of `python -m bench.NAME`.
+OF_OTHER_COMMANDS = {
+    group for group in GROUPS if group.__module__ in ("bench.specialists.options", "bench.export.options")
+}
+
 # Where a script's default differs from the group's.
 OWN_DEFAULTS = {
     "train.py": {},
     "prune.py": {},
     "eval.py": {},
     "benchmark.py": {},
-    "finetune_batch.py": {"finetune_epochs": 20},
+    "finetune_batch.py": {"finetune_epochs": 20, "methods": []},
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions, SweepOptions, OracleOptions, PageOptions, Int8Options},
-    "eval.py": {DataOptions, ModelOptions, ScoringOptions, TimingOptions, PageOptions, Int8Options, RunOptions},
-    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options},
+    "prune.py": set(GROUPS)
+    - {GridOptions, SweepOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options}
+    - OF_OTHER_COMMANDS,
+    "eval.py": {
+        DataOptions,
+        ModelOptions,
+        ScoringOptions,
+        RobustnessOptions,
+        TimingOptions,
+        PageOptions,
+        Int8Options,
+        RunOptions,
+    },
+    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options} - OF_OTHER_COMMANDS,
     "finetune_batch.py": {
         DataOptions,
         ModelOptions,
+        GridOptions,
         FinetuneOptions,
         TrainOptions,
         DistillOptions,
         ScoringOptions,
+        RobustnessOptions,
         TimingOptions,
         RunOptions,
     },
@@ -72,7 +90,7 @@ def other_value(spec: Any) -> tuple[list[str], Any]:
         text = spec.metadata["choices"][-1]
         return [text], text
     parse = spec.metadata["parse"] or type(default_of(spec))
-    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25"):
+    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25", "18", "onnx", "l1@macs0.5@1"):
         try:
             return [text], parse(text)
         except ValueError:

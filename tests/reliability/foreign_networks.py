@@ -2,10 +2,10 @@
 
     python -m tests.reliability.foreign_networks [PART OF A NAME ...]
 
-Each runs in a process of its own, with a limit of time; what is not installed is skipped. "masked" is how far the cut
-network is from the dense one whose readers of removed channels have zeros for weights, in double precision, as a share
-of the largest logit: rounding alone, unless a norm or a softmax goes over channels or a layer gives a removed channel
-that is not zero another reader.
+Each runs in a process of its own, and torch-pruning's pruner in another, with limits of CPU time and memory. "masked"
+is how far the cut network is from the dense one whose readers of removed channels have zeros for weights, in double
+precision, as a share of the largest logit: rounding alone, unless a norm or a softmax goes over channels or a layer
+gives a removed channel that is not zero another reader.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import copy
 import io
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT, OUTPUTS = 600, 12
+LIMIT, PEER_LIMIT, OUTPUTS = 600, 120, 12
+MEMORY = 6 << 30
 
 # What nobody can name on a command line is a factory of a few lines, as a user would write it.
 OWN = """
@@ -83,24 +85,26 @@ NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
 
 
 def measured(name: str) -> dict[str, object]:
-    """What the check of a network finds out, and the same of torch-pruning's pruner."""
+    """What the check of a network finds out."""
+    from bench.channels.tracing import OUTPUT
     from bench.datasets.options import DataOptions
     from bench.engine.options import PruneOptions
     from bench.jobs.network_check import check_network
     from bench.models.options import ModelOptions
 
     spelling, args = NETWORKS[name]
-    network, start = ModelOptions(model=spelling, model_args=args), time.perf_counter()
+    network = ModelOptions(model=spelling, model_args=args)
     with contextlib.redirect_stdout(io.StringIO()):
         check = check_network(None, network, DataOptions(), PruneOptions())
-    seconds = time.perf_counter() - start
+    seconds = sum(map(_cpu_seconds, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
     channels, macs = check.shares
     stays = [f"{kept.channels} {kept.reason}" for kept in check.kept if kept.reason != "network output"]
     masked = None
     with contextlib.suppress(Exception):
         masked = masked_error(network, check.groups)
+    outputs = [p.layer.layer for group in check.groups if group.protected == OUTPUT for p in group.producers]
     return {"channels": channels, "macs": macs, "seconds": seconds, "stays": stays[:2], "masked": masked} | {
-        "peer": peer(network, check.groups)
+        "outputs": outputs
     }
 
 
@@ -150,20 +154,26 @@ def masked_error(network, groups) -> float:
     return float((wanted - found).abs().max() / wanted.abs().max())
 
 
-def peer(network, groups) -> str:
-    """The share of the channels of layers that torch-pruning's pruner would prune, and whether the result runs."""
+def peer(name: str, outputs: list[str]) -> str:
+    """The share of the channels of layers that torch-pruning's pruner would prune, and whether the result runs.
+
+    Args:
+        name: of the network.
+        outputs: layers that make its outputs.
+    """
     import torch_pruning as tp
     from torch import nn
 
     from bench.models.adapter import as_it_was
+    from bench.models.options import ModelOptions
     from bench.torch_utils.dry_run import blank_image
     from bench.torch_utils.network_form import form_of
 
-    model = _fresh(network)
+    spelling, args = NETWORKS[name]
+    model = _fresh(ModelOptions(model=spelling, model_args=args))
     images = blank_image(model, form_of(model).trace_size or (64, 64), batch=2)
     model = as_it_was(model)
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    outputs = {p.layer.layer for group in groups if group.protected == "network output" for p in group.producers}
     ignored = [model.get_submodule(layer) for layer in outputs]
     everything = sum(m.weight.shape[0] for m in model.modules() if isinstance(m, kinds) and m not in ignored)
     before = tp.utils.count_ops_and_params(copy.deepcopy(model), images)[0]
@@ -186,31 +196,46 @@ def peer(network, groups) -> str:
     return f"{share:.2f}, {left:.2f} of the MACs left"
 
 
+def alone(folder: str, words: list[str], limit: int) -> tuple[object, str | None]:
+    """What a call of this module in a process of its own prints as JSON; else what went wrong, in a line."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "tests.reliability.foreign_networks", *words]
+    how = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": path}, "capture_output": True, "text": True}
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+    done = subprocess.run(command, check=False, preexec_fn=limited, **how)
+    if -done.returncode in (signal.SIGXCPU, signal.SIGKILL):
+        return None, f"takes more than {limit} s"
+    if done.returncode:
+        return None, (done.stderr.strip().splitlines() or [f"no word, status {done.returncode}"])[-1][:200]
+    return json.loads(done.stdout.splitlines()[-1]), None
+
+
+def _cpu_seconds(of: int) -> float:
+    usage = resource.getrusage(of)
+    return usage.ru_utime + usage.ru_stime
+
+
 def main(wanted: list[str]) -> None:
     """Prints the table."""
     names = [name for name in NETWORKS if not wanted or any(part in name for part in wanted)]
-    head = f"{'network':36} {'channels':>8} {'MACs':>5} {'s':>6} {'masked':>8}  torch-pruning; what stays"
+    head = f"{'network':36} {'channels':>8} {'MACs':>5} {'CPU s':>6} {'masked':>8}  torch-pruning; what stays"
     print(head + "\n" + "-" * len(head), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "own.py").write_text(OWN, encoding="utf-8")
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         for name in names:
-            words = [sys.executable, "-m", "tests.reliability.foreign_networks", "--one", name]
-            how = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": path}, "capture_output": True, "text": True}
-            try:
-                done = subprocess.run(words, timeout=LIMIT, check=False, **how)
-            except subprocess.TimeoutExpired:
-                print(f"{name:36} takes more than {LIMIT} s", flush=True)
+            found, fault = alone(folder, ["--one", name], LIMIT)
+            if fault is not None:
+                print(f"{name:36} {fault}", flush=True)
                 continue
-            if done.returncode:
-                said = (done.stderr.strip().splitlines() or ["no word"])[-1]
-                print(f"{name:36} {said[:200]}", flush=True)
-                continue
-            found = json.loads(done.stdout.splitlines()[-1])
+            share, fault = alone(folder, ["--peer", name, *found["outputs"]], PEER_LIMIT)
             masked = "-" if found["masked"] is None else f"{found['masked']:.0e}"
             print(
                 f"{name:36} {found['channels']:8.2f} {found['macs']:5.2f} {found['seconds']:6.1f} {masked:>8}  "
-                f"{found['peer']}; {' | '.join(found['stays'])}",
+                f"{fault or share}; {' | '.join(found['stays'])}",
                 flush=True,
             )
 
@@ -218,5 +243,7 @@ def main(wanted: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measured(sys.argv[2])))
+    elif sys.argv[1:2] == ["--peer"]:
+        print(json.dumps(peer(sys.argv[2], sys.argv[3:])))
     else:
         main(sys.argv[1:])

@@ -1,0 +1,68 @@
+"""A network as torch's exporter sees it: a graph of operators, for one image size or for all."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from bench.errors import BenchError, first_line
+from bench.export.mirrored import mirror_padded
+from bench.system.extras import without_remarks
+from bench.torch_utils.network_form import form_of
+
+# What torch's exporter raises over a network that it cannot follow.
+_UNEXPORTABLE = (RuntimeError, ValueError, AssertionError, AttributeError, LookupError, TypeError, NotImplementedError)
+
+_BATCH = 2
+"""Of the images that a network is followed with: a batch of one would be taken for the only one."""
+
+
+def exported(model: nn.Module, input_size: tuple[int, int], *, fixed: bool) -> ExportedProgram:
+    """Follows a network from images to logits.
+
+    Args:
+        model: on the CPU; left as it is.
+        input_size: (height, width) of its images in pixels.
+        fixed: whether the graph takes no other size; else height and width are left open. The number of images is left
+            open in both.
+
+    Returns:
+        A graph of `torch.export`, of input `images`, [N, channels, height, width], and one output, logits
+        [N, outputs, height, width]. It holds neither code nor names of files of this project.
+
+    Raises:
+        BenchError: the network cannot be followed; the message has the operator and the reason.
+    """
+    height, width = input_size
+    if not fixed and height == width:
+        # Equal sides could be taken for one and the same.
+        width += 32
+    network = copy.deepcopy(model).eval()
+    if not fixed:
+        mirror_padded(network)
+    images = torch.zeros(_BATCH, form_of(model).input_channels, height, width)
+    open_axes = {0: Dim.DYNAMIC} if fixed else dict.fromkeys((0, 2, 3), Dim.DYNAMIC)
+    try:
+        with torch.no_grad(), without_remarks():
+            program = torch.export.export(_Network(network), (images,), dynamic_shapes=(open_axes,), strict=False)
+    except _UNEXPORTABLE as error:
+        mend = "" if fixed else "; with `fixed`, for one image size alone, it may be"
+        raise BenchError(f"{type(model).__name__} cannot be exported: {first_line(error)}{mend}") from error
+    for part in program.graph_module.modules():
+        for node in getattr(getattr(part, "graph", None), "nodes", ()):
+            node.meta.pop("stack_trace", None)
+    return program
+
+
+class _Network(nn.Module):
+    """A network whose input is called `images`, whoever wrote it."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
