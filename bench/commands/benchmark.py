@@ -16,7 +16,7 @@ from bench.commands.comparing import benchmarks_of, compare_all
 from bench.commands.shared import keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
-from bench.jobs.options import GridOptions
+from bench.jobs.options import ControlOptions, GridOptions
 from bench.measure.options import RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
@@ -63,6 +63,7 @@ def build_parser() -> Parser:
     parser.add_options("fine-tuning and training between cuts", FinetuneOptions)
     parser.add_options("training, of a missing baseline and, but for length and rate, of pruned networks", TrainOptions)
     parser.add_options("distillation, in fine-tuning and between cuts", DistillOptions)
+    parser.add_options("controls", ControlOptions)
     parser.add_options("scoring", ScoringOptions)
     parser.add_options("robustness", RobustnessOptions)
     parser.add_options("timing", TimingOptions, skip=("per_layer",))

@@ -50,6 +50,7 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
     how, oracle = collect(SweepOptions, arguments), collect(OracleOptions, arguments)
 
     from bench.engine.cut_schedule import schedule_of
+    from bench.jobs.controls import check_controls, controls_of
     from bench.jobs.sweep import check_outcome, finetune_recipe
     from bench.jobs.training import ensure_baseline
     from bench.oracle.agreement_table import agreement_table
@@ -68,6 +69,8 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
     # Everything that can be wrong with the request is found before the first minute of work.
     pruners = make_pruners(methods, settings_of_methods(arguments, methods))
     finetune = collect(FinetuneOptions, arguments)
+    tuning = finetune_recipe(training, finetune)
+    check_controls(arguments.controls, tuning)
     schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune, distill)
     check_request(collect(PruneOptions, arguments), schedule, pruners.values(), goals)
     out, checkpoint = Path(arguments.out_dir), Path(arguments.baseline)
@@ -84,7 +87,9 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
     baseline = baseline_of(arguments, checkpoint)
     session = session_of(arguments, baseline, out / "scores", schedule)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
-    cells = cells_of(session, pruners, jobs, finetune_recipe(training, finetune), out, taught)
+    check = session.options.tries_groups
+    controls = controls_of(arguments.controls, baseline, tuning, taught, training, arguments.given, check=check)
+    cells = cells_of(session, pruners, jobs, tuning, out, taught, controls)
     if how.dry_run:
         for line in plan_lines(planned(chosen(cells, how.only), out, force=how.force)):
             say(line)

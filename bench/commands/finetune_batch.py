@@ -42,7 +42,7 @@ def build_parser() -> Parser:
     files = parser.add_argument_group("files")
     files.add_argument("--benchmark-dir", metavar="DIR", help="--out-dir of benchmark.py (required)")
     files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
-    parser.add_options("which networks (default: all)", GridOptions, methods=[])
+    parser.add_options("which networks (default: all)", GridOptions, skip=("report_only",), methods=[])
     parser.add_alternatives(*target_fields("ratios").values())
     add_recipe(parser)
     add_listings(parser, recipes=True)

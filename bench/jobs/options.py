@@ -38,6 +38,29 @@ class GridOptions:
     )
 
 
+SCRATCH, SCRATCH_FULL = "scratch", "scratch-full"
+"""Controls of a pruning: its shape from new weights, trained as fine-tuning is, and as the baseline was."""
+
+
+def parse_control(text: str) -> str:
+    """The name of a control."""
+    if text not in (SCRATCH, SCRATCH_FULL):
+        raise ValueError(f"'{text}' is no control; write {SCRATCH} or {SCRATCH_FULL}")
+    return text
+
+
+@dataclass
+class ControlOptions:
+    """What shows whether pruning was worth it."""
+
+    controls: list[str] = option(
+        [],
+        f"also train the shape of each pruned network from new weights: {SCRATCH} by the recipe of fine-tuning, "
+        f"{SCRATCH_FULL} by that of the baseline",
+        parse=list_of(parse_control),
+    )
+
+
 @dataclass
 class SensitivityOptions:
     """How each group's sensitivity to pruning is measured."""

@@ -17,6 +17,7 @@ from bench.report.summary_record import ComparisonRow, corrupted_columns
 from bench.system.console import say
 from bench.system.failures import in_one_line
 from bench.system.files import read_json, write_json
+from bench.system.locks import lock_of, locked
 from bench.system.run_folder import FINETUNED, FINETUNED_REPORT, PRUNED, REPORT, fail
 
 # Networks that are held at once, and bytes of their files.
@@ -73,7 +74,7 @@ def score_rows(baseline: Baseline, out: Path, rows: Sequence[ComparisonRow]) -> 
                 say(f"{folder} under corruptions: failed: {result}")
                 continue
             known[folder] = robustness_record(baseline.robustness, result)
-            write_json(network.report, {**reports[folder], "robustness": known[folder]})
+            _note(network, reports[folder], known[folder])
     return [_with_robustness(row, known.get(row["folder"]), failures.get(row["folder"])) for row in rows]
 
 
@@ -81,6 +82,14 @@ def _with_robustness(row: ComparisonRow, record: RobustnessRecord | None, failur
     if failure is not None:
         return {**row, "status": "failed", "error": failure}
     return {**row, **corrupted_columns(record)}
+
+
+def _note(network: _Network, before: EvaluationReport, record: RobustnessRecord) -> None:
+    """Adds what was found to a report, unless another process has fine-tuned the network anew meanwhile."""
+    with locked(lock_of(network.folder), network.folder.name):
+        report = read_json(network.report)
+        if report["candidate"]["sha256"] == before["candidate"]["sha256"]:
+            write_json(network.report, {**report, "robustness": record})
 
 
 def _last_network(folder: Path) -> _Network:

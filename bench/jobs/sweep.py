@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, as_flags
 from bench.jobs.finetuning import finetune_model
-from bench.jobs.finished_cells import comparable_folders, finetuned_in, finished_cells
+from bench.jobs.finished_cells import comparable_folders, finished_cells, measured_in
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
 from bench.jobs.robustness import score_rows
@@ -24,12 +24,12 @@ from bench.leaderboard.results import write_summary
 from bench.measure.baseline import Baseline
 from bench.plan.target import Goal
 from bench.report.row_settings import Settings, settings_of
-from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row, measured_of
+from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row
 from bench.system.console import say
 from bench.system.failures import explained, in_one_line
-from bench.system.files import make_folder, read_json
+from bench.system.files import make_folder
 from bench.system.provenance import provenance
-from bench.system.run_folder import FAILED, INFO, REPORT, fail
+from bench.system.run_folder import FAILED, INFO, fail
 from bench.training.distillation import Distillation
 from bench.training.options import FinetuneOptions, TrainOptions
 
@@ -168,16 +168,6 @@ def attempt(job: Job, folder: Path, work: Callable[[], Measured], settings: Sett
 def _check_labelled(baseline: Baseline, finetune: TrainOptions | None) -> None:
     """Finds before the first job what would fail them all."""
     baseline.data.check_labelled(baseline.split, *(["train", "val"] if finetune else []))
-
-
-def measured_in(folder: Path, baseline: Baseline | None = None) -> Measured:
-    """Reads what was measured on the network of a finished job from its files.
-
-    Args:
-        folder: the job's.
-        baseline: with it, a fine-tuning on images or labels that changed since is left out.
-    """
-    return measured_of(read_json(folder / INFO), read_json(folder / REPORT), finetuned_in(folder, baseline))
 
 
 def outcome(row: ComparisonRow) -> str:

@@ -23,12 +23,13 @@ from bench.report.summary_record import (
     ComparisonRow,
     SummaryRecord,
     comparison_row,
+    corrupted_shares,
     measured_of,
     summary_record,
 )
 from bench.system.console import say
 from bench.system.files import read_json
-from bench.system.run_folder import CELL, FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, is_done
+from bench.system.run_folder import CELL, CONTROLS, FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, is_done
 
 _TIMED = ("baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
 _MODE = ("latency_format", "latency_precision", "latency_compiled", "latency_threads", "latency_device")
@@ -102,7 +103,12 @@ def _finished_jobs(out: Path) -> dict[str, Job]:
 def _job(folder: Path) -> Job:
     info, report = read_json(folder / INFO), read_json(folder / REPORT)
     is_tuned = (folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file()
-    measured = measured_of(info, report, read_json(folder / FINETUNED_REPORT) if is_tuned else None)
+    controls = {
+        kind: read_json(folder / measured)
+        for kind, (model, measured) in CONTROLS.items()
+        if (folder / model).is_file() and (folder / measured).is_file()
+    }
+    measured = measured_of(info, report, read_json(folder / FINETUNED_REPORT) if is_tuned else None, controls)
     goal = Goal(info["target"]["kind"], info["target"]["value"])
     seconds = read_json(folder / CELL)["seconds"] if (folder / CELL).is_file() else 0.0
     told = {"measured": measured, "error": None, "seconds": seconds}
@@ -135,6 +141,7 @@ def _baseline_in(report: EvaluationReport) -> BaselineRecord:
         "miou": dense["quality"]["miou"],
         "quality": dense["quality"],
         **dense["cost"],
+        **(corrupted_shares(report["robustness"]["baseline"]) if "robustness" in report else {}),
         "input_size": report["input_size"],
     }
 

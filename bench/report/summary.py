@@ -15,9 +15,9 @@ from bench.report.comparison_rows import comparison_title, entries
 from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, corrupted_lines, failure_lines
 from bench.report.latency_text import comparison_conditions
 from bench.report.summary_columns import columns_of, flat_rows
-from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
+from bench.report.summary_record import CONTROLS, STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
 from bench.report.tradeoff_plot import Benchmark, plot_tradeoffs
-from bench.report.versus_random import CONTROL, gaps_to_control
+from bench.report.versus_random import CONTROL, gaps_to_control, gaps_to_scratch
 from bench.system.files import make_folder, write_csv, write_json, write_text
 
 
@@ -83,6 +83,7 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
         parts += ["", *(f"* {line}" for line in comparison_conditions(baseline, rows))]
     if picture:
         parts += ["", f"![mIoU against cost]({picture})"]
+    parts += _against_scratch(rows)
     parts += _under_corruptions(baseline, rows)
     parts += _against_control(rows)
     failures = failure_lines(rows)
@@ -91,6 +92,22 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
     parts += ["", "## Provenance", ""]
     parts += [f"* {key}: {value}" for key, value in record["provenance"].items() if value is not None]
     return "\n".join(parts) + "\n"
+
+
+def _against_scratch(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Whether pruned networks do better than their shapes from new weights."""
+    parts = []
+    for key, how in CONTROLS.items():
+        lines = [
+            [gap.method, str(Goal(gap.target, gap.ratio)), str(gap.seeds), gap.points_text, gap.verdict]
+            for gap in gaps_to_scratch(rows, key)
+        ]
+        if lines:
+            header = ["method", "target", "seeds", "mIoU points", "verdict"]
+            parts += ["", f"## Against the same shape from new weights, {how}", "", *markdown_table(header, lines)]
+    if parts:
+        parts += ["", "The pruned network in the end, less its control: mean over the seeds with its 95 % interval."]
+    return parts
 
 
 def _under_corruptions(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> list[str]:
@@ -111,9 +128,8 @@ def _against_control(rows: Sequence[ComparisonRow]) -> list[str]:
             continue
         lines = []
         for gap in gaps:
-            margin = "" if gap.margin is None else f" ± {gap.margin:.1f}"
-            points = f"{gap.points:+.1f}{margin}"
-            lines.append([gap.method, str(Goal(gap.target, gap.ratio)), points, gap.verdict, f"{gap.macs_points:+.1f}"])
+            goal, macs = Goal(gap.target, gap.ratio), f"{gap.macs_points:+.1f}"
+            lines.append([gap.method, str(goal), gap.points_text, gap.verdict, macs])
         header = ["method", "target", "mIoU points", "verdict", "MACs points"]
         parts += ["", f"## Against {CONTROL}, {when}", "", *markdown_table(header, lines)]
     if parts:

@@ -21,7 +21,7 @@ from bench.measure.evaluation_report import (
     latency_of,
 )
 from bench.plan.target import Goal
-from bench.report.row_settings import Settings, settings_of
+from bench.report.row_settings import Settings, is_same_training, settings_of
 from bench.system.files import plain
 
 FORMAT = "benchmark-summary/1"
@@ -48,14 +48,17 @@ class CorruptedShares(TypedDict, total=False):
     miou_jpeg: float
 
 
+CONTROLS = {"miou_scratch": "trained as fine-tuning is", "miou_scratch_full": "trained as the baseline was"}
+"""Row key -> how the pruned network's shape was trained from new weights."""
+
 CORRUPTED = tuple(CorruptedShares.__annotations__)
 """The keys of a row, and of the baseline, that say how a network does under corruptions."""
 
 
 class Measured(Settings, CorruptedShares, total=False):
     """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's,
-    `miou_repaired` only where it was repaired, and what is under corruptions only where that was wanted: of the
-    fine-tuned network where there is one."""
+    `miou_repaired` only where it was repaired, controls and what is under corruptions only where that was
+    wanted: the latter of the fine-tuned network where there is one."""
 
     # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
     target: str
@@ -76,6 +79,10 @@ class Measured(Settings, CorruptedShares, total=False):
     miou_recalibrated: float | None
     miou_repaired: float | None
     miou_finetuned: float | None
+    miou_scratch: float
+    scratch_epochs: int
+    miou_scratch_full: float
+    scratch_full_epochs: int
     baseline_miou_corrupted: float
     baseline_latency_ms: float | None
     latency_ms: float | None
@@ -179,13 +186,19 @@ def comparison_row(
     }
 
 
-def measured_of(info: Mapping[str, Any], report: EvaluationReport, finetuned: EvaluationReport | None) -> Measured:
+def measured_of(
+    info: Mapping[str, Any],
+    report: EvaluationReport,
+    finetuned: EvaluationReport | None,
+    controls: Mapping[str, EvaluationReport] | None = None,
+) -> Measured:
     """What the files of a job say about its network.
 
     Args:
         info: what `pruning_info.json` holds.
         report: what `report.json` holds.
         finetuned: what `finetuned_report.json` holds, if it was fine-tuned.
+        controls: kind -> what the reports of its controls hold.
     """
     before, after, quality = info["cost"]["before"], info["cost"]["after"], info["quality"]
     removed = info["plan"]["channel_ratio"] if info["plan"] else 0.0
@@ -210,20 +223,33 @@ def measured_of(info: Mapping[str, Any], report: EvaluationReport, finetuned: Ev
         "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
         **({"miou_repaired": quality["repaired"]["miou"]} if "repaired" in quality else {}),
         "miou_finetuned": finetuned["candidate"]["quality"]["miou"] if finetuned else None,
+        **_controlled(controls or {}, recipe),
         **corrupted_columns((finetuned or report).get("robustness")),
         **_timed(report),
         **_reconstructed(info),
     }
 
 
+def _controlled(controls: Mapping[str, EvaluationReport], finetuned: Mapping[str, Any] | None) -> Measured:
+    found = {}
+    for kind, report in controls.items():
+        recipe, name = report["control"]["recipe"], kind.replace("-", "_")
+        # With another budget than the fine-tuning beside it, it is no control of that.
+        if kind == "scratch" and not (finetuned and is_same_training(finetuned, recipe)):
+            continue
+        found |= {f"miou_{name}": report["candidate"]["quality"]["miou"], f"{name}_epochs": recipe["epochs"]}
+    return found
+
+
 def corrupted_columns(record: RobustnessRecord | None) -> Measured:
     """What a report says under `robustness`, as columns of a row; nothing where that is of other corruptions."""
     if record is None or record["corruptions"] != plain(SEVERITIES):
         return {}
-    return {**_corrupted(record["candidate"]), "baseline_miou_corrupted": record["baseline"]["miou"]}
+    return {**corrupted_shares(record["candidate"]), "baseline_miou_corrupted": record["baseline"]["miou"]}
 
 
-def _corrupted(quality: CorruptedQuality) -> CorruptedShares:
+def corrupted_shares(quality: CorruptedQuality) -> CorruptedShares:
+    """What a report says of one network under corruptions, as keys of a row or of the baseline."""
     means = {f"miou_{name}": statistics.fmean(shares) for name, shares in quality["by_corruption"].items()}
     return {"miou_corrupted": quality["miou"], "retention_corrupted": quality["retention"], **means}
 
@@ -270,7 +296,7 @@ def baseline_record(baseline: Baseline) -> BaselineRecord:
         "miou": baseline.quality["miou"],
         "quality": baseline.quality,
         **baseline.cost,
-        **(_corrupted(baseline.robustness) if baseline.robustness else {}),
+        **(corrupted_shares(baseline.robustness) if baseline.robustness else {}),
     }
 
 

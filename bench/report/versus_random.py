@@ -1,4 +1,4 @@
-"""Says by how much each method beats random pruning, the control, goal by goal and seed by seed.
+"""Says by how much each method beats random pruning, the control, goal by goal and seed by seed, and new weights.
 
 A pair is a method's network and the random one of the same goal and seed. The gap is the mean of the pairs'
 differences with its 95 % interval by Student's t; a method is ahead or behind only where that leaves 0 out.
@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.report.comparison_rows import goal_of
+from bench.report.comparison_rows import entries, goal_of, known
 from bench.report.row_settings import Variant, variants
-from bench.report.summary_record import ComparisonRow
+from bench.report.summary_record import STAGES, ComparisonRow
 
 CONTROL = "random"
 
@@ -41,6 +41,11 @@ class Gap(NamedTuple):
     margin: float | None
     seeds: int
     macs_points: float
+
+    @property
+    def points_text(self) -> str:
+        """The points and, where there is one, the margin."""
+        return f"{self.points:+.1f}" + ("" if self.margin is None else f" ± {self.margin:.1f}")
 
     @property
     def verdict(self) -> str:
@@ -76,6 +81,30 @@ def gaps_to_control(rows: Sequence[ComparisonRow], stage: str, method: str = CON
         macs = [100 * (row["macs_kept"] - other["macs_kept"]) for row, other in members]
         gaps.append(Gap(*key, statistics.fmean(points), margin_of(points), len(points), statistics.fmean(macs)))
     return gaps
+
+
+def gaps_to_scratch(rows: Sequence[ComparisonRow], key: str) -> list[Gap]:
+    """What pruning was worth: each pruned network, as it was in the end, against its shape from new weights.
+
+    Args:
+        rows: one a job.
+        key: which control, such as `miou_scratch`.
+
+    Returns:
+        By method and goal, over the seeds; nothing where there is no control.
+    """
+    gaps = []
+    for entry in entries(rows):
+        points = [100 * (miou - row[key]) for row in entry.done if row.get(key) is not None for miou in _last_miou(row)]
+        if points:
+            goal, mean = entry.goal, statistics.fmean(points)
+            gaps.append(Gap(entry.name, goal.kind, goal.value, mean, margin_of(points), len(points), 0.0))
+    return gaps
+
+
+def _last_miou(row: ComparisonRow) -> list[float]:
+    """That of the latest stage, if there is any."""
+    return known([row.get(stage) for stage in reversed(STAGES)])[:1]
 
 
 def _pairing(row: ComparisonRow, way: Variant) -> tuple[str, float, int, str]:

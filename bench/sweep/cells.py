@@ -13,7 +13,8 @@ import torch
 from bench.datasets.fingerprint import Fingerprints
 from bench.engine.session import Session
 from bench.errors import UsageError
-from bench.jobs.finetuning import finetune_model, kept_finetuning
+from bench.jobs.controls import PLACES, Control, kept_control, train_control
+from bench.jobs.finetuning import FINETUNING, finetune_model, kept_finetuning
 from bench.jobs.pruning import prune_model
 from bench.jobs.sweep import Job
 from bench.measure.latency import device_name
@@ -22,9 +23,12 @@ from bench.pruners.base import Method
 from bench.report.row_settings import Settings, settings_of
 from bench.sweep.names import CellName
 from bench.system.files import digest, plain, read_json
-from bench.system.run_folder import DONE, FINETUNED, FINETUNED_REPORT, INFO, LAST, PRUNED, REPORT, is_done
+from bench.system.run_folder import DONE, INFO, LAST, PRUNED, REPORT, is_done
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
+
+# What is made of a pruned network, of the same images.
+_TRAINED = [name for place in (FINETUNING, *PLACES.values()) for name in (place.model, place.report)]
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ class Cell:
 
         What is named by its content and shared with others stays.
         """
-        for name in (DONE, FINETUNED, FINETUNED_REPORT):
+        for name in (DONE, *_TRAINED):
             (self.folder / name).unlink(missing_ok=True)
-        for path in self.folder.glob(f"finetune_*/{LAST}"):
+        for path in self.folder.glob(f"*/{LAST}"):
             path.unlink()
 
 
@@ -77,8 +81,9 @@ def cells_of(
     finetune: TrainOptions | None,
     out: Path,
     distillation: Distillation | None = None,
+    controls: Sequence[Control] = (),
 ) -> list[Cell]:
-    """The cells that prune, and fine-tune where there is a recipe.
+    """The cells that prune, fine-tune where there is a recipe, and train controls.
 
     Args:
         session: the baseline and what all cells share.
@@ -87,16 +92,17 @@ def cells_of(
         finetune: the recipe of fine-tuning after each pruning, or None.
         out: folder of the benchmark.
         distillation: the teacher of fine-tuning, if there is one.
+        controls: those of every job.
     """
     schedule = session.schedule.as_record() if session.schedule else None
     cells = []
     for job in jobs:
         pruner, folder = pruners[job.method], out / folder_name(session, pruners[job.method], job)
-        done = partial(_is_done, session, pruner, folder, finetune, job.seed, distillation)
-        work = partial(_work, session, pruner, job, folder, finetune, distillation)
+        done = partial(_is_done, session, pruner, folder, finetune, job.seed, distillation, controls)
+        work = partial(_work, session, pruner, job, folder, finetune, distillation, controls)
         settings = settings_of(asdict(pruner), session.settings, schedule, None)
         is_timed = job.goal.is_timed or session.options.objective == "latency"
-        cells.append(Cell(job, folder, settings, done, work, finetune is not None, is_timed))
+        cells.append(Cell(job, folder, settings, done, work, finetune is not None or bool(controls), is_timed))
     return cells
 
 
@@ -154,16 +160,19 @@ def _work(
     folder: Path,
     finetune: TrainOptions | None,
     distillation: Distillation | None,
+    controls: Sequence[Control],
 ) -> None:
     if not is_done(folder, PRUNED, INFO, REPORT):
         prune_model(session, pruner, job.goal, job.seed, folder)
     elif not session.files_for(pruner).fits(_data_of(folder), f"{folder.name} was pruned"):
         # What came of other images goes.
-        for name in (FINETUNED, FINETUNED_REPORT):
+        for name in _TRAINED:
             (folder / name).unlink(missing_ok=True)
         prune_model(session, pruner, job.goal, job.seed, folder)
     if finetune is not None:
         finetune_model(session.baseline, folder, finetune, job.seed, distillation)
+    for control in controls:
+        train_control(session.baseline, folder, control, job.seed)
 
 
 def _is_done(
@@ -173,10 +182,13 @@ def _is_done(
     finetune: TrainOptions | None,
     seed: int,
     distillation: Distillation | None,
+    controls: Sequence[Control],
 ) -> bool:
     if not is_done(folder, PRUNED, INFO, REPORT) or session.files_for(pruner).changed_since(_data_of(folder)):
         return False
-    return finetune is None or kept_finetuning(session.baseline, folder, finetune, seed, distillation) is not None
+    if finetune is not None and kept_finetuning(session.baseline, folder, finetune, seed, distillation) is None:
+        return False
+    return all(kept_control(session.baseline, folder, control, seed) is not None for control in controls)
 
 
 def _data_of(folder: Path) -> Fingerprints | None:

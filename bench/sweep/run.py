@@ -18,11 +18,11 @@ import torch
 
 from bench.engine.session import Session
 from bench.errors import BenchError, DamagedFile
-from bench.jobs.finished_cells import finished_cells
+from bench.jobs.finished_cells import finished_cells, measured_in
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
 from bench.jobs.robustness import score_rows
-from bench.jobs.sweep import Job, attempt, measured_in, outcome
+from bench.jobs.sweep import Job, attempt, outcome
 from bench.leaderboard.results import write_summary
 from bench.measure.baseline import Baseline
 from bench.pruners.base import Method

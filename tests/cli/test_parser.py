@@ -13,7 +13,7 @@ from bench.cli.parser import Parser, collect
 from bench.config.declare import default_of
 from bench.datasets.options import DataOptions
 from bench.errors import UsageError
-from bench.jobs.options import GridOptions, SensitivityOptions
+from bench.jobs.options import ControlOptions, GridOptions, SensitivityOptions
 from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
@@ -38,7 +38,7 @@ OWN_DEFAULTS = {
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
     "prune.py": set(GROUPS)
-    - {GridOptions, SweepOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options}
+    - {GridOptions, SweepOptions, ControlOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options}
     - OF_OTHER_COMMANDS,
     "eval.py": {
         DataOptions,
@@ -80,7 +80,7 @@ WITHOUT_FLAG = {
     },
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": {"per_layer"},
-    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr"},
+    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr", "report_only"},
 }
 
 
@@ -90,7 +90,7 @@ def other_value(spec: Any) -> tuple[list[str], Any]:
         text = spec.metadata["choices"][-1]
         return [text], text
     parse = spec.metadata["parse"] or type(default_of(spec))
-    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25", "18", "onnx", "l1@macs0.5@1"):
+    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25", "18", "onnx", "l1@macs0.5@1", "scratch"):
         try:
             return [text], parse(text)
         except ValueError:

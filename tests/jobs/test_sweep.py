@@ -142,8 +142,9 @@ def test_every_cell_has_a_row_and_a_folder_of_its_own(bench):
     assert list(summary) == list(SummaryRecord.__annotations__)
     assert summary["baseline"].keys() == BaselineRecord.__annotations__.keys() - set(CORRUPTED)
     for row in rows:
-        # What is there only after a repair, and with corruptions.
+        # What is there only after a repair, with controls, and under corruptions.
         others = {key for key in ComparisonRow.__annotations__ if key.endswith(("_repaired", "_corrupted"))}
+        others |= {key for key in ComparisonRow.__annotations__ if "scratch" in key}
         assert row.keys() == ComparisonRow.__annotations__.keys() - others - set(CORRUPTED)
 
 
