@@ -8,13 +8,10 @@ meanwhile.
 from __future__ import annotations
 
 import contextlib
-import gc
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import torch
 
 from bench.engine.session import Session
 from bench.errors import BenchError, DamagedFile
@@ -33,6 +30,7 @@ from bench.sweep.launched import Launched
 from bench.sweep.options import SweepOptions
 from bench.sweep.progress import SweepProgress
 from bench.system.console import say
+from bench.system.devices import release_memory
 from bench.system.files import make_folder, read_json, write_json
 from bench.system.kept_files import with_kept
 from bench.system.locks import alone_on, lock_of, locked, remove_unfinished, try_lock
@@ -328,10 +326,3 @@ def tidied(folder: Path) -> Iterator[None]:
         yield
     finally:
         remove_unfinished(folder)
-
-
-def release_memory() -> None:
-    """Gives back what a finished cell no longer needs."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
