@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.sweep_cost [--commands N]
 
-One `benchmark.py` of 30 cells against 30 times `prune.py` and `eval.py`, each a process of its own on one thread, in turns:
-first the sweep, then the commands. Seconds are those of the clock and, which other work on the machine changes less, the
-processor's. `--commands N` runs only N of the 30 pairs, drawn over all methods, and takes the others to be like them.
+One `benchmark.py` of 30 cells against 30 times `prune.py` and `eval.py`, each a process of its own on one thread: first
+the sweep, then the commands. Seconds are those of the clock and, which other work on the machine changes less, the
+processor's. `--commands N` runs only N of the 30 pairs, spread over the methods, and takes the others to be like them.
 """
 
 from __future__ import annotations
