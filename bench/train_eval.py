@@ -227,11 +227,9 @@ class _Trainer:
         self.state.optimizer.zero_grad(set_to_none=True)
         model.train()
         total, images_seen = torch.zeros((), device=self.device), 0
-        bar = progress(
-            itertools.islice(self.train_loader, batches),
-            f"{self.label} {epoch + 1}/{self.options.epochs}",
-            total=batches,
-        )
+        loader = self.train_loader
+        taken = loader if batches == len(loader) else itertools.islice(loader, batches)
+        bar = progress(taken, f"{self.label} {epoch + 1}/{self.options.epochs}", total=batches)
         for number, (images, labels) in enumerate(bar):
             if number == 0:
                 # Not earlier: what the loader draws when it starts depends on whether its workers exist already.
