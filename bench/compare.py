@@ -1,4 +1,4 @@
-"""Puts several benchmarks into one table and one plot.
+"""Puts several benchmarks into one table, one plot and one page.
 
 python -m bench.compare ./runs/camvid_unet ./runs/camvid_segnet --out ./runs/both
 """
@@ -16,7 +16,8 @@ def build_parser() -> Parser:
     parser = Parser(
         "python -m bench.compare",
         "Prints several benchmarks as one table and writes it as CSV, a row a job, and as Markdown, with a plot of "
-        "mIoU over MACs and over latency as PNG and SVG. Says in one line where their numbers do not compare.",
+        "mIoU over MACs and over latency as PNG and SVG and a page of all of them as HTML. Says in one line where "
+        "their numbers do not compare.",
     )
     files = parser.add_argument_group("files")
     files.add_argument(

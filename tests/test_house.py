@@ -23,7 +23,7 @@ FLOORS = (
     "data metrics",
     "measure",
     "plan training",
-    "cut layers quantize",
+    "cut layers",
     "recover",
     "train_eval",
     "pruners",

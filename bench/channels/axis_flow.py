@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from bench.channels.axis_labels import Axis, Labels
+from bench.channels.budget import MOST_POSITIONS, Budget
 from bench.torch_utils.outputs import tensors_in
 
 Axes = list[Axis | None]
@@ -34,7 +35,11 @@ class Flow:
     """
 
     def __init__(
-        self, labels: Labels, of_stored: Callable[[Tensor], Axes | None], of_bare_norm: Callable[[str], Axis | None]
+        self,
+        labels: Labels,
+        of_stored: Callable[[Tensor], Axes | None],
+        of_bare_norm: Callable[[str], Axis | None],
+        budget: Budget,
     ):
         """Begins with the tensors a network holds.
 
@@ -42,8 +47,9 @@ class Flow:
             labels: gets what is found out.
             of_stored: the axes of a parameter or buffer, None for any other tensor.
             of_bare_norm: the channels of a normalisation without tensors, None for any other module.
+            budget: the time for it; channels of operators behind its end stay.
         """
-        self._of_bare_norm = of_bare_norm
+        self._of_bare_norm, self._budget = of_bare_norm, budget
         self.labels, self.running = labels, [""]
         self._of_stored = of_stored
         self._axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -72,6 +78,8 @@ class Flow:
             axis is not None and len(axis) != size for axis, size in zip(axes, tensor.shape, strict=True)
         ):
             self.hold(*axes, why="changes shape")
+        elif max(map(len, filter(_is_there, axes)), default=0) > MOST_POSITIONS:
+            self.hold(*axes, why=f"has more than {MOST_POSITIONS} of them side by side")
         elif any(axis is not None for axis in axes):
             self._axes[tensor] = list(axes)
 
@@ -95,11 +103,17 @@ class Flow:
         rule = _RULES.get(name)
         if rule is None and _is_pointwise(func):
             rule = place_by_place
-        if rule is not None:
+        is_late = self._budget.is_spent
+        if rule is not None and not is_late:
             rule(self, func, args, kwargs, out)
             return
+        why = f"is not followed within {self._budget.seconds:g} s" if is_late else f"passes them through {name}"
         for tensor in tensors_in((args, kwargs)):
-            self.hold(*self.of(tensor), why=f"passes them through {name}")
+            self.hold(*self.of(tensor), why=why)
+
+
+def _is_there(axis: Axis | None) -> bool:
+    return axis is not None
 
 
 _POINTWISE = {

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.channels.budget import MOST_LABELS, MOST_POSITIONS, MOST_SPLITS
+
+TOO_MANY = "its channels are part of more positions than can be followed"
+
 Axis = np.ndarray
 """int64 [size]: the label of each position of an axis, -1 where there is none."""
 
@@ -97,6 +101,9 @@ class Labels:
             return [whole if number in real else None for number in range(len(sizes))]
         inner = tuple(sizes[number] for number in real)
         key = whole.tobytes(), inner
+        if key not in self._factors_of and not self._has_room(sum(inner)):
+            self.fix(whole, TOO_MANY)
+            return [None] * len(sizes)
         if key not in self._factors_of:
             factors = tuple(self.new(size) for size in inner)
             chosen = tuple(range(len(inner))) if allowed is None else tuple(allowed)
@@ -115,6 +122,10 @@ class Labels:
             return real[0][0]
         parts, inner = tuple(axis for axis, _ in real), tuple(size for _, size in real)
         key = _key(parts, inner)
+        if key not in self._whole_of and not self._has_room(math.prod(inner)):
+            for part in parts:
+                self.fix(part, TOO_MANY)
+            return None
         if key not in self._whole_of:
             whole = self.new(math.prod(inner))
             allowed = tuple(number for number, axis in enumerate(parts) if axis is not None)
@@ -122,6 +133,10 @@ class Labels:
             self._whole_of[key] = whole
             self._factors_of[whole.tobytes(), inner] = list(parts)
         return self._whole_of[key]
+
+    def _has_room(self, size: int) -> bool:
+        """Whether a view may make so many positions more."""
+        return size <= MOST_POSITIONS and self.count + size <= MOST_LABELS
 
     def alike(self, whole: Axis | None, period: int, *, outer: bool = False) -> None:
         """Says that an axis is taken apart at multiples of a period: the same position of each part goes, or none.
@@ -202,10 +217,13 @@ class _Cluster:
         self.labels = np.concatenate([split.whole[split.whole >= 0] for split in splits])
         self._way = 0
         stuck = set(base[fixed].tolist())
+        if len(splits) > MOST_SPLITS:
+            # How so many agree takes too long to find out: none goes.
+            self._ways: list[list[int | None]] = [[None] * len(splits)]
+            return
         ways = [self._assigned(order, base, stuck) for order in (-1, 0, 1)]
         different = {repr(choice): choice for choice in ways}
-        ranked = sorted(different.values(), key=lambda choice: -self._count(choice, base))
-        self._ways = ranked
+        self._ways = sorted(different.values(), key=lambda choice: -self._count(choice, base))
 
     def _assigned(self, order: int, base: np.ndarray, stuck: set[int]) -> list[int | None]:
         """Of each split the factor that shrinks; the last where there is a choice, the first, or the second."""
@@ -262,7 +280,8 @@ class _Cluster:
         ties, fixed = [], []
         for split, k in zip(self._splits, self._ways[self._way], strict=True):
             if k is None:
-                fixed.append((split.whole[split.whole >= 0], "its channels are taken apart in several ways"))
+                every = (axis for axis in (split.whole, *split.factors) if axis is not None)
+                fixed += [(axis[axis >= 0], "its channels are taken apart in several ways") for axis in every]
                 continue
             ties.append(split.ties(k))
             beside = split.beside_constants(k)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import time
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bench.channels.budget import Budget
 from bench.channels.layer_axes import axes_of, width
 from bench.channels.modes import without_chance
 from bench.channels.positions import keep_positions, positions_left
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from bench.channels.groups import ChannelGroup, Member
 
 SIZE_IN_CODE = "a width is written in the network's code"
-# What is not tried out within this time of the processor stays whole.
-MOST_SECONDS = 60.0
 # How far an output may be off, as a share of its largest value. Where a network only runs in its own precision, another
 # order of summation shows.
 _EXACT, _ROUNDED = 1e-9, 1e-4
@@ -42,24 +40,28 @@ _DROPOUTS = {
 }
 
 
-def faults(model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> dict[str, str]:
+def faults(
+    model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor, budget: Budget | None = None
+) -> dict[str, str]:
     """Group name -> why its channels cannot go although the tracer let them, for the groups of which that is so.
 
     Args:
         model: the network the groups were found in; left as it was.
         groups: those whose channels are to go.
         images: [N, 3, H, W] of the size that the network was traced at, of its type and on its device.
+        budget: the time for it; what is not tried out within it cannot go. A new one by default.
     """
+    budget = budget or Budget()
     candidates = {group.name: group for group in groups if group.channels > 1}
     if not candidates:
         return {}
     key = _architecture(model, candidates.values(), images)
     if key is None:
-        return _found_by_trial(model, candidates, images)
+        return _found_by_trial(model, candidates, images, budget)
     if key not in _known:
         if len(_known) == _MOST_KNOWN:
             del _known[next(iter(_known))]
-        _known[key] = _found_by_trial(model, candidates, images)
+        _known[key] = _found_by_trial(model, candidates, images, budget)
     return dict(_known[key])
 
 
@@ -67,10 +69,12 @@ _known: dict[Hashable, dict[str, str]] = {}
 _MOST_KNOWN = 64
 
 
-def _found_by_trial(model: nn.Module, candidates: Mapping[str, ChannelGroup], images: Tensor) -> dict[str, str]:
-    trial, end = _Trial(model, images), time.process_time() + MOST_SECONDS
-    right, moved = _sorted_out(candidates.values(), trial.exchange, end)
-    kept, crashed = _sorted_out(right, trial.cut, end)
+def _found_by_trial(
+    model: nn.Module, candidates: Mapping[str, ChannelGroup], images: Tensor, budget: Budget
+) -> dict[str, str]:
+    trial = _Trial(model, images)
+    right, moved = _sorted_out(candidates.values(), trial.exchange, budget)
+    kept, crashed = _sorted_out(right, trial.cut, budget)
     # With one part left there is no order that could be wrong.
     crashed |= {group.name: "two parts are too few to tell" for group in kept if group.unit > 1 and group.channels == 2}
     return {name: trial.where(candidates[name], reason) for name, reason in moved.items()} | crashed
@@ -106,7 +110,7 @@ def _is_told(value: Any) -> bool:
 
 
 def _sorted_out(
-    groups: Iterable[ChannelGroup], fault: Callable[[list[ChannelGroup]], str | None], end: float
+    groups: Iterable[ChannelGroup], fault: Callable[[list[ChannelGroup]], str | None], budget: Budget
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Groups that are right together, and for each of the others what is wrong with it beside them.
 
@@ -115,15 +119,15 @@ def _sorted_out(
     Args:
         groups: in the order in which they are tried.
         fault: what is wrong with some groups, or None.
-        end: seconds of this process (`time.process_time`) after which nothing is tried; what is left then is wrong.
+        budget: once it is spent nothing is tried; what is left then is wrong.
     """
     right: list[ChannelGroup] = []
     wrong: dict[str, str] = {}
     waiting = [list(groups)]
     while waiting:
         tried = waiting.pop()
-        if time.process_time() > end:
-            wrong |= {group.name: f"not tried out within {MOST_SECONDS:g} s" for group in tried}
+        if budget.is_spent:
+            wrong |= {group.name: f"not tried out within {budget.seconds:g} s" for group in tried}
             continue
         reason = fault([*right, *tried]) if tried else None
         if reason is None:

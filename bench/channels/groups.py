@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.channels.budget import Budget
 from bench.channels.exchange import faults
 from bench.channels.joining import joined_by_size
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
@@ -146,19 +147,21 @@ def find_groups(
             f"cannot copy {type(model).__name__} ({first_line(error)}); take old-style weight norm and masks off its "
             "layers first: torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove"
         ) from error
-    trace = traced_at(model, trace_size or form_of(model).trace_size)
+    budget = Budget()
+    trace = traced_at(model, trace_size or form_of(model).trace_size, budget)
     size = trace.size
     while True:
         found = _as_groups(trace, model)
         groups, traced = [group for group, _ in found], [one for _, one in found]
         reasons = reasons_to_protect(model, groups, traced, trace.run, ignore, protect_first)
         free = [group for group in groups if group.name not in reasons]
-        wrong = faults(model, free, blank_image(model, size)) if check else {}
+        images = blank_image(model, size)
+        wrong = faults(model, free, images, budget) if check else {}
         if wrong:
-            groups, wrong = joined_by_size(model, groups, free, wrong, blank_image(model, size))
+            groups, wrong = joined_by_size(model, groups, free, wrong, images, budget)
         # Where an axis is taken apart, either whole parts can go or the same of each; the network tells which.
         labels = {label for group, one in found if group.name in wrong for label in one.labels}
-        if not labels or not trace.choose_others(labels):
+        if not labels or budget.is_spent or not trace.choose_others(labels):
             break
     reasons |= wrong
     return [replace(group, protected=reasons.get(group.name)) for group in groups]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from bench.channels.budget import Budget
 from bench.channels.exchange import SIZE_IN_CODE, faults
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def joined_by_size(
     free: Sequence[ChannelGroup],
     wrong: Mapping[str, str],
     images: Tensor,
+    budget: Budget,
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Makes groups one that have as many positions each and cannot go by themselves, if together they can.
 
@@ -35,6 +37,7 @@ def joined_by_size(
         free: those that were tried.
         wrong: group name -> why it cannot go.
         images: what they were tried with (`bench.channels.exchange.faults`).
+        budget: the time for trying.
 
     Returns:
         All groups, and why some of those that were tried cannot go.
@@ -48,7 +51,7 @@ def joined_by_size(
     if not found:
         return list(groups), dict(wrong)
     right = [group for group in free if group.name not in wrong]
-    still = faults(model, [*right, *(one for _, one in found.values())], images)
+    still = faults(model, [*right, *(one for _, one in found.values())], images, budget)
     found = {name: pair for name, pair in found.items() if name not in still}
     inside = {part.name for parts, _ in found.values() for part in parts}
     kept = [found[group.name][1] if group.name in found else group for group in groups]

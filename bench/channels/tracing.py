@@ -22,6 +22,7 @@ import bench.channels.axis_moves
 import bench.channels.axis_sums  # noqa: F401  rules of operators
 from bench.channels.axis_flow import Axes, Flow
 from bench.channels.axis_labels import Axis, Labels, Settled
+from bench.channels.budget import Budget
 from bench.channels.layer_axes import NORMS, OUT, axes_of, is_rigid, own_tensors, width
 from bench.channels.modes import without_chance
 from bench.config.values import size_text
@@ -79,17 +80,18 @@ class Trace:
         run: layers with tensors of their own that a pass in evaluation mode reads.
     """
 
-    def __init__(self, model: nn.Module, size: tuple[int, int] = USUAL_SIZES[0]):
+    def __init__(self, model: nn.Module, size: tuple[int, int] = USUAL_SIZES[0], budget: Budget | None = None):
         """Runs the network.
 
         Args:
             model: any network; a copy, because a forward pass may leave something behind.
             size: (height, width) of the image in pixels.
+            budget: the time for it; channels that are not followed to their end within it stay. A new one by default.
 
         Raises:
             BenchError: the network does not run, or nothing leads from its layers to its outputs.
         """
-        self.size = size
+        self.size, self._budget = size, budget or Budget()
         self.norm_behind: dict[str, str] = {}
         self.run: set[str] = set()
         self._labels = Labels()
@@ -98,7 +100,7 @@ class Trace:
         try:
             for is_training in (False, True):
                 self._pass(model, size, is_training)
-            if not self._outputs:
+            if not self._outputs and not self._budget.is_spent:
                 raise ValueError("no layer leads to its output")
         except Exception as error:
             raise BenchError(
@@ -109,7 +111,7 @@ class Trace:
         self._channel: np.ndarray = np.empty(0, dtype=np.int64)
 
     def _pass(self, model: nn.Module, size: tuple[int, int], is_training: bool) -> None:
-        flow = Flow(self._labels, self._stored.axes, self._stored.bare_norm)
+        flow = Flow(self._labels, self._stored.axes, self._stored.bare_norm, self._budget)
         images = blank_image(model, size)
         labels = self._labels.new(images.shape[1])
         self._labels.fix(labels, IMAGE)
@@ -135,7 +137,7 @@ class Trace:
         order = np.lexsort((position, side_of, found))
         found, side_of, position = found[order], side_of[order], position[order]
         starts = np.flatnonzero(np.diff(found, prepend=-1))
-        outputs = set(channel[np.concatenate(self._outputs)].tolist())
+        outputs = set(channel[np.concatenate([*self._outputs, np.empty(0, dtype=np.int64)])].tolist())
         alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         ends = np.append(starts[1:], len(found))
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
@@ -247,22 +249,23 @@ def _norms_noted(model: nn.Module, flow: Flow, norm_behind: dict[str, str]) -> I
         yield
 
 
-def traced_at(model: nn.Module, size: tuple[int, int] | None) -> Trace:
+def traced_at(model: nn.Module, size: tuple[int, int] | None, budget: Budget | None = None) -> Trace:
     """The trace of a network at a size, or at the smallest usual one that it takes.
 
     Args:
         model: any network; a copy.
         size: (height, width) of the image in pixels; None tries some.
+        budget: the time for it (`Trace`).
 
     Raises:
         BenchError: it cannot be traced; at the smallest of the usual sizes, if at none of them.
     """
     if size is not None:
-        return Trace(model, size)
+        return Trace(model, size, budget)
     failure: BenchError | None = None
     for usual in USUAL_SIZES:
         try:
-            return Trace(model, usual)
+            return Trace(model, usual, budget)
         except BenchError as error:
             failure = failure or error
     raise failure

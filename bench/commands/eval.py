@@ -70,21 +70,22 @@ def main(argv: list[str]) -> None:
         return
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:
-        require_flags(arguments, "candidate", "report")
+        require_flags(arguments, "report")
         modes = ("latency_amp", "latency_compile")
         refuse_changes(arguments, "--int8 times networks in their own precision", TimingOptions, modes)
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
     from bench.jobs.evaluation import draw_pair, evaluate_pair, write_predictions
+    from bench.jobs.int8 import check_int8, measure_int8
     from bench.measure.evaluation_report import layers_of
-    from bench.measure.int8 import measure_int8
-    from bench.report.console_tables import layers_table, pair_table
-    from bench.report.text import int8_line
+    from bench.report.console_tables import int8_table, layers_table, pair_table
     from bench.system.console import console, say
 
     baseline = baseline_of(arguments, arguments.baseline)
     candidate = Path(arguments.candidate) if arguments.candidate else None
+    if arguments.int8:
+        check_int8(baseline)
     # First, because it takes a moment and finds a wrong index before the whole split is scored.
     if arguments.picture:
         draw_pair(baseline, candidate, arguments.picture_index, Path(arguments.picture))
@@ -103,8 +104,8 @@ def main(argv: list[str]) -> None:
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)
-        say(int8_line(measure_int8(baseline, report, folder, choice, arguments.seed)))
-        say(f"-> {folder / 'int8_model.pt'}")
+        console().print(int8_table(measure_int8(baseline, report, folder, choice, arguments.seed)))
+        say(f"-> {folder / 'int8_report.json'} and *_int8.onnx beside it")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.checks import require_flags
+from bench.cli.checks import refuse_flags, require_flags
 from bench.cli.parser import Parser, collect
 from bench.config.values import parse_size
 from bench.export.options import ExportOptions
@@ -28,6 +28,11 @@ def build_parser() -> Parser:
     files.add_argument("--ckpt", metavar="FILE", help="the network: any file that a command wrote (required)")
     files.add_argument("--save", metavar="DIR", help="where the files go (required)")
     parser.add_options("export", ExportOptions)
+    advice = (
+        "in place of files: where a pruned network's saving is lost, and which --round-to pays on this machine, "
+        "measured; with --save advice.json"
+    )
+    parser.add_switch(files, "--advise", help=advice)
     size = "size of the images (default: what the network was trained at)"
     parser.add_value(files, "--input-size", parse_size, metavar="H,W", help=size)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
@@ -39,18 +44,28 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and exports."""
     arguments = build_parser().parse(argv)
-    require_flags(arguments, "ckpt", "save", "format")
+    require_flags(arguments, "ckpt", *(() if arguments.advise else ("save", "format")))
+    if arguments.advise:
+        refuse_flags(arguments, "--advise writes no network", "format")
 
     from bench.export.folder import export, told
+    from bench.jobs.advice import write_advice
     from bench.measure.latency import Effort
     from bench.models.checkpoint import load_model
-    from bench.system.console import say
+    from bench.report.console_tables import advice_tables
+    from bench.system.console import console, say
     from bench.system.devices import set_up
 
     options = collect(ExportOptions, arguments)
     set_up(collect(RunOptions, arguments, device="cpu"))
     effort = Effort.of(collect(TimingOptions, arguments)) if arguments.latency else None
     saved = load_model(arguments.ckpt, **collect(ModelOptions, arguments).in_file)
+    if arguments.advise:
+        effort = Effort.of(collect(TimingOptions, arguments))
+        advice = write_advice(arguments.ckpt, saved, effort, arguments.save, input_size=arguments.input_size)
+        for table in advice_tables(advice):
+            console().print(table)
+        return
     record = export(
         arguments.ckpt,
         saved,

@@ -40,7 +40,8 @@ STEPS = {
 
 COMMON = """
     --baseline --out-dir --dataset --data-root --input-size --num-workers --device --seed --threads --responses
-    --device-counts --groups --params-reduction --auto-search --finetune-epochs --finetune-lr --batch-size --crop-size
+    --device-counts --groups --processes --params-reduction --auto-search --finetune-epochs --finetune-lr --batch-size
+    --crop-size
     --threshold --head-width --patience --epochs --lr --single --split --score-split --latency
 """
 
@@ -112,7 +113,7 @@ def main(argv: list[str]) -> None:
     step, *words = argv
     arguments = build_parser(step).parse(words)
     require_flags(arguments, "out_dir")
-    {"group": _group, "prune": _prune, "fuse": _fuse, "infer": _infer}[step](arguments)
+    {"group": _group, "prune": _prune, "fuse": _fuse, "infer": _infer}[step](arguments, words)
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[Baseline, list[Grouping], Path]:
@@ -126,7 +127,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Baseline, list[Grouping], Pa
     return baseline, chosen_groupings(found, arguments.device_counts, folder), folder
 
 
-def _group(arguments: argparse.Namespace) -> None:
+def _group(arguments: argparse.Namespace, _words: list[str]) -> None:
     require_flags(arguments, "baseline")
 
     from bench.specialists.grouping import group_classes
@@ -139,14 +140,16 @@ def _group(arguments: argparse.Namespace) -> None:
     say(f"-> {folder / 'deploy_inf.csv'}, grouping.json and dendrogram.png")
 
 
-def _prune(arguments: argparse.Namespace) -> None:
+def _prune(arguments: argparse.Namespace, words: list[str]) -> None:
     if arguments.finetune_epochs == 0:
         raise UsageError("--finetune-epochs 0 leaves specialists that know no background; ask for at least 1")
     if "classes" in arguments.opt:
         raise UsageError("--opt classes= is each specialist's own group; leave it out")
 
     from bench.engine.session import Session
+    from bench.specialists.deployment import chosen_groups
     from bench.specialists.pruning import Recipe, prune_specialists, work_folder
+    from bench.specialists.side_by_side import prune_in_processes
     from bench.specialists.tables import show, specialists_table
 
     baseline, groupings, folder = _opened(arguments)
@@ -155,11 +158,14 @@ def _prune(arguments: argparse.Namespace) -> None:
     pruning = collect(PruneOptions, arguments, evaluate=False, reconstruction_images=0)
     repair = collect(RepairOptions, arguments)
     session = Session(baseline, pruning, work_folder(folder), None, training, repair)
-    records = prune_specialists(session, recipe, groupings, arguments.params_reduction, folder, arguments.groups)
+    groups = chosen_groups(groupings, arguments.groups)
+    if arguments.processes > 1:
+        prune_in_processes(groups, words, arguments.processes, session.folder)
+    records = prune_specialists(session, recipe, groups, arguments.params_reduction, folder)
     show(specialists_table(records))
 
 
-def _fuse(arguments: argparse.Namespace) -> None:
+def _fuse(arguments: argparse.Namespace, _words: list[str]) -> None:
     from bench.specialists.fusing import fuse_specialists, fusion_folder, single_beside
     from bench.specialists.opened import open_specialists
 
@@ -174,7 +180,7 @@ def _fuse(arguments: argparse.Namespace) -> None:
         say(f"-> {out / 'fusion_model.pt'}")
 
 
-def _infer(arguments: argparse.Namespace) -> None:
+def _infer(arguments: argparse.Namespace, _words: list[str]) -> None:
     from bench.specialists import tables
     from bench.specialists.fusing import fusion_folder
     from bench.specialists.inference import infer

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from bench.errors import BenchError, first_line
 from bench.export.facts import Facts
 from bench.export.onnx_file import OPSET, OnnxNetwork, write_onnx
 from bench.export.openvino_file import OpenvinoNetwork, write_openvino
 from bench.export.program import exported
+from bench.export.torchscript_file import write_torchscript
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.models.own_network import name_factory
 from bench.system.extras import extra, without_remarks
@@ -92,16 +92,7 @@ def _open_program(path: Path, source: Source) -> Network:
 
 
 def _write_torchscript(path: Path, source: Source) -> None:
-    model, facts = source.saved.model, source.facts
-    images = torch.zeros(1, facts.input_channels, *facts.input_size)
-    buffer = io.BytesIO()
-    try:
-        with torch.no_grad(), without_remarks():
-            torch.jit.save(torch.jit.trace(model, images, check_trace=False), buffer)
-    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
-        raise BenchError(f"{facts.model} cannot be exported to torchscript: {first_line(error)}") from error
-    with whole_file(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_torchscript(path, source.saved.model, source.facts)
 
 
 def _open_torchscript(path: Path, source: Source) -> Network:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
+import re
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,9 @@ from bench.torch_utils.network_form import form_of
 
 # What torch's exporter raises over a network that it cannot follow.
 _UNEXPORTABLE = (RuntimeError, ValueError, AssertionError, AttributeError, LookupError, TypeError, NotImplementedError)
+
+_WHERE = re.compile(r'The following call raised this error:\n\s*File "([^"]+)", line (\d+), in .*\n\s*(.*)')
+"""How torch says which operator it was."""
 
 _BATCH = 2
 """Of the images that a network is followed with: a batch of one would be taken for the only one."""
@@ -46,15 +53,25 @@ def exported(model: nn.Module, input_size: tuple[int, int], *, fixed: bool) -> E
     images = torch.zeros(_BATCH, form_of(model).input_channels, height, width)
     open_axes = {0: Dim.DYNAMIC} if fixed else dict.fromkeys((0, 2, 3), Dim.DYNAMIC)
     try:
-        with torch.no_grad(), without_remarks():
+        # Where it fails, torch prints the graph so far.
+        with torch.no_grad(), without_remarks(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             program = torch.export.export(_Network(network), (images,), dynamic_shapes=(open_axes,), strict=False)
     except _UNEXPORTABLE as error:
         mend = "" if fixed else "; with `fixed`, for one image size alone, it may be"
-        raise BenchError(f"{type(model).__name__} cannot be exported: {first_line(error)}{mend}") from error
+        raise BenchError(f"{type(model).__name__} cannot be exported: {_reason(error)}{mend}") from error
+    # A file would carry them, pickled.
+    program.example_inputs = None
     for part in program.graph_module.modules():
         for node in getattr(getattr(part, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)
     return program
+
+
+def _reason(error: Exception) -> str:
+    """What torch says, and the line of the network that it names."""
+    found = _WHERE.search(str(error))
+    where = f" (line {found[2]} of {Path(found[1]).name}: {found[3]})" if found else ""
+    return first_line(error) + where
 
 
 class _Network(nn.Module):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.leaderboard.page_file import write_page
 from bench.leaderboard.summaries import Summary
 from bench.report.comparison_text import comparison_lines
 from bench.report.summary import markdown_table
 from bench.report.summary_columns import CONTEXT, columns_of, flat_rows
 from bench.report.tradeoff_plot import plot_tradeoffs
-from bench.system.files import make_folder, write_csv, write_text
+from bench.system.files import csv_text, make_folder, write_text
 
-ENDINGS = (".csv", ".md", ".png", ".svg")
+ENDINGS = (".csv", ".md", ".png", ".svg", ".html")
 
 # Numbers of networks compare only where these are the same.
 _CONDITIONS = {
@@ -66,7 +67,7 @@ def differences(summaries: Sequence[Summary]) -> str | None:
 
 
 def write_comparison(summaries: Sequence[Summary], out: Path) -> list[Path]:
-    """Writes the table as CSV, a row a job, and as Markdown, and the plot, if there is one, as PNG and SVG.
+    """Writes the table as CSV, a row a job, and as Markdown, the page, and the plot, if there is one, as PNG and SVG.
 
     Args:
         summaries: at least one.
@@ -81,12 +82,14 @@ def write_comparison(summaries: Sequence[Summary], out: Path) -> list[Path]:
     flat = [
         {"benchmark": str(summary.path), **row} for summary in summaries for row in flat_rows(*summary.benchmark[:2])
     ]
-    write_csv(files[".csv"], ["benchmark", *(name for name in columns_of(flat) if name != "benchmark")], flat)
+    table = csv_text(["benchmark", *(name for name in columns_of(flat) if name != "benchmark")], flat)
+    write_text(files[".csv"], table)
     benchmarks = [summary.benchmark for summary in summaries]
     for ending in (".png", ".svg"):
         files[ending].unlink(missing_ok=True)
     plot_tradeoffs(files[".png"], benchmarks, files[".svg"])
     write_text(files[".md"], _markdown(summaries, files[".png"]))
+    write_page(files[".html"], summaries, table)
     return [path for path in files.values() if path.is_file()]
 
 

@@ -32,8 +32,14 @@ from bench.report.versus_random import gaps_to_control
 
 FORMAT = "leaderboard/1"
 
-CONTROLS = ("random", "l1", "scratch", "scratch-full")
+CONTROLS = ("random", "l1")
 """The methods that others are set against, where the comparison has them."""
+
+SCRATCH = {"miou_scratch": "scratch", "miou_scratch_full": "scratch-full"}
+"""Row key -> what a network is set against: its own architecture trained from new weights, where that was done."""
+
+CORRUPTED = ("corrupted", "noise", "blur", "fog", "brightness", "contrast", "jpeg")
+"""Under which corruptions a network may have been scored: all of them, and each kind."""
 
 _COSTS = ("macs", "macs_kept", "parameters", "parameters_kept", "nonzero_kept", "bytes_on_disk", "channels_removed")
 # Of provenance: what a reader asks first.
@@ -52,8 +58,9 @@ def board_of(summaries: Sequence[Summary], published: Sequence[Mapping[str, Any]
     grouped = [entries(agreeing_latencies(summary.benchmark.rows)) for summary in summaries]
     lines, notes = [], []
     for number, (summary, found) in enumerate(zip(summaries, grouped, strict=True)):
-        of_benchmark = [_line(number, summary, entry) for entry in found]
-        _add_gaps(of_benchmark, summary)
+        dense = baseline_miou(*summary.benchmark[:2])
+        of_benchmark = [_line(number, summary, entry, dense) for entry in found]
+        _add_gaps(of_benchmark, summary, found)
         notes += _add_ranks(number, of_benchmark, found)
         lines += of_benchmark
     shown = [entry for entry in published if any(compares_with(entry, benchmark) for benchmark in benchmarks)]
@@ -61,7 +68,11 @@ def board_of(summaries: Sequence[Summary], published: Sequence[Mapping[str, Any]
         "format": FORMAT,
         "title": _title(summaries),
         "stages": {key: text for key, text in STAGES.items() if any(key in line["miou"] for line in lines)},
-        "controls": [name for name in CONTROLS if any(line["method"] == name for line in lines)],
+        "controls": [
+            *(name for name in CONTROLS if any(line["method"] == name for line in lines)),
+            *(name for name in SCRATCH.values() if any(name in line["scratch"] for line in lines)),
+        ],
+        "corruptions": [kind for kind in CORRUPTED if any(kind in line["corrupted"] for line in lines)],
         "benchmarks": benchmarks,
         "lines": lines,
         "notes": notes,
@@ -113,6 +124,7 @@ def _benchmark(summary: Summary) -> dict[str, Any]:
         "macs": baseline.get("macs"),
         "parameters": baseline.get("parameters"),
         "ms": latency,
+        "corrupted": {kind: round(100 * share, 2) for kind in CORRUPTED if (share := baseline.get(f"miou_{kind}"))},
         "origin": {key: summary.provenance[key] for key in _ORIGIN if summary.provenance.get(key) is not None},
     }
 
@@ -122,8 +134,7 @@ def _identity(summary: Summary, entry: Entry) -> str:
     return "/".join(filter(None, (summary.letter, entry.name, str(entry.goal))))
 
 
-def _line(number: int, summary: Summary, entry: Entry) -> dict[str, Any]:
-    dense = baseline_miou(*summary.benchmark[:2])
+def _line(number: int, summary: Summary, entry: Entry, dense: float | None) -> dict[str, Any]:
     mious = {}
     for stage in STAGES:
         values = [100 * value for value in entry.values(stage)]
@@ -153,8 +164,16 @@ def _line(number: int, summary: Summary, entry: Entry) -> dict[str, Any]:
         "cost": {key: _short(found, 5) for key in _COSTS if (found := estimate(entry.values(key)))},
         **_timed(entry),
         "timed": conditions,
+        "scratch": {name: found for key, name in SCRATCH.items() if (found := _points(entry, key))},
+        "corrupted": {kind: found for kind in CORRUPTED if (found := _points(entry, f"miou_{kind}"))},
         "seconds": round(sum(entry.values("seconds")), 1),
     }
+
+
+def _points(entry: Entry, key: str) -> list[float | None] | None:
+    """A share over the seeds, in percent; None where it was not measured."""
+    found = estimate([100 * value for value in entry.values(key)])
+    return found and _short(found, 3)
 
 
 def _timed(entry: Entry) -> dict[str, Any]:
@@ -173,8 +192,14 @@ def _timed(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _add_gaps(lines: Sequence[dict[str, Any]], summary: Summary) -> None:
+def _add_gaps(lines: Sequence[dict[str, Any]], summary: Summary, found: Sequence[Entry]) -> None:
     """Adds to each mIoU its paired differences to the controls: [points, margin, seeds]."""
+    for line, entry in zip(lines, found, strict=True):
+        for stage, key in itertools.product(line["miou"], SCRATCH):
+            pairs = [(row.get(stage), row.get(key)) for row in entry.done]
+            points = [100 * (own - control) for own, control in pairs if None not in (own, control)]
+            if gap := estimate(points):
+                line["miou"][stage]["gaps"][SCRATCH[key]] = [*_short(gap, 3)[:3:2], gap.count]
     by_place = {(line["name"], line["kind"], line["value"]): line for line in lines}
     methods = {line["method"] for line in lines}
     for control in methods.intersection(CONTROLS):

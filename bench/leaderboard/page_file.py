@@ -13,7 +13,7 @@ from typing import Any
 from bench.leaderboard.board import board_of, cells_of
 from bench.leaderboard.published import published_numbers
 from bench.leaderboard.summaries import Summary
-from bench.report.method_looks import BASELINE, look_of
+from bench.report.method_looks import look_of
 from bench.report.summary_columns import columns_of, flat_rows
 from bench.report.summary_record import summary_record
 from bench.system.files import csv_text, write_text
@@ -41,12 +41,14 @@ def write_page(path: Path, summaries: Sequence[Summary], table: str | None = Non
         BenchError: the file cannot be written.
     """
     board = board_of(summaries, published_numbers())
-    write_text(path, _html(board, cells_of(summaries, path.parent.absolute()), table or _csv(summaries), summaries))
+    write_text(
+        path, _html(board, cells_of(summaries, path.parent.absolute()), table or _csv(summaries), summaries, path)
+    )
 
 
-def _html(board: dict[str, Any], cells: dict[str, Any], table: str, summaries: Sequence[Summary]) -> str:
-    methods = dict.fromkeys(line["method"] for line in board["lines"])
-    board = {**board, "looks": {method: _look(method) for method in methods}, "dense_colour": BASELINE}
+def _html(board: dict[str, Any], cells: dict[str, Any], table: str, summaries: Sequence[Summary], path: Path) -> str:
+    methods = dict.fromkeys([*(line["method"] for line in board["lines"]), *board["controls"]])
+    board = {**board, "looks": {method: _look(method) for method in methods}, "file": _table_name(path)}
     records = [summary_record(*summary.benchmark[:2], summary.provenance) for summary in summaries]
     packed = {"cells": _json(cells), "csv": table, "json": json.dumps(records if len(records) > 1 else records[0])}
     style = (_FOLDER / "page.css").read_text(encoding="utf-8")
@@ -73,6 +75,11 @@ def _html(board: dict[str, Any], cells: dict[str, Any], table: str, summaries: S
         "</html>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _table_name(path: Path) -> str:
+    """What the files that the page gives are called: as those beside it."""
+    return "benchmark_summary" if path.name == PAGE else path.stem
 
 
 def _csv(summaries: Sequence[Summary]) -> str:

@@ -115,7 +115,8 @@ def baseline_miou(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> fl
 
 def last_stage(rows: Sequence[ComparisonRow]) -> str | None:
     """The latest stage any network was scored at."""
-    return next((key for key in reversed(STAGES) if any(entry.values(key) for entry in entries(rows))), None)
+    done = [row for row in rows if row["status"] == "done"]
+    return next((key for key in reversed(STAGES) if any(row.get(key) is not None for row in done)), None)
 
 
 def known(values: Sequence[float | None]) -> list[float]:

@@ -63,20 +63,21 @@ def write_summary(
 def _markdown(record: SummaryRecord, picture: str | None) -> str:
     baseline, rows = record["baseline"], record["rows"]
     header, lines = comparison_lines(baseline, rows, full=True)
+    found = entries(rows)
     parts = [f"# {comparison_title(baseline)}", "", *markdown_table(header, lines), ""]
     parts += [
         "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
         "after fine-tuning. Parameters and MACs: share kept."
     ]
-    if any(entry.values("miou_repaired") for entry in entries(rows)):
+    if any(entry.values("miou_repaired") for entry in found):
         parts += [
             "Repaired: by least squares, without training; cut and recalibrated are the same networks without it."
         ]
-    if any(len(entry.done) > 1 for entry in entries(rows)):
+    if any(len(entry.done) > 1 for entry in found):
         parts += ["With several seeds: mean ± standard deviation over the seeds."]
-    if any(entry.is_sparse for entry in entries(rows)):
+    if any(entry.is_sparse for entry in found):
         parts += [SPARSE_NOTE]
-    if any(entry.speedups for entry in entries(rows)):
+    if any(entry.speedups for entry in found):
         parts += [
             "Speed-up: typical paired ratio to the baseline with its 95 % interval. Latency: the baseline's over that."
         ]

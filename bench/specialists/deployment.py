@@ -175,3 +175,26 @@ def chosen_groupings(found: dict[int, Grouping], wanted: Sequence[int], folder: 
             known = ", ".join(map(str, sorted(found)))
             raise UsageError(f"{folder / DEPLOYMENT} has no grouping for {number} devices; it has {known}")
     return [found[number] for number in dict.fromkeys(wanted)]
+
+
+def chosen_groups(groupings: Iterable[Grouping], wanted: str | None) -> list[Group]:
+    """The groups of some groupings, one that several have once; or of these the ones asked for.
+
+    Args:
+        groupings: at least one.
+        wanted: such as `0-3,4+7`; None: all.
+
+    Raises:
+        UsageError: one asked for is no group of theirs.
+    """
+    groups = list(dict.fromkeys(group for grouping in groupings for group in grouping.groups))
+    if wanted is None:
+        return groups
+    try:
+        asked = [read_group(text) for text in wanted.split(",")]
+    except ValueError as error:
+        raise UsageError(f"`groups`: {error}") from None
+    strange = next((group for group in asked if group not in groups), None)
+    if strange:
+        raise UsageError(f"`groups={spelt(strange)}` is none of the groups: {', '.join(map(spelt, groups))}")
+    return list(dict.fromkeys(asked))

@@ -14,6 +14,7 @@ from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.measure.baseline import Baseline
 from bench.measure.cost import count_parameters, state_bytes
+from bench.plan.target import Goal
 from bench.recover.options import RepairOptions
 from bench.specialists.deployment import Grouping, spelt
 from bench.specialists.fusion import FUSION, FusionHead, HeadSpec, head_macs, open_head, read_head, save_head
@@ -127,7 +128,7 @@ def single_beside(
     share = total / baseline.cost["parameters"]
     if share >= 1:
         say(f"specialists and head have {share:.2f} times the baseline's parameters: the single network stays whole")
-    return make_single(session, longer, share, folder / SINGLE)
+    return make_single(session, longer, Goal("params", min(1.0, share), recipe.within), folder / SINGLE)
 
 
 def settings_in(record: dict[str, Any]) -> tuple[PruneOptions, RepairOptions, Recipe]:

@@ -43,9 +43,14 @@ class DeploymentOptions:
 
 @dataclass
 class SpecialistOptions:
-    """How much smaller than the baseline a specialist is."""
+    """How much smaller than the baseline a specialist is, and how many are made at once."""
 
     params_reduction: float = option(0.77, "share of the parameters that a specialist is to lose", parse=parse_ratio)
+    processes: int = option(
+        1,
+        "specialists that are made at once, each by a process of its own; mind --threads and the memory",
+        parse=positive,
+    )
 
 
 @dataclass

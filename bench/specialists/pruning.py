@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ from bench.data import SegmentationData
 from bench.engine.pruning import prune_network
 from bench.engine.results import Pruned
 from bench.engine.session import Session
-from bench.errors import UsageError
 from bench.measure.cost import count_parameters
 from bench.measure.evaluation import evaluate_images
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.plan.target import Goal
 from bench.pruners import make_pruner
-from bench.specialists.deployment import Group, Grouping, group_name, read_group, specialist_file, spelt
+from bench.specialists.deployment import Group, group_name, specialist_file, spelt
 from bench.specialists.group_labels import data_of_group, with_group_outputs
 from bench.system.console import say
 from bench.system.files import digest, file_digest, make_folder, plain, read_json, write_json
@@ -75,47 +74,22 @@ def record_of(path: Path) -> Path:
 
 
 def prune_specialists(
-    session: Session,
-    recipe: Recipe,
-    groupings: Iterable[Grouping],
-    reduction: float,
-    folder: Path,
-    chosen: str | None = None,
+    session: Session, recipe: Recipe, groups: Sequence[Group], reduction: float, folder: Path
 ) -> list[dict[str, Any]]:
-    """Makes the specialists of some groupings; a group that several have is pruned once.
+    """Makes the specialists of some groups, one after the other; returns the record of each.
 
     Args:
         session: the baseline, and how all networks are cut and repaired.
         recipe: how they are scored and fine-tuned.
-        groupings: whose groups.
+        groups: the classes of each.
         reduction: share of the baseline's parameters that a specialist loses.
         folder: where they go.
-        chosen: of those groups these alone, such as `0-3,4+7`; None: all.
-
-    Returns:
-        The record of each.
-
-    Raises:
-        UsageError: one chosen is no group of theirs.
     """
-    groups = list(dict.fromkeys(group for grouping in groupings for group in grouping.groups))
-    if chosen is not None:
-        groups = [_known_group(text, groups) for text in chosen.split(",")]
     records = []
     for number, group in enumerate(groups, start=1):
         say(f"specialist {number} of {len(groups)}: classes {spelt(group)}")
         records.append(make_specialist(session, recipe, group, reduction, folder))
     return records
-
-
-def _known_group(text: str, groups: Sequence[Group]) -> Group:
-    try:
-        group = read_group(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if group not in groups:
-        raise UsageError(f"`groups={text}` is none of the groups: {', '.join(map(spelt, groups))}")
-    return group
 
 
 def make_specialist(session: Session, recipe: Recipe, group: Group, reduction: float, folder: Path) -> dict[str, Any]:
@@ -140,19 +114,18 @@ def make_specialist(session: Session, recipe: Recipe, group: Group, reduction: f
     return _pruned_and_tuned(session, recipe, goal, view, path, what, meta, group)
 
 
-def make_single(session: Session, recipe: Recipe, share: float, path: Path) -> dict[str, Any]:
-    """Makes a network for all classes of a share of the baseline's parameters, likewise.
+def make_single(session: Session, recipe: Recipe, goal: Goal, path: Path) -> dict[str, Any]:
+    """Makes a network for all classes, likewise.
 
     Args:
         session: as in `make_specialist`.
         recipe: likewise.
-        share: of the baseline's parameters that stays; from 1 on nothing is cut.
+        goal: how much smaller or faster than the baseline it is to be.
         path: its file.
     """
-    baseline = session.baseline
-    goal = Goal("params", min(1.0, share), recipe.within)
-    meta = {"single": {"share": share, "baseline": baseline.digest}}
-    return _pruned_and_tuned(session, recipe, goal, baseline.data, path, {"share": goal.value}, meta, None)
+    what = {"aim": str(goal)}
+    meta = {"single": {**what, "baseline": session.baseline.digest}}
+    return _pruned_and_tuned(session, recipe, goal, session.baseline.data, path, what, meta, None)
 
 
 def _pruned_and_tuned(
@@ -197,13 +170,13 @@ def _pruned_and_tuned(
         "file": {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size},
         "parameters": {
             "baseline": baseline.cost["parameters"],
-            "wanted": goal.value * baseline.cost["parameters"],
+            "wanted": goal.value * baseline.cost["parameters"] if goal.kind == "params" else None,
             "network": count_parameters(best.model),
         },
         "cost": baseline.cost_of(best.model),
         "quality": quality_of(session, best, data),
         "training": {"best_epoch": tuned.best_epoch, "val_miou": tuned.best_miou, "history": tuned.history},
-        "pruning": pruned.info,
+        "pruning": {**pruned.info, "saved_model": str(path)},
         "options": {"pruning": asdict(session.options), "repair": asdict(session.repair)},
         "recipe": {**recipe.as_record(), "training": asdict(recipe.training)},
         "identity": identity,

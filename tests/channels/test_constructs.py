@@ -12,6 +12,7 @@ import toy_networks as toys
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.channels.exchange import faults
 from bench.channels.groups import ChannelGroup, find_groups
 from bench.channels.layer_axes import IN, adopt_shapes, adopt_sizes, sizes_without_tensors
 from bench.measure.cost import count_parameters
@@ -240,8 +241,38 @@ def test_a_constant_in_front_moves_no_channel() -> None:
     assert reader.positions.tolist() == list(range(1, WIDTH + 1))
 
 
+def test_what_is_not_followed_in_time_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.channels.budget.MOST_SECONDS", 0.0)
+    groups = find_groups(built(Scale, WIDTH))
+    assert [group.name for group in groups] == ["first.0", "second.0", "head"]
+    assert all("is not followed within 0 s" in group.protected for group in groups)
+
+
 def test_what_is_not_tried_in_time_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.channels.exchange.MOST_SECONDS", 0.0)
+    dense = built(Scale, WIDTH)
+    groups = [group for group in find_groups(dense) if group.protected is None]
+    monkeypatch.setattr("bench.channels.budget.MOST_SECONDS", 0.0)
     monkeypatch.setattr("bench.channels.exchange._known", {})
-    first = find_groups(built(Scale, WIDTH))[0]
-    assert first.protected == "not tried out within 0 s"
+    found = faults(dense, groups, torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+    assert found == {group.name: "not tried out within 0 s" for group in groups} != {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "reason"),
+    [
+        ("axis_labels.MOST_POSITIONS", 8 * WIDTH, "its channels are part of more positions than can be followed"),
+        ("axis_labels.MOST_LABELS", 8 * WIDTH, "its channels are part of more positions than can be followed"),
+        ("axis_flow.MOST_POSITIONS", 8, "first.0 has more than 8 of them side by side"),
+        ("axis_labels.MOST_SPLITS", 0, "its channels are taken apart in several ways"),
+    ],
+)
+def test_what_takes_too_much_memory_or_time_stays(
+    limit: str, most: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flat(features: Tensor) -> Tensor:
+        return features.flatten(1).sigmoid().view_as(features)
+
+    dense = built(lambda: Does(flat), WIDTH)
+    assert find_groups(dense)[0].protected is None
+    monkeypatch.setattr(f"bench.channels.{limit}", most)
+    assert find_groups(dense)[0].protected == reason

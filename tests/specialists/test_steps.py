@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from records import faults
 from scripts import Outcome, run_script
 
 from bench.models.checkpoint import load_model, save_model
@@ -253,6 +254,12 @@ def test_no_step_and_no_such_step():
     assert "name a step: group, prune, fuse, infer" in run_script(COMMAND).err
     assert "not 'grow'" in run_script(COMMAND, "grow").err
     assert done(run_script(COMMAND, "--help")).count("python -m bench.specialists") == 4
+
+
+def test_records_are_what_their_schemas_say(finished):
+    found = [path for path in finished.folder.rglob("*.json") if path.parent.name != "work"]
+    assert {path.name for path in found} > {"grouping.json", "fusion_model.json", "single_model.json", "inference.json"}
+    assert {path.name: faults(json.loads(path.read_text())) for path in found} == {path.name: [] for path in found}
 
 
 def test_files_hold_tensors_and_plain_data_alone(finished):

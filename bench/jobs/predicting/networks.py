@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.config.values import size_text
 from bench.datasets import DATASETS, classes_of, dataset_class
@@ -19,6 +19,7 @@ from bench.datasets.options import DataOptions
 from bench.datasets.recorded import check_recorded
 from bench.errors import BenchError
 from bench.export.onnx_file import OnnxNetwork
+from bench.export.onnx_module import OnnxModule
 from bench.models.checkpoint import load_model
 from bench.models.options import ModelOptions
 from bench.models.own_network import check_input
@@ -94,7 +95,7 @@ def open_onnx(path: Path, data: DataOptions) -> Network:
     normalization = described.normalization if described else facts.normalization if facts else IMAGENET
     if facts is None and described is None:
         say(f"{path} does not say how images are normalised; taken: ImageNet's mean and deviation")
-    return Network(_Runtime(opened), classes, size, normalization)
+    return Network(OnnxModule(opened), classes, size, normalization)
 
 
 def _outputs(network: OnnxNetwork) -> int:
@@ -103,17 +104,6 @@ def _outputs(network: OnnxNetwork) -> int:
     if not isinstance(channels, int):
         raise BenchError(f"{network.path} does not say how many outputs it has; export it with that number")
     return channels
-
-
-class _Runtime(nn.Module):
-    """An ONNX file as a module without weights."""
-
-    def __init__(self, network: OnnxNetwork):
-        super().__init__()
-        self._network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self._network(images)
 
 
 def _described(path: Path, data: DataOptions, meta: Mapping[str, Any]) -> Description | None:

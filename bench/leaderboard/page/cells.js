@@ -46,7 +46,7 @@ function section(line, data) {
   return make('article', { id: `cell:${line.id}` },
     make('h3', {}, marker(line.method), `${line.name} at ${targetText(line)}, ${aboutText(line)}`),
     make('p', {}, make('a', { href: '#standings', onclick: leave }, 'back to the table')),
-    verdict(line), seedTable(line, jobs), pairOf(classTable(jobs, dense), widthTable(jobs, dense)), originTable(jobs));
+    verdict(line), make('h4', {}, 'Seed by seed'), seedTable(line, jobs), pairOf(classTable(jobs, dense), widthTable(jobs, dense)), originTable(jobs));
 }
 
 function leave(event) {
@@ -61,8 +61,12 @@ function verdict(line) {
   if (!score) return make('p', { class: 'warning' }, line.jobs ? `Not scored ${stageText(line)}.` : 'No seed was finished.');
   const told = [`mIoU ${stageText(line)}: ${withSpread(score.seeds, 2)} %`];
   if (score.drop !== undefined) told.push(`${plain(score.drop, 2)} points below its own dense network`);
-  const gaps = Object.entries(score.gaps).map(([control, gap]) => make('li', {}, gapText(gap, control)));
-  return make('div', {}, make('p', {}, `${told.join(', ')}.`), make('ul', {}, ...gaps));
+  const gaps = board.controls.filter((control) => score.gaps[control])
+    .map((control) => make('li', {}, gapText(score.gaps[control], control)));
+  const corrupted = board.corruptions.filter((kind) => line.corrupted[kind]).map((kind) =>
+    [kind === 'corrupted' ? 'all six' : kind, plain(benchmarkOf(line).corrupted[kind], 1), withSpread(line.corrupted[kind], 1)]);
+  return make('div', {}, make('p', {}, `${told.join(', ')}.`), make('ul', {}, ...gaps), corrupted.length
+    ? make('div', {}, make('h4', {}, 'mIoU under corruptions, %'), tableOf(['kind', 'dense', 'now'], corrupted)) : null);
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;

@@ -21,8 +21,8 @@ function begin() {
   byId('search').addEventListener('input', () => choose({ search: byId('search').value }));
   byId('filters').addEventListener('submit', (event) => event.preventDefault());
   byId('reset').addEventListener('click', () => choose({ ...DEFAULTS, stage: state.stage, sort: state.sort }));
-  byId('download-csv').addEventListener('click', () => download('csv', 'benchmark_summary.csv', 'text/csv'));
-  byId('download-json').addEventListener('click', () => download('json', 'benchmark_summary.json', 'application/json'));
+  byId('download-csv').addEventListener('click', () => download('csv', `${board.file}.csv`, 'text/csv'));
+  byId('download-json').addEventListener('click', () => download('json', `${board.file}.json`, 'application/json'));
   byId('all-cells').addEventListener('click', showAllCells);
   const methods = [...new Set(board.lines.map((line) => line.method))];
   byId('methods').replaceChildren(...methods.map((method) => make('button', { type: 'button', 'data-method': method,

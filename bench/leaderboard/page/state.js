@@ -32,6 +32,23 @@ function choose(changes) {
   show();
 }
 
+// Only the order of the table changes.
+function resort(sort) {
+  state.sort = sort;
+  history.replaceState(null, '', addressOf());
+  showTable(chosenLines());
+}
+
+// Where a link to a cell leads by itself; followed within the page it keeps what is chosen.
+const cellAddress = (line) => `#${new URLSearchParams({ cell: line.id })}`;
+
+addEventListener('click', (event) => {
+  const link = event.target.closest?.('a[data-cell]');
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  location.hash = addressOf({ cell: link.dataset.cell });
+});
+
 function hiddenMethods() {
   return new Set(state.hidden.split(',').filter(Boolean));
 }

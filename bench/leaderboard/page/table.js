@@ -40,6 +40,12 @@ function columns() {
       text: (l) => gapCell(scoreOf(l)?.gaps[control]), className: (l) => gapClass(scoreOf(l)?.gaps[control]),
       about: (l) => scoreOf(l)?.gaps[control] && hint(gapText(scoreOf(l).gaps[control], control), aboutText(l)) });
   }
+  if (board.corruptions.length) {
+    found.push({ key: 'corrupted', name: 'corrupted', value: (l) => l.corrupted.corrupted?.[0],
+      text: (l) => l.corrupted.corrupted ? withSpread(l.corrupted.corrupted, 1) : '–',
+      about: (l) => l.corrupted.corrupted && hint('mIoU under six corruptions at three severities',
+        spreadText(l.corrupted.corrupted, ' %'), aboutText(l)) });
+  }
   for (const [key, name] of [['macs', 'MACs %'], ['parameters', 'params %']]) {
     found.push({ key, name, value: (l) => costOf(l, `${key}_kept`), text: (l) => share(costOf(l, `${key}_kept`)),
       about: (l) => l.cost[key] && hint(`${short(l.cost[key][0])}, ${share(costOf(l, `${key}_kept`))} % of the dense `
@@ -109,21 +115,19 @@ function rowOf(line) {
   if (!rows.has(line.id)) {
     const cells = shownColumns.map((column) => {
       const text = column.text(line);
-      const content = column.key === 'method' ? [marker(line.method), make('a', { 'data-cell': line.id }, text)] : [`${text}`];
+      const content = column.key === 'method' ? [marker(line.method), make('a', { href: cellAddress(line), 'data-cell': line.id }, text)] : [`${text}`];
       return make(column.key === 'method' ? 'th' : 'td',
         { class: [column.words ? 'words' : '', column.className?.(line) ?? ''].join(' ').trim() || null,
           scope: column.key === 'method' ? 'row' : null }, ...content);
     });
     rows.set(line.id, make('tr', { class: BANDS.includes(line.method) ? 'control' : null }, ...cells));
   }
-  // The rest of the view may have changed since.
-  rows.get(line.id).querySelector('a').setAttribute('href', addressOf({ cell: line.id }));
   return rows.get(line.id);
 }
 
 function denseRow(benchmark) {
   const texts = { method: 'dense', target: '–', network: benchmark.model, data: arenaOf(benchmark),
-    benchmark: benchmark.letter, miou: plain(benchmark.miou, 1), drop: '0.0', macs: '100.0', parameters: '100.0',
+    benchmark: benchmark.letter, miou: plain(benchmark.miou, 1), drop: '0.0', corrupted: plain(benchmark.corrupted.corrupted, 1), macs: '100.0', parameters: '100.0',
     nonzero: '100.0', ms: benchmark.ms ? plain(benchmark.ms, 2) : '–' };
   const about = hint(benchmark.title, benchmark.interval && `mIoU ${plain(benchmark.miou, 2)} %; over resampled images, 95 %: `
     + `${plain(benchmark.interval[0], 2)} to ${plain(benchmark.interval[1], 2)}`,
@@ -141,7 +145,7 @@ function showTable(lines) {
     // Of numbers the largest are wanted first.
     const next = column.words || column.key === 'rank' ? (state.sort === up ? down : up) : (state.sort === down ? up : down);
     return make('th', { scope: 'col', class: column.words ? 'words' : null, 'aria-sort': order },
-      make('button', { type: 'button', 'data-sort': column.key, onclick: () => choose({ sort: next }) }, column.name || 'set'));
+      make('button', { type: 'button', 'data-sort': column.key, onclick: () => resort(next) }, column.name || 'set'));
   });
   byId('table').tHead.replaceChildren(make('tr', {}, ...heads));
   const dense = board.benchmarks.filter(chosenBenchmark).map(denseRow);
@@ -167,7 +171,8 @@ byId('table').addEventListener('mouseover', (event) => {
   cell.title = shownColumns[cell.cellIndex].about(line) || '';
 });
 
-const lineOf = (id) => board.lines.find((line) => line.id === id);
+const linesById = new Map(board.lines.map((line) => [line.id, line]));
+const lineOf = (id) => linesById.get(id);
 
 function marker(method) {
   const look = board.looks[method];
