@@ -112,6 +112,8 @@ class Lock:
 
 def lock_of(path: Path) -> Path:
     """The lock of a file or a folder that is made by one process: a hidden file beside it."""
+    # The working folder may be called ".", which is no name.
+    path = path.absolute()
     return path.with_name(f".{path.name}.lock")
 
 

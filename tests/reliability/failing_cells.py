@@ -88,8 +88,10 @@ def full_disk(folder: Path, flags: list[str]) -> list[str]:
             json.loads(path.read_text())
         subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
         code = Process([*flags, "--out-dir", str(out)], log).wait()
+        print(f"full disk, then room: status {code}")
         assert Process([*flags, "--out-dir", str(folder / "roomy")], log).wait() == 0
-        faults += [f"full disk, then room: status {code}"] if code else []
+        if code:
+            return [*faults, f"full disk, then room: status {code}: {log.read_text().strip().splitlines()[-1]}"]
         return faults + (["full disk: the numbers differ"] if numbers(out) != numbers(folder / "roomy") else [])
     finally:
         subprocess.run(["umount", str(out)], check=False)
