@@ -137,6 +137,10 @@ def test_controls_are_trained_once_and_stand_in_every_table(call, tiny_camvid, s
     )
     assert ",miou_scratch,scratch_epochs,miou_scratch_full," in (out / "benchmark_summary.csv").read_text()
 
+    # From the records alone the summary is the same.
+    assert call("benchmark.py", "--out-dir", out, "--report-only").code == 0
+    assert read_json(out / "benchmark_summary.json")["rows"] == rows
+
     # What is done is not done again, and stays in the tables.
     without = [{**row, "seconds": 0} for row in rows]
     assert [{**row, "seconds": 0} for row in ran(*both)] == without and trained == []
