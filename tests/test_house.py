@@ -19,7 +19,7 @@ FLOORS = (
     "errors rounding",
     "config torch_utils",
     "system channels",
-    "datasets models",
+    "datasets models launchers",
     "data metrics",
     "measure",
     "plan training",

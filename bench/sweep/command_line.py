@@ -24,7 +24,11 @@ _OF_THE_SWEEP = (
 
 
 class CommandLines:
-    """Makes the command lines of cells from that of a sweep."""
+    """Makes the command lines of cells from that of a sweep.
+
+    Attributes:
+        threads: what was asked for, if it was.
+    """
 
     def __init__(self, parser: Parser, arguments: argparse.Namespace):
         """Takes over what is the same for all cells.
@@ -34,12 +38,17 @@ class CommandLines:
             arguments: what it made of the command line and its config files.
         """
         self._words, self._opt = parser.without(arguments.words, *_OF_THE_SWEEP), arguments.opt
+        self.threads: int | None = arguments.threads
 
     def words(self, job: Job) -> list[str]:
         """The flags that run a job and nothing else, seen from the folder that the sweep was started in."""
         own = {key: value for key, value in self._opt.items() if key.partition(".")[0] == job.method}
         settings = ",".join(f"{key}={json.dumps(value)}" for key, value in own.items())
         return [*self._words, *([f"--opt={settings}"] if own else []), f"--cells={name_of(job)}"]
+
+    def cell(self, job: Job, how: SweepOptions, threads: int) -> list[str]:
+        """The same for a launcher: what comes after the cells is left to whoever launches them."""
+        return [*self.words(job), f"--threads={threads}", "--cells-only", *(["--force"] if how.force else [])]
 
     def text(self, job: Job) -> str:
         """The same as a line for a shell."""

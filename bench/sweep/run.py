@@ -8,14 +8,13 @@ meanwhile.
 from __future__ import annotations
 
 import contextlib
-import gc
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from bench.engine.session import Session
+from bench.errors import BenchError, DamagedFile
 from bench.jobs.finished_cells import finished_cells, measured_in
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
@@ -26,21 +25,21 @@ from bench.measure.baseline import Baseline
 from bench.pruners.base import Method
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row
 from bench.sweep.cells import Cell, cells_of, chosen
+from bench.sweep.command_line import CommandLines
+from bench.sweep.launched import Launched
 from bench.sweep.options import SweepOptions
 from bench.sweep.progress import SweepProgress
 from bench.system.console import say
-from bench.system.files import make_folder, write_json
+from bench.system.devices import release_memory
+from bench.system.files import make_folder, read_json, write_json
 from bench.system.kept_files import with_kept
 from bench.system.locks import alone_on, lock_of, locked, remove_unfinished, try_lock
 from bench.system.provenance import provenance
-from bench.system.run_folder import CELL, DONE, FAILED
+from bench.system.run_folder import CELL, DONE, FAILED, fail
 from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
 
 SUMMARY = "benchmark_summary"
-
-Commands = Callable[[Job], str]
-"""The command line that is a job by itself."""
 
 
 def run_benchmark(
@@ -73,7 +72,7 @@ def run_cells(
     out: Path,
     *,
     how: SweepOptions | None = None,
-    commands: Commands | None = None,
+    commands: CommandLines | None = None,
     corruptions: bool = False,
 ) -> list[ComparisonRow]:
     """Runs all cells that are not done and writes `benchmark_summary.json/.csv/.md/.png`.
@@ -85,11 +84,14 @@ def run_cells(
         session: the baseline and what all cells share.
         out: folder of the benchmark.
         how: which cells are run, and which again.
-        commands: gives the command line of a job, for its record.
+        commands: gives the command lines of jobs, for their records and for launchers.
         corruptions: also score the last network of each cell under corruptions.
 
     Returns:
         One row a cell, in their order.
+
+    Raises:
+        BenchError: a launcher cannot be had.
     """
     how, baseline = how or SweepOptions(), session.baseline
     baseline.shared = session.folder
@@ -100,6 +102,8 @@ def run_cells(
             settle_format(baseline, out)
         sweep = Sweep(cells, baseline, how, commands)
         with untimed(baseline):
+            if how.launcher and commands:
+                sweep.launch(out)
             sweep.run()
         if how.cells_only:
             return sweep.rows
@@ -118,23 +122,67 @@ def run_cells(
 class Sweep:
     """The cells of one command, and what came of them."""
 
-    def __init__(self, cells: Sequence[Cell], baseline: Baseline, how: SweepOptions, commands: Commands | None = None):
+    def __init__(
+        self, cells: Sequence[Cell], baseline: Baseline, how: SweepOptions, commands: CommandLines | None = None
+    ):
         """Nothing is run yet.
 
         Args:
             cells: what is to be done.
             baseline: what they are compared with.
             how: which of them are run again.
-            commands: gives the command line of a job, for its record.
+            commands: gives the command lines of jobs.
         """
         self._cells, self._baseline, self._how, self._commands = cells, baseline, how, commands
         self._rows: dict[str, ComparisonRow] = {}
-        self._began = time.time()
+        self._began, self._progress = time.time(), SweepProgress(len(cells))
 
     @property
     def rows(self) -> list[ComparisonRow]:
         """Those of the cells that are finished, in the order of the cells."""
         return [self._rows[cell.name] for cell in self._cells if cell.name in self._rows]
+
+    def launch(self, out: Path) -> None:
+        """Lets a launcher run the cells that are to be run; `run` then finds them finished.
+
+        Cells that measure times are left to `run`, which does one after the other.
+
+        Args:
+            out: folder of the benchmark.
+
+        Raises:
+            BenchError: the launcher cannot be had.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; the processes are stopped.
+        """
+        todo = [cell for cell in self._cells if not cell.is_timed and self._is_open(cell)]
+        # Made once here, so that they do not all wait for the first.
+        _ = self._baseline.evaluation if todo else None
+        self._progress.workers = max(1, min(self._how.jobs, len(todo)))
+        launched = Launched(todo, self._how, self._commands, self._baseline.device, out)
+        with self._progress.shown(), self._telling():
+            for cell, failure in launched.ended():
+                if failure is not None and not _is_newer(cell.folder / FAILED, self._began):
+                    fail(make_folder(cell.folder), failure)
+                self._finished(cell)
+
+    def _is_open(self, cell: Cell) -> bool:
+        if self._how.force:
+            return True
+        if (cell.folder / FAILED).is_file():
+            return self._how.retry_failed
+        try:
+            return not cell.is_done()
+        except DamagedFile:
+            return True
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Says of an interrupt how far the sweep is."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            say(f"stopped; {len(self._rows)} of {len(self._cells)} cells are finished, the same command goes on")
+            raise
 
     def run(self) -> None:
         """Runs each cell that is not done, here or in another process.
@@ -142,22 +190,18 @@ class Sweep:
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM; what is finished stays.
         """
-        waiting, was_told = list(self._cells), False
-        with SweepProgress(len(waiting)).shown() as progress:
-            try:
-                while waiting:
-                    left = [cell for cell in waiting if not self._finished(cell, progress)]
-                    if len(left) == len(waiting):
-                        if not was_told:
-                            say(f"other processes are at the {len(left)} cells that are left; waiting for them")
-                        was_told = True
-                        time.sleep(1.0)
-                    waiting = left
-            except KeyboardInterrupt:
-                say(f"stopped; {len(self._rows)} of {len(self._cells)} cells are finished, the same command goes on")
-                raise
+        waiting, was_told = [cell for cell in self._cells if cell.name not in self._rows], False
+        with self._progress.shown(), self._telling():
+            while waiting:
+                left = [cell for cell in waiting if not self._finished(cell)]
+                if len(left) == len(waiting):
+                    if not was_told:
+                        say(f"other processes are at {len(left)} of the cells; waiting for them")
+                    was_told = True
+                    time.sleep(1.0)
+                waiting = left
 
-    def _finished(self, cell: Cell, progress: SweepProgress) -> bool:
+    def _finished(self, cell: Cell) -> bool:
         """Runs a cell, unless another process is at it, which makes it False."""
         make_folder(cell.folder)
         lock = try_lock(lock_of(cell.folder))
@@ -173,7 +217,7 @@ class Sweep:
         finally:
             lock.release()
         self._rows[cell.name] = row
-        progress.finish(f"{cell.job}: {outcome(row)}", seconds)
+        self._progress.finish(f"{cell.job}: {outcome(row)}", seconds)
         release_memory()
         return True
 
@@ -201,13 +245,32 @@ class Sweep:
             return measured_in(cell.folder, self._baseline)
 
         row = attempt(cell.job, cell.folder, made, cell.settings)
+        if row["status"] == "failed":
+            # On a full disk the row has to do.
+            with contextlib.suppress(BenchError):
+                self._note(cell, None)
+        elif not worked and _is_newer(cell.folder / CELL, self._began):
+            # Another process did it meanwhile.
+            row = {**row, "seconds": round(read_json(cell.folder / CELL)["seconds"], 1)}
+            return row, row["seconds"]
         return row, row["seconds"] if worked else None
 
-    def _note(self, cell: Cell, seconds: float) -> None:
-        """Writes what it takes to make the cell again."""
-        command = self._commands(cell.job) if self._commands else None
-        record = {"format": "cell/1", "name": cell.name, "command": command, "seconds": seconds}
-        write_json(cell.folder / CELL, {**record, "provenance": provenance()})
+    def _note(self, cell: Cell, seconds: float | None) -> None:
+        """Writes what it takes to make the cell again; None for the seconds of one that failed."""
+        record = {
+            "format": "cell/1",
+            "name": cell.name,
+            "method": cell.job.method,
+            "target_kind": cell.job.goal.kind,
+            "target_value": cell.job.goal.value,
+            "seed": cell.job.seed,
+            "command": self._commands.text(cell.job) if self._commands else None,
+            "working_folder": Path.cwd(),
+            "seconds": seconds,
+            "host": socket.gethostname(),
+            "provenance": provenance(),
+        }
+        write_json(cell.folder / CELL, record)
 
     def time(self) -> None:
         """Times the networks of the finished cells beside the baseline, one after the other, alone on the device."""
@@ -263,10 +326,3 @@ def tidied(folder: Path) -> Iterator[None]:
         yield
     finally:
         remove_unfinished(folder)
-
-
-def release_memory() -> None:
-    """Gives back what a finished cell no longer needs."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -266,6 +266,11 @@ def remove_unfinished(folder: Path) -> None:
         if host == host_name() and pid.isdigit() and not is_process(int(pid)):
             path.unlink(missing_ok=True)
     for path in folder.rglob(".*.lock"):
-        lock = try_lock(path) if path.is_file() else None
-        if lock is not None:
-            lock.release()
+        remove_dead(path)
+
+
+def remove_dead(path: Path) -> None:
+    """Removes a lock, if there is one, whose owner is dead."""
+    lock = try_lock(path) if path.is_file() else None
+    if lock is not None:
+        lock.release()

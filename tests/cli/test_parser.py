@@ -189,3 +189,15 @@ def test_required_flags():
     require_flags(arguments, "save")
     with pytest.raises(UsageError, match=r"^--out-dir is missing$"):
         require_flags(arguments, "save", "out_dir")
+
+
+def test_words_without_some_fields_keep_the_others():
+    parser = script_parser("benchmark.py")
+    words = ["--ratios", "0.1,0.2", "--model=unet", "-v", "--no-latency", "--opt", "a.b=1"]
+    words += ["--input-size", "8,8", "--wd=0"]
+    assert parser.without(words, "ratios", "opt", "verbose", "weight_decay") == [
+        "--model=unet", "--no-latency", "--input-size", "8,8",
+    ]  # fmt: skip
+    assert parser.without(words, "model", "latency", "input_size") == [*words[:2], "-v", *words[5:7], words[-1]]
+    assert parser.without(["--lr", "-1", "--seed", "3"], "seed") == ["--lr", "-1"]
+    assert script_parser("prune.py").without(["--classes", "0", "3", "--alpha", "1"], "classes") == ["--alpha", "1"]
