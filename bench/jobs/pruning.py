@@ -21,7 +21,7 @@ from bench.models.options import ModelOptions
 from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.files import plain, read_json, write_json
-from bench.system.run_folder import FINETUNED_REPORT, INFO, PRUNED, REPORT, run_folder
+from bench.system.run_folder import CONTROLS, FINETUNED_REPORT, INFO, PRUNED, REPORT, run_folder
 
 
 def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
@@ -103,7 +103,9 @@ def time_model(baseline: Baseline, folder: Path) -> None:
         candidate = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
         report = plain({**report, "latency": baseline.time(candidate.model)})
         write_json(folder / REPORT, report)
-    # Fine-tuning changes no shape, and so no latency.
-    tuned = read_json(folder / FINETUNED_REPORT) if (folder / FINETUNED_REPORT).is_file() else None
-    if baseline.is_timed and tuned and tuned["latency"] != report["latency"]:
-        write_json(folder / FINETUNED_REPORT, {**tuned, "latency": report["latency"]})
+    # What is trained in its place has the same shape, and so the same latency.
+    others = [folder / name for name in (FINETUNED_REPORT, *(name for _, name in CONTROLS.values()))]
+    for path in filter(Path.is_file, others if baseline.is_timed else ()):
+        trained = read_json(path)
+        if trained["latency"] != report["latency"]:
+            write_json(path, {**trained, "latency": report["latency"]})
