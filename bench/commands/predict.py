@@ -18,7 +18,7 @@ from bench.measure.options import ScoringOptions
 from bench.models.options import ModelOptions
 from bench.system.options import RunOptions
 
-COMMON = "--ckpt --images --save --input-size --dataset --model --eval-batch-size --flip --device --threads"
+COMMON = "--ckpt --onnx --images --save --input-size --dataset --model --eval-batch-size --flip --device --threads"
 
 
 def build_parser() -> Parser:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bench.plan.target import Goal
     from bench.pruners.base import Method
 
-COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch")
+COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch", "predict", "export")
 
 
 def keys_of_commands() -> set[str]:

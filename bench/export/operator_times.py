@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,11 @@ from bench.errors import BenchError
 from bench.system.console import progress
 from bench.system.extras import extra
 
-# What onnxruntime appends to the name of a node that it runs in a layout of its own, and to all names in a profile.
+# What onnxruntime appends to the name of a node that it runs in blocks of channels, and to all names in a profile.
 _LAYOUT, _EVENT = "_nchwc", "_kernel_time"
+# What has weights, and what onnxruntime may fuse into it; the result then has the name of the last of these.
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FUSED = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "Add")
 
 
 @dataclass(frozen=True)
@@ -26,16 +31,17 @@ class OperatorTime:
     """One operator of a file, as onnxruntime runs it, with what it has fused into it.
 
     Attributes:
-        name: of its result, the same in all files of one architecture.
-        kind: such as `Conv`; `ReorderInput` and `ReorderOutput` change the layout for others.
+        name: of a layer with weights its own, the same in all files of one architecture; of others what the file says.
+        kind: such as `Conv`, which is run in blocks of channels where their number allows it, and `FusedConv`, which is
+            not; `ReorderInput` and `ReorderOutput` change between the two layouts.
         ms: median over the passes, in milliseconds.
-        parameter_bytes: of its weights.
+        weights: how many; 0 of what is no layer.
     """
 
     name: str
     kind: str
     ms: float
-    parameter_bytes: int
+    weights: int
 
 
 def operator_times(
@@ -72,19 +78,43 @@ def operator_times(
             for session in sessions.values():
                 session.run(None, {session.get_inputs()[0].name: image})
         return {
-            name: _read(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+            name: _read(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")), _layers(files[name]))
             for name, session in sessions.items()
         }
 
 
 _WARMUP = 3
+# What `bench.export.program` puts before the names of a network's layers.
+_WRAPPER = "network."
 
 
-def _read(events: Sequence[Mapping]) -> list[OperatorTime]:
-    times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+def _layers(path: Path) -> dict[str, tuple[str, int]]:
+    """What a profile may call a layer of a file -> its name, that of its weights, and how many these are."""
+    graph = extra("onnx", "the profiler").load(path, load_external_data=False).graph
+    weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    readers = {value: node for node in graph.node for value in node.input}
+    found = {}
+    for node in graph.node:
+        if node.op_type not in _LAYERS or node.input[1] not in weights:
+            continue
+        layer = (node.input[1].removeprefix(_WRAPPER).removesuffix(".weight"), weights[node.input[1]])
+        found[node.name] = layer
+        while node is not None:
+            found[node.output[0]] = layer
+            node = readers.get(node.output[0])
+            node = node if node is not None and node.op_type in _FUSED else None
+    return found
+
+
+def _read(events: Sequence[Mapping[str, Any]], layers: Mapping[str, tuple[str, int]]) -> list[OperatorTime]:
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
             name = event["name"].removesuffix(_EVENT).removesuffix(_LAYOUT)
-            found = event["args"]
-            times[name, found["op_name"], int(found.get("parameter_size", 0))].append(event["dur"] / 1000)
-    return [OperatorTime(*key[:2], statistics.median(spent[_WARMUP:]), key[2]) for key, spent in times.items()]
+            times[name, event["args"]["op_name"]].append(event["dur"] / 1000)
+    found = []
+    for (name, kind), spent in times.items():
+        is_layer = any(layer in kind for layer in _LAYERS)
+        layer = layers.get(name, (name, 0)) if is_layer else (name, 0)
+        found.append(OperatorTime(layer[0], kind, statistics.median(spent[_WARMUP:]), layer[1]))
+    return found

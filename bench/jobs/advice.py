@@ -142,12 +142,12 @@ def lost_savings(dense: Sequence[OperatorTime], pruned: Sequence[OperatorTime]) 
         dense: the operators of the dense network.
         pruned: those of the pruned one.
     """
-    before = {entry.name: entry for entry in dense if entry.parameter_bytes}
+    before = {entry.name: entry for entry in dense if entry.weights}
     found = []
     for entry in pruned:
-        if entry.name in before and entry.parameter_bytes:
+        if entry.name in before and entry.weights:
             whole = before[entry.name]
-            lost = entry.ms - whole.ms * entry.parameter_bytes / whole.parameter_bytes
+            lost = entry.ms - whole.ms * entry.weights / whole.weights
             if lost > 0:
                 found.append((entry, lost))
     return sorted(found, key=lambda pair: -pair[1])

@@ -79,4 +79,4 @@ class Int8Options:
         False, "also measure the networks in int8, as ONNX files on the CPU; *_int8.onnx and int8_report.json"
     )
     int8_images: int = option(64, "training images on which --int8 finds the ranges of activations", parse=positive)
-    int8_float_ends: bool = option(False, "leave the first and the last layer of --int8 in float32", later=True)
+    int8_float_ends: bool = option(False, "leave the first and the last layer of --int8 in float32")

@@ -163,9 +163,9 @@ def advice_tables(advice: Mapping[str, Any]) -> Iterator[Table]:
         advice: what the file holds.
     """
     lines = operator_lines(advice)
-    lost = ["where most of the saving is lost:", *lost_lines(advice)] if advice["lost"] else []
-    title = f"Operators by onnxruntime, {100 * advice['macs_kept']:.1f} % of the MACs kept"
-    table = framed(title, OPERATORS_HEADER[: len(lines[0])], "\n".join(lost) or None)
+    notes = [f"{100 * advice['macs_kept']:.1f} % of the MACs kept"]
+    notes += ["where most of the saving is lost:", *lost_lines(advice)] if advice["lost"] else []
+    table = framed("Operators", OPERATORS_HEADER[: len(lines[0])], "\n".join(notes))
     for number, line in enumerate(lines, start=1):
         table.add_row(*line, end_section=number == len(lines) - 1)
     yield table

@@ -170,8 +170,8 @@ def operator_lines(advice: Mapping[str, Any]) -> list[list[str]]:
     """The lines of the table of operators of an `advice.json`, by kind; one that is not pruned has no second column."""
     dense, *pruned = (_by_kind(operators) for operators in advice["operators"].values())
     after = pruned[0] if pruned else {}
-    kinds = [*dense, *(kind for kind in after if kind not in dense)]
-    rows = [(kind, dense.get(kind, 0.0), after.get(kind, 0.0)) for kind in kinds]
+    rows = [(kind, dense.get(kind, 0.0), after.get(kind, 0.0)) for kind in {**dense, **after}]
+    rows.sort(key=lambda row: -max(row[1:]))
     rows.append(("all", sum(dense.values()), sum(after.values())))
     return [
         [kind, _milliseconds(before), *([_milliseconds(now), _percent(now, before)] if pruned else [])]
@@ -191,7 +191,7 @@ def lost_lines(advice: Mapping[str, Any], most: int = 5) -> list[str]:
     """The operators at which most of a pruned network's saving is lost, a line each."""
     before = {entry["name"]: entry for entry in advice["operators"]["dense"]}
     return [
-        f"{entry['kind']} {entry['name']}: {_percent(entry['parameter_bytes'], whole['parameter_bytes'])} % of the "
+        f"{entry['kind']} {entry['name']}: {_percent(entry['weights'], whole['weights'])} % of the "
         f"weights, {_percent(entry['ms'], whole['ms'])} % of the time, {entry['lost_ms']:.3f} ms lost"
         for entry in advice["lost"][:most]
         for whole in [before[entry["name"]]]
