@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import zlib
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +21,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.channels.budget import Budget
-from bench.channels.layer_axes import axes_of, width
 from bench.channels.modes import without_chance
+from bench.channels.permutation import permutation_of, permute, places_from
 from bench.channels.positions import keep_positions, positions_left
 from bench.errors import BenchError, first_line
 from bench.torch_utils.hooks import inputs_seen
 from bench.torch_utils.outputs import tensors_in
 
 if TYPE_CHECKING:
-    from bench.channels.groups import ChannelGroup, Member
+    from bench.channels.groups import ChannelGroup
 
 SIZE_IN_CODE = "a width is written in the network's code"
 # How far an output may be off, as a share of its largest value. Where a network only runs in its own precision, another
@@ -74,7 +76,7 @@ def _found_by_trial(
 ) -> dict[str, str]:
     trial = _Trial(model, images)
     right, moved = _sorted_out(candidates.values(), trial.exchange, budget)
-    kept, crashed = _sorted_out(right, trial.cut, budget)
+    kept, crashed = _sorted_out(right, functools.partial(trial.cut, numbers=_numbers(candidates.values())), budget)
     # With one part left there is no order that could be wrong.
     crashed |= {group.name: "two parts are too few to tell" for group in kept if group.unit > 1 and group.channels == 2}
     return {name: trial.where(candidates[name], reason) for name, reason in moved.items()} | crashed
@@ -194,9 +196,9 @@ class _Trial:
         is_same = all(_are_close(before, after, self._tolerance) for before, after in pairs)
         return None if is_same else "its channels cannot change places"
 
-    def cut(self, groups: list[ChannelGroup]) -> str | None:
-        """What goes wrong when each of some groups loses a channel, or None."""
-        small = _without_one(self._own, groups, {group.name: group.channels - 1 for group in groups})
+    def cut(self, groups: list[ChannelGroup], numbers: Mapping[str, int]) -> str | None:
+        """What goes wrong when some groups lose channels, or None: one each, then as many as `numbers` says of each."""
+        small = without(self._own, groups, {group.name: torch.tensor([group.channels - 1]) for group in groups})
         error = self._failure(small, backward=True)
         if error is not None:
             if self._is_trained is None:
@@ -206,14 +208,14 @@ class _Trial:
                 error = self._failure(small, backward=False)
         if error is not None:
             return f"{SIZE_IN_CODE}: {error}"
-        # Which channel goes must not depend on its place: the same one goes from two places.
-        last = {group.name: group.channels - 1 for group in groups}
-        same = {group.name: int(_permutation(group)[-1]) for group in groups}
+        # Which channels go must not depend on their places: the same ones go from two places.
+        last = {group.name: torch.arange(group.channels)[-numbers[group.name] :] for group in groups}
+        same = {group.name: permutation_of(group)[-numbers[group.name] :] for group in groups}
         passes = []
         for moved, lost in ((groups, last), ([], same)):
             self._permute(moved)
             try:
-                passes += self._outputs(_without_one(self._model, groups, lost), self._images, modes=(False,))
+                passes += self._outputs(without(self._model, groups, lost), self._images, modes=(False,))
             except Exception as error:  # noqa: BLE001  a network's own code
                 return f"{SIZE_IN_CODE}: {first_line(error)}"
         return None if _are_close(*passes, self._tolerance) else "others go than those that are meant to"
@@ -248,12 +250,12 @@ class _Trial:
             self._permute([group])
             with inputs_seen(self._model, readers, into(moved)):
                 self._outputs(self._model, self._images)
-        permutation = _permutation(group)
+        permutation = permutation_of(group)
         for name, member in readers.items():
             for before, after in zip(dense.get(name, []), moved.get(name, []), strict=False):
                 layer = self._model.get_submodule(name)
                 axis = before.dim() - 1 if isinstance(layer, nn.Linear) else 1
-                index = _places(member, permutation, before.shape[axis]).to(before.device)
+                index = places_from(member, permutation, before.shape[axis]).to(before.device)
                 if not _is_close(before.index_select(axis, index), after, self._tolerance):
                     return f"channels change places between {group.name} and {name}"
         return reason
@@ -262,8 +264,8 @@ class _Trial:
         """Lets the channels of these groups, and of no others, be in other places than they were."""
         if [id(group) for group in groups] == [id(group) for group in self._moved]:
             return
-        _permute(self._model, self._moved, inverse=True)
-        _permute(self._model, groups, inverse=False)
+        permute(self._model, self._moved, inverse=True)
+        permute(self._model, groups, inverse=False)
         self._moved = list(groups)
 
     @staticmethod
@@ -306,59 +308,26 @@ def _shake(model: nn.Module) -> None:
             module.running_var += noise(module.running_var).abs()
 
 
-@torch.no_grad()
-def _permute(model: nn.Module, groups: Sequence[ChannelGroup], *, inverse: bool) -> None:
-    """Lets the channels of some groups change places in every layer that has them, or changes them back."""
-    sides: dict[tuple[str, str], Tensor] = {}
-    for group in groups:
-        permutation = _permutation(group)
-        for member in group.members:
-            key, layer = (member.layer, member.side), model.get_submodule(member.layer)
-            places = sides.get(key, torch.arange(width(layer, member.side)))
-            sides[key] = places.index_select(0, _places(member, permutation, len(places)))
-    layers = {name: model.get_submodule(name) for name, _ in sides}
-    tensors: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
-    for (name, side), places in sides.items():
-        order = places.argsort() if inverse else places
-        for tensor_name, axes in axes_of(layers[name]).items():
-            tensor = getattr(layers[name], tensor_name, None)
-            if tensor is not None and side in axes:
-                # A tensor that two layers share changes once.
-                tensors.setdefault(id(tensor), (tensor, {}))[1].setdefault(axes.index(side), order.to(tensor.device))
-    buffer = torch.empty(0)
-    for tensor, orders in tensors.values():
-        if (buffer.dtype, buffer.device) != (tensor.dtype, tensor.device) or buffer.numel() < tensor.numel():
-            # Memory that is there already is quicker than new one for each tensor.
-            buffer = tensor.new_empty(max(tensor.numel(), 1 << 20))
-        moved = buffer[: tensor.numel()].view(tensor.shape)
-        for axis, places in orders.items():
-            tensor.copy_(torch.index_select(tensor, axis, places, out=moved))
-
-
-def _permutation(group: ChannelGroup) -> Tensor:
-    """int64 [channels]: one cycle of all channels of a group, drawn by its name, so that no channel stays."""
-    generator = torch.Generator().manual_seed(zlib.crc32(group.name.encode()))
-    cycle = torch.randperm(group.channels, generator=generator)
-    moved = torch.empty(group.channels, dtype=torch.int64)
-    moved[cycle] = cycle.roll(1)
-    return moved
-
-
-def _places(member: Member, permutation: Tensor, size: int) -> Tensor:
-    """int64 [size]: what each position of a layer's side is taken from when channel c gets the place of another."""
-    by_channel = torch.argsort(member.channels, stable=True)
-    slots = member.positions[by_channel].view(len(permutation), -1)
-    places = torch.arange(size)
-    places[slots.flatten()] = slots[permutation].flatten()
-    return places
-
-
-def _without_one(model: nn.Module, groups: Sequence[ChannelGroup], lost: Mapping[str, int]) -> nn.Module:
-    """A copy of a network in which each of some groups has lost a channel, told by the group's name."""
+def without(model: nn.Module, groups: Sequence[ChannelGroup], lost: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a network that some groups have lost channels in, int64 [K] by the group's name."""
     small = _sharing_tensors(model)
-    gone = {group.name: torch.arange(group.channels) == lost[group.name] for group in groups}
+    gone = {group.name: torch.isin(torch.arange(group.channels), lost[group.name]) for group in groups}
     keep_positions(small, positions_left(small, groups, gone))
     return small
+
+
+def _numbers(groups: Iterable[ChannelGroup]) -> dict[str, int]:
+    """Group name -> how many channels to take: other numbers where groups are as wide, as far as there are enough.
+
+    Code that reads the width of one of them for another does not show where both lose as many.
+    """
+    seen: Counter[int] = Counter()
+    found = {}
+    for group in groups:
+        wide = len(group.producers[0].layer.positions)
+        found[group.name] = 1 + seen[wide] % max(1, group.channels // 2)
+        seen[wide] += 1
+    return found
 
 
 class _NoDropout(TorchFunctionMode):

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.budget import Budget
-from bench.channels.exchange import SIZE_IN_CODE, faults
+from bench.channels.exchange import SIZE_IN_CODE, faults, without
+from bench.channels.modes import without_chance
+from bench.torch_utils.hooks import inputs_seen
 
 if TYPE_CHECKING:
     from bench.channels.groups import ChannelGroup, Member
@@ -46,7 +48,8 @@ def joined_by_size(
     for group in free:
         if wrong.get(group.name, "").startswith(SIZE_IN_CODE):
             by_width[len(group.producers[0].layer.positions)].append(group)
-    found = {parts[0].name: (parts, as_one(parts)) for parts in by_width.values() if len(parts) > 1}
+    tied = [_at_once(model, parts, images) for parts in by_width.values()]
+    found = {parts[0].name: (parts, as_one(parts)) for parts in tied if len(parts) > 1}
     found = {name: (parts, one) for name, (parts, one) in found.items() if one is not None}
     if not found:
         return list(groups), dict(wrong)
@@ -58,6 +61,28 @@ def joined_by_size(
     kept = [group for group in kept if group.name in found or group.name not in inside]
     reasons = {name: reason for name, reason in wrong.items() if name not in inside}
     return kept, reasons | {name: reason for name, reason in still.items() if name not in wrong}
+
+
+def _at_once(model: nn.Module, parts: Sequence[ChannelGroup], images: Tensor) -> list[ChannelGroup]:
+    """Those of some groups that can lose a channel at once: where that fails, what ran last is left out."""
+    left = list(parts)
+    while len(left) > 1:
+        one = as_one(left)
+        if one is None:
+            left.remove(min(left, key=lambda group: group.channels))
+            continue
+        small = without(model, [one], {one.name: torch.tensor([one.channels - 1])})
+        makers = {producer.layer.layer: group.name for group in left for producer in group.producers}
+        ran = [left[-1].name]
+        try:
+            with torch.no_grad(), inputs_seen(small, makers, lambda name, _, ran=ran, of=makers: ran.append(of[name])):
+                for is_training in (False, True):
+                    with without_chance(small, is_training):
+                        small(images[:1])
+            break
+        except Exception:  # noqa: BLE001  a network's own code
+            left = [group for group in left if group.name != ran[-1]]
+    return left
 
 
 def as_one(parts: Sequence[ChannelGroup]) -> ChannelGroup | None:

@@ -12,8 +12,8 @@ from bench.cli.entry import run
 from bench.cli.listings import add_listings, add_recipe, print_listing
 from bench.cli.parser import Parser
 from bench.cli.target_flags import target_fields
-from bench.commands.comparing import compare_methods
-from bench.commands.shared import keys_of_commands, look_at_records
+from bench.commands.comparing import benchmarks_of, compare_all
+from bench.commands.shared import keys_of_commands
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
 from bench.jobs.options import ControlOptions, GridOptions
@@ -76,10 +76,9 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Parses the command line and runs the comparison."""
     parser = build_parser()
-    arguments = parser.parse(argv)
-    if print_listing(arguments, argv) or look_at_records(arguments):
-        return
-    compare_methods(parser, arguments)
+    study = benchmarks_of(parser, argv)
+    if not print_listing(study[0], argv):
+        compare_all(parser, study)
 
 
 if __name__ == "__main__":

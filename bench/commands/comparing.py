@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.checks import require_flags
+from bench.cli.config_file import benchmarks_in
 from bench.cli.method_flags import settings_of_methods
 from bench.cli.parser import collect
 from bench.cli.target_flags import chosen_goals
-from bench.commands.shared import baseline_of, check_request, session_of
+from bench.commands.shared import baseline_of, check_request, look_at_records, session_of
 from bench.datasets.options import DataOptions
 from bench.engine.options import IterativeOptions, PruneOptions
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError, as_flags
 from bench.jobs.options import GridOptions
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
@@ -23,6 +24,7 @@ from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from bench.cli.parser import Parser
     from bench.jobs.sweep import Job
@@ -39,6 +41,8 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
         UsageError: what is asked for does not go together.
         BenchError: a job failed, or what all of them need cannot be had.
     """
+    if look_at_records(arguments):
+        return
     require_flags(arguments, "baseline", "out_dir")
     jobs = jobs_of(arguments)
     methods, goals = ([*dict.fromkeys(found)] for found in zip(*((job.method, job.goal) for job in jobs), strict=True))
@@ -118,3 +122,72 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
     if cells:
         return [*dict.fromkeys(Job(cell.method, Goal(cell.kind, cell.value), cell.seed) for cell in cells)]
     return grid(choice.methods, goals, choice.seeds or [arguments.seed])
+
+
+def benchmarks_of(parser: Parser, argv: Sequence[str]) -> list[argparse.Namespace]:
+    """What a command line asks for: one benchmark, or those that a study's file lists, each in a folder of its own.
+
+    Args:
+        parser: of benchmark.py.
+        argv: the command line.
+
+    Raises:
+        UsageError: what cannot be parsed, or two of a study in one folder.
+    """
+    parts = benchmarks_in(argv)
+    if not parts:
+        return [parser.parse(argv)]
+    found = {}
+    for where, part in parts:
+        name = part.pop("name", None)
+        arguments = parser.parse(argv, (where, part))
+        require_flags(arguments, "out_dir")
+        name = name or "_".join(filter(None, (arguments.dataset, arguments.model))) or f"benchmark{len(found) + 1}"
+        folder = f"{arguments.out_dir}/{name}"
+        if folder in found:
+            raise UsageError(f"{where} goes to {folder}, as another one does; give it a `name` of its own")
+        found[folder] = parser.parse([*argv, f"--out-dir={folder}"], (where, part))
+    return list(found.values())
+
+
+def compare_all(parser: Parser, study: Sequence[argparse.Namespace]) -> None:
+    """Runs benchmarks one after the other, and puts them side by side where they are several.
+
+    Args:
+        parser: of benchmark.py.
+        study: what it made of the command line, for each of them.
+
+    Raises:
+        BenchError: one of several failed, or what the only one raises.
+    """
+    from bench.system.console import say
+
+    if len(study) == 1:
+        compare_methods(parser, study[0])
+        return
+    failures = []
+    for number, arguments in enumerate(study, start=1):
+        say(f"benchmark {number} of {len(study)}: {arguments.out_dir}")
+        try:
+            compare_methods(parser, arguments)
+        except BenchError as error:
+            failures.append(f"{arguments.out_dir}: {as_flags(str(error))}")
+            say(failures[-1])
+    if not (study[0].dry_run or study[0].cells_only):
+        _put_side_by_side([Path(arguments.out_dir) for arguments in study])
+    if failures:
+        raise BenchError(f"{len(failures)} of {len(study)} benchmarks failed, the first: {failures[0]}")
+
+
+def _put_side_by_side(folders: Sequence[Path]) -> None:
+    from bench.jobs.side_by_side import differences, write_comparison
+    from bench.leaderboard.summaries import read_summaries
+    from bench.system.console import say
+
+    done = [folder for folder in folders if (folder / "benchmark_summary.json").is_file()]
+    if done:
+        summaries = read_summaries(done)
+        files = write_comparison(summaries, done[0].parent / "comparison")
+        if apart := differences(summaries):
+            say(apart)
+        say(f"-> {', '.join(map(str, files))}")

@@ -23,6 +23,7 @@ from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.recover.options import RepairOptions
 from bench.specialists.options import DeploymentOptions, FusionOptions, GroupOptions, SpecialistOptions
+from bench.sweep.options import SweepOptions
 from bench.system.console import say
 from bench.system.options import RunOptions
 from bench.training.options import FinetuneOptions, TrainOptions
@@ -40,10 +41,13 @@ STEPS = {
 
 COMMON = """
     --baseline --out-dir --dataset --data-root --input-size --num-workers --device --seed --threads --responses
-    --device-counts --groups --processes --params-reduction --auto-search --finetune-epochs --finetune-lr --batch-size
-    --crop-size
-    --threshold --head-width --patience --epochs --lr --single --split --score-split --latency
+    --device-counts --groups --launcher --jobs --params-reduction --auto-search --finetune-epochs --finetune-lr
+    --batch-size --crop-size --threshold --head-width --patience --epochs --lr --single --split --score-split --latency
 """
+
+# Fields of `SweepOptions` that say by what specialists are made, and which cells of a benchmark are run.
+_LAUNCHING = ("launcher", "jobs", "launcher_options")
+_OF_CELLS = ("cells", "only", "retry_failed", "force", "dry_run", "cells_only")
 
 # What a specialist's pruning is asked elsewhere, or does not need.
 _ASKED_ELSEWHERE = (
@@ -77,6 +81,7 @@ def build_parser(step: str) -> Parser:
         found = "name the score threshold that leaves these parameters, and fail unless they are met within "
         parser.add_switch(files, "--auto-search", help=f"{found}{100 * SEARCH_TOLERANCE:g} %%")
         parser.add_setting(files, "--opt", metavar="KEY=VALUE,...", help="options of papm besides its classes")
+        parser.add_options("launching, where a cell is a specialist", SweepOptions, skip=_OF_CELLS)
         parser.add_options("pruning", PruneOptions, skip=_ASKED_ELSEWHERE)
         parser.add_options("repair after the cut", RepairOptions)
         parser.add_options("fine-tuning", FinetuneOptions, finetune_epochs=20)
@@ -111,9 +116,10 @@ def main(argv: list[str]) -> None:
         found = f", not '{argv[0]}'" if argv else ""
         raise UsageError(f"name a step: {', '.join(STEPS)}{found}")
     step, *words = argv
-    arguments = build_parser(step).parse(words)
+    parser = build_parser(step)
+    arguments = parser.parse(words)
     require_flags(arguments, "out_dir")
-    {"group": _group, "prune": _prune, "fuse": _fuse, "infer": _infer}[step](arguments, words)
+    {"group": _group, "prune": _prune, "fuse": _fuse, "infer": _infer}[step](arguments, parser)
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[Baseline, list[Grouping], Path]:
@@ -127,7 +133,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Baseline, list[Grouping], Pa
     return baseline, chosen_groupings(found, arguments.device_counts, folder), folder
 
 
-def _group(arguments: argparse.Namespace, _words: list[str]) -> None:
+def _group(arguments: argparse.Namespace, _parser: Parser) -> None:
     require_flags(arguments, "baseline")
 
     from bench.specialists.grouping import group_classes
@@ -140,7 +146,7 @@ def _group(arguments: argparse.Namespace, _words: list[str]) -> None:
     say(f"-> {folder / 'deploy_inf.csv'}, grouping.json and dendrogram.png")
 
 
-def _prune(arguments: argparse.Namespace, words: list[str]) -> None:
+def _prune(arguments: argparse.Namespace, parser: Parser) -> None:
     if arguments.finetune_epochs == 0:
         raise UsageError("--finetune-epochs 0 leaves specialists that know no background; ask for at least 1")
     if "classes" in arguments.opt:
@@ -148,8 +154,8 @@ def _prune(arguments: argparse.Namespace, words: list[str]) -> None:
 
     from bench.engine.session import Session
     from bench.specialists.deployment import chosen_groups
+    from bench.specialists.launched import launch_specialists
     from bench.specialists.pruning import Recipe, prune_specialists, work_folder
-    from bench.specialists.side_by_side import prune_in_processes
     from bench.specialists.tables import show, specialists_table
 
     baseline, groupings, folder = _opened(arguments)
@@ -159,28 +165,33 @@ def _prune(arguments: argparse.Namespace, words: list[str]) -> None:
     repair = collect(RepairOptions, arguments)
     session = Session(baseline, pruning, work_folder(folder), None, training, repair)
     groups = chosen_groups(groupings, arguments.groups)
-    if arguments.processes > 1:
-        prune_in_processes(groups, words, arguments.processes, session.folder)
+    if arguments.launcher:
+        words, how = parser.without(arguments.words, *_LAUNCHING, "groups"), collect(SweepOptions, arguments)
+        device = {"device": baseline.device, "threads": arguments.threads}
+        launch_specialists(groups, words, how, session.folder, **device)
     records = prune_specialists(session, recipe, groups, arguments.params_reduction, folder)
     show(specialists_table(records))
 
 
-def _fuse(arguments: argparse.Namespace, _words: list[str]) -> None:
+def _fuse(arguments: argparse.Namespace, _parser: Parser) -> None:
     from bench.specialists.fusing import fuse_specialists, fusion_folder, single_beside
     from bench.specialists.opened import open_specialists
+    from bench.system.files import make_folder
+    from bench.system.locks import lock_of, locked
 
     baseline, groupings, folder = _opened(arguments)
     training, fusion = collect(TrainOptions, arguments), collect(FusionOptions, arguments)
     opened = [open_specialists(folder, grouping, fusion.threshold, baseline) for grouping in groupings]
     for grouping, specialists in zip(groupings, opened, strict=True):
         out = fusion_folder(folder, grouping, fusion.threshold)
-        record = fuse_specialists(baseline, specialists, training, fusion, arguments.seed, out)
-        if arguments.single:
-            single_beside(baseline, specialists, record, out)
+        with locked(lock_of(make_folder(out)), f"the fusion in {out}"):
+            record = fuse_specialists(baseline, specialists, training, fusion, arguments.seed, out)
+            if arguments.single:
+                single_beside(baseline, specialists, record, out)
         say(f"-> {out / 'fusion_model.pt'}")
 
 
-def _infer(arguments: argparse.Namespace, _words: list[str]) -> None:
+def _infer(arguments: argparse.Namespace, _parser: Parser) -> None:
     from bench.specialists import tables
     from bench.specialists.fusing import fusion_folder
     from bench.specialists.inference import infer

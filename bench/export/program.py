@@ -41,8 +41,10 @@ def exported(model: nn.Module, input_size: tuple[int, int], *, fixed: bool) -> E
         [N, outputs, height, width]. It holds neither code nor names of files of this project.
 
     Raises:
-        BenchError: the network cannot be followed; the message has the operator and the reason.
+        BenchError: torch is too old, or the network cannot be followed; the message has the operator and the reason.
     """
+    if not hasattr(Dim, "DYNAMIC"):
+        raise BenchError(f"torch {torch.__version__} cannot leave sizes open in an export; install 2.6 or newer")
     height, width = input_size
     if not fixed and height == width:
         # Equal sides could be taken for one and the same.

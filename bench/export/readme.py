@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from bench.config.values import size_text
 from bench.export.facts import Facts
 from bench.export.formats import FORMATS
@@ -134,7 +136,9 @@ def _size(facts: Facts, formats: Sequence[str], fixed: bool) -> str:
 
 
 def _told(name: str, opset: int) -> str:
-    return f"ONNX, opset {opset}" if name == "onnx" else name
+    if name == "onnx":
+        return f"ONNX, opset {opset}"
+    return f"{name}, by torch {torch.__version__}" if _LINES.get(name, "")[:1] == ("torch",) else name
 
 
 def _name(facts: Facts, number: int) -> str:

@@ -28,6 +28,7 @@ from bench.report.summary_record import ComparisonRow, Measured, baseline_record
 from bench.system.console import say
 from bench.system.failures import explained, in_one_line
 from bench.system.files import make_folder
+from bench.system.locks import lock_of, locked
 from bench.system.provenance import provenance
 from bench.system.run_folder import FAILED, INFO, fail
 from bench.training.distillation import Distillation
@@ -104,7 +105,8 @@ def finetune_benchmark(
             finetune_model(baseline, folder, finetune, job.seed, distillation)
             return measured_in(folder, baseline)
 
-        row = attempt(job, folder, work, settings)
+        with locked(lock_of(folder), folder.name):
+            row = attempt(job, folder, work, settings)
         rows.append(row)
         say(f"[{number}/{len(folders)}] {job}: {outcome(row)}")
     if corruptions:

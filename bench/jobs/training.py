@@ -26,7 +26,7 @@ from bench.system.devices import set_up
 from bench.system.failures import explained
 from bench.system.files import make_folder, plain, read_json, write_csv, write_json
 from bench.system.kept_files import read_kept
-from bench.system.locks import lock_of, locked
+from bench.system.locks import lock_of, locked, remove_dead
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, SPLIT, is_done, run_folder
@@ -285,6 +285,7 @@ def ensure_baseline(
         return True
 
     if is_ready():
+        remove_dead(lock_of(folder))
         return
     # Of several commands one trains it; the processes that torchrun starts train it together.
     alone = locked(lock_of(make_folder(folder)), f"the training of {checkpoint}")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.config.shipped import PACKAGE
 from bench.errors import BenchError, first_line
+from bench.launchers import base
 from bench.launchers.base import Ended, Launcher, Launching, run_command
 
 _RETRIES = 3
@@ -31,13 +31,13 @@ class RayCluster(Launcher):
             raise BenchError(
                 "--launcher ray needs Ray; pip install -r requirements-cluster.txt, or use --launcher local"
             ) from error
+        # By value, so that nodes need the package only where its folder is: the same as here.
+        ray.cloudpickle.register_pickle_by_value(base)
         self._ray, address = ray, launching.options.get("address", "auto")
         if ray.is_initialized():
             return
         try:
-            # Nodes see the same folders; the package itself they find by its path.
-            environment = {"env_vars": {"PYTHONPATH": str(PACKAGE.parent)}}
-            ray.init(address=address, log_to_driver=False, runtime_env=environment, logging_level="warning")
+            ray.init(address=address, log_to_driver=False, logging_level="warning")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BenchError(
                 f"no Ray cluster at {address} ({first_line(error)}); start one with 'ray start --head', or name it "

@@ -101,7 +101,7 @@ def cells_of(summaries: Sequence[Summary], page: Path) -> dict[str, list[dict[st
                 dense = dense or shared
                 # Where a folder was measured on other classes, its numbers would stand in the wrong lines.
                 fits = all(shared.get(key) == dense.get(key) for key in ("classes", "layers"))
-                jobs.append(_job(row) | (found if fits else {}))
+                jobs.append(_job(row, found.get("alone", {})) | (found if fits else {}))
             cells[_identity(summary, entry)] = jobs
         cells[str(number)] = [dense]
     return cells
@@ -195,7 +195,8 @@ def _timed(entry: Entry) -> dict[str, Any]:
 def _add_gaps(lines: Sequence[dict[str, Any]], summary: Summary, found: Sequence[Entry]) -> None:
     """Adds to each mIoU its paired differences to the controls: [points, margin, seeds]."""
     for line, entry in zip(lines, found, strict=True):
-        for stage, key in itertools.product(line["miou"], SCRATCH):
+        # New weights are set against what pruning gave in the end.
+        for stage, key in itertools.product([*line["miou"]][-1:], SCRATCH):
             pairs = [(row.get(stage), row.get(key)) for row in entry.done]
             points = [100 * (own - control) for own, control in pairs if None not in (own, control)]
             if gap := estimate(points):
@@ -262,12 +263,12 @@ def _close(pair: Pair, names: Sequence[str]) -> list[Any]:
     return [names[pair.better], names[pair.worse], round(pair.gap, 2), margin, pair.count, pair.needed]
 
 
-def _job(row: Mapping[str, Any]) -> dict[str, Any]:
+def _job(row: Mapping[str, Any], alone: Mapping[str, Any]) -> dict[str, Any]:
     """What the row of a job says beside what its line says of all."""
     mious = {stage: round(100 * row[stage], 3) for stage in STAGES if row.get(stage) is not None}
     known = {key: row[key] for key in ("folder", "error", "method_options", "pruning_options", "finetune_epochs")
              if row.get(key) not in (None, {})}  # fmt: skip
-    return {"seed": row["seed"], "miou": mious, "row_seconds": row.get("seconds", 0.0), **known}
+    return {"seed": row["seed"], "miou": mious, "all_seconds": alone.get("seconds", row.get("seconds", 0.0)), **known}
 
 
 def _short(found: Any, digits: int) -> list[float | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.system.files import read_json
-from bench.system.run_folder import CELL, FINETUNED_REPORT, INFO, REPORT
+from bench.system.run_folder import CELL, CONTROLS, FINETUNED_REPORT, INFO, REPORT
 
 # Of provenance: what may differ from job to job.
 _ORIGIN = ("command", "time", "git", "python", "torch", "processor", "gpu", "threads")
@@ -25,15 +25,18 @@ def job_record(folder: Path, page: Path) -> dict[str, Any]:
     Returns:
         `iou`: how the network was treated -> share of each class in percent. `classes`, `layers`: their names.
         `dense_iou`, `dense_widths`, `widths`: of the baseline and the pruned network. `files`: SHA-256 of each.
-        `seconds`: of each stage. `command`: the line that is this job alone. `origin`: command of the whole run, code,
-        versions, machine. `page`: link to a page of the job.
+        `seconds`: of each stage. `alone`: `command`, the line that is this job alone, and the `seconds` of all of it.
+        `origin`: command of the whole run, code, versions, machine. `page`: link to a page of the job.
         Nothing of records that are missing or no records of a job.
     """
     try:
         report, info = read_json(folder / REPORT), read_json(folder / INFO)
         tuned = read_json(folder / FINETUNED_REPORT) if (folder / FINETUNED_REPORT).is_file() else None
-        alone = read_json(folder / CELL).get("command") if (folder / CELL).is_file() else None
-        return _told(report, info, tuned) | ({"command": alone} if alone else {}) | _linked(folder, page)
+        cell = read_json(folder / CELL) if (folder / CELL).is_file() else {}
+        alone = {key: cell[key] for key in ("command", "seconds") if cell.get(key) is not None}
+        told = _told(report, info, tuned)
+        told["files"] |= _controls(folder)
+        return told | {"alone": alone} | _linked(folder, page)
     except (BenchError, LookupError, AttributeError, TypeError):
         # The row is all that is known then, and the page shows it.
         return {}
@@ -63,6 +66,12 @@ def _told(report: Mapping[str, Any], info: Mapping[str, Any], tuned: Mapping[str
         "seconds": seconds,
         "origin": {key: report["provenance"][key] for key in _ORIGIN if report["provenance"].get(key) is not None},
     }
+
+
+def _controls(folder: Path) -> dict[str, str]:
+    """SHA-256 of the networks of the same shape that were trained from new weights."""
+    there = {kind: folder / report for kind, (_, report) in CONTROLS.items() if (folder / report).is_file()}
+    return {kind: read_json(report)["candidate"]["sha256"] for kind, report in there.items()}
 
 
 def _percent(shares: Mapping[str, float | None], classes: list[str]) -> list[float | None]:

@@ -40,10 +40,11 @@ def write_page(path: Path, summaries: Sequence[Summary], table: str | None = Non
     Raises:
         BenchError: the file cannot be written.
     """
-    board = board_of(summaries, published_numbers())
-    write_text(
-        path, _html(board, cells_of(summaries, path.parent.absolute()), table or _csv(summaries), summaries, path)
-    )
+    board, cells = board_of(summaries, published_numbers()), cells_of(summaries, path.parent.absolute())
+    for line in board["lines"]:
+        # What was done before cost something too: its folder may say what.
+        line["seconds"] = round(sum(job["all_seconds"] for job in cells[line["id"]]), 1)
+    write_text(path, _html(board, cells, table or _csv(summaries), summaries, path))
 
 
 def _html(board: dict[str, Any], cells: dict[str, Any], table: str, summaries: Sequence[Summary], path: Path) -> str:

@@ -167,7 +167,7 @@ def _present(out: Path, row: ComparisonRow, jobs: Mapping[str, Job]) -> Comparis
         return row
     fresh = {**jobs[name].row, "seconds": row["seconds"]}
     # In the order they had, so that what did not change is the same file.
-    found = {key: fresh[key] for key in row if key in fresh} | fresh
+    found = {**row, **fresh}
     # Measured in another mode than the rest of its summary, its latency had been left out there.
     is_timed = row["status"] == "failed" or row.get("latency_ms") is not None
     return found if is_timed else _untimed(found)

@@ -131,7 +131,8 @@ class CostTable:
         less[is_open] -= np.maximum(1, less[is_open] // 3)
         try:
             if is_open:
-                seen = runs.alike(less).prod(axis=1)
+                factors = runs.alike(less)
+                seen = factors.prod(axis=1)
                 narrow = self._rest * (self._width - self._loss @ (self.channels - less)).prod(axis=1)
                 for call in np.flatnonzero(applied):
                     row = owner[call]
@@ -139,7 +140,7 @@ class CostTable:
             watched = np.flatnonzero(~applied)
             losses = np.zeros((len(watched), FACTORS, len(groups)))
             if len(watched) and is_open:
-                losses = runs.losses(watched, is_open)
+                losses = runs.losses(watched, is_open, less, factors)
         except NotFollowed as error:
             # What does not run narrower cannot be counted either; cutting it will say why.
             seen, can_count = None, can_count and error.__cause__ is None

@@ -8,7 +8,8 @@ each of their factors is watched while groups lose channels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -90,21 +91,45 @@ class NarrowerRuns:
             raise NotFollowed
         return factor_table(calls)
 
-    def losses(self, which: np.ndarray, there: Sequence[int]) -> np.ndarray:
+    def losses(self, which: np.ndarray, there: Sequence[int], less: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """What each factor of some operators loses with a channel of each group: float64 [operators, 4, groups].
 
-        Groups are halved as long as any of them has a say, so that the number of runs depends on how many do.
+        Two runs in which every group loses other numbers tell which group a factor depends on, if it is one; a run that
+        is known tells whether that is so. For the others, groups are halved as long as any of them has a say.
 
         Args:
             which: int64 [operators], numbers of calls.
             there: the groups that can lose channels, by number.
+            less: int64 [groups], channels kept in the run that is known.
+            seen: int64 [calls, 4], the factors there.
 
         Raises:
             NotFollowed: see there.
         """
         found = np.zeros((len(which), FACTORS, len(self._groups)))
-        whole = factor_table(self.dense)[which]
-        waiting = [(list(there), self._lost(which, whole, there))]
+        whole, seen = factor_table(self.dense)[which], seen[which]
+        channels = np.array([group.channels for group in self._groups], dtype=np.int64)
+        codes = _codes({number: self._groups[number].channels for number in there})
+        by_code = {code: number for number, code in codes.items()}
+        every = self._lost(which, whole, dict.fromkeys(there, 1))
+        first, second = (self._lost(which, whole, {n: code[k] for n, code in codes.items()}) for k in range(2))
+        unclear: set[int] = set()
+        for call, factor in np.argwhere((every != 0) | (first != 0) | (second != 0)).tolist():
+            each = int(every[call, factor])
+            number = by_code.get((first[call, factor] / each, second[call, factor] / each)) if each else None
+            if number is None or whole[call, factor] - each * (channels - less)[number] != seen[call, factor]:
+                unclear.add(call)
+            else:
+                found[call, factor, number] = each
+        if unclear:
+            rows = sorted(unclear)
+            found[rows] = self._by_halves(which[rows], whole[rows], list(there), every[rows])
+        return found
+
+    def _by_halves(self, which: np.ndarray, whole: np.ndarray, there: list[int], every: np.ndarray) -> np.ndarray:
+        """The same for operators that several groups have a say in; `every` is what all groups together take."""
+        found = np.zeros((len(which), FACTORS, len(self._groups)))
+        waiting = [(there, every)]
         while waiting:
             tried, lost = waiting.pop()
             if not lost.any():
@@ -113,20 +138,35 @@ class NarrowerRuns:
                 found[:, :, tried[0]] = lost
                 continue
             half = len(tried) // 2
-            first = self._lost(which, whole, tried[:half])
+            first = self._lost(which, whole, dict.fromkeys(tried[:half], 1))
             waiting += [(tried[:half], first), (tried[half:], lost - first)]
         return found
 
-    def _without_one(self, tried: Sequence[int]) -> np.ndarray:
-        kept = np.array([group.channels for group in self._groups], dtype=np.int64)
-        kept[list(tried)] -= 1
-        return kept
-
-    def _lost(self, which: np.ndarray, whole: np.ndarray, tried: Sequence[int]) -> np.ndarray:
+    def _lost(self, which: np.ndarray, whole: np.ndarray, removed: Mapping[int, int]) -> np.ndarray:
         self._runs += 1
         if self._runs > _MOST_RUNS:
             raise NotFollowed
-        return whole - self.alike(self._without_one(tried))[which]
+        kept = np.array([group.channels for group in self._groups], dtype=np.int64)
+        for number, count in removed.items():
+            kept[number] -= count
+        return whole - self.alike(kept)[which]
+
+
+def _codes(channels: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+    """Pairs of numbers of channels to remove, another one for each group, as far as there are enough.
+
+    Args:
+        channels: number of a group -> how many there are.
+    """
+    codes: dict[int, tuple[int, int]] = {}
+    used: set[tuple[int, int]] = set()
+    for number in sorted(channels, key=channels.__getitem__):
+        free = (code for code in itertools.product(range(min(channels[number], 32)), repeat=2) if code not in used)
+        code = next(free, None)
+        if code is not None:
+            used.add(code)
+            codes[number] = code
+    return codes
 
 
 def factor_table(calls: Sequence[OperatorCall]) -> np.ndarray:

@@ -43,14 +43,9 @@ class DeploymentOptions:
 
 @dataclass
 class SpecialistOptions:
-    """How much smaller than the baseline a specialist is, and how many are made at once."""
+    """How much smaller than the baseline a specialist is."""
 
     params_reduction: float = option(0.77, "share of the parameters that a specialist is to lose", parse=parse_ratio)
-    processes: int = option(
-        1,
-        "specialists that are made at once, each by a process of its own; mind --threads and the memory",
-        parse=positive,
-    )
 
 
 @dataclass
@@ -60,5 +55,5 @@ class FusionOptions:
     threshold: float = option(
         77.0, "percent of the parameters that the specialists lost, as in their files' names", parse=parse_percent
     )
-    head_width: int = option(64, "channels of the fusion head", parse=positive)
+    head_width: int = option(32, "channels of the fusion head", parse=positive)
     patience: int = option(5, "epochs without a better validation mIoU after which the training ends", parse=positive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from bench.specialists.group_labels import data_of_group, with_group_outputs
 from bench.system.console import say
 from bench.system.files import digest, file_digest, make_folder, plain, read_json, write_json
 from bench.system.kept_files import read_kept
+from bench.system.locks import lock_of, try_lock
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, LAST
 from bench.train_eval import fit
@@ -78,6 +80,8 @@ def prune_specialists(
 ) -> list[dict[str, Any]]:
     """Makes the specialists of some groups, one after the other; returns the record of each.
 
+    Several processes may do that in one folder, on one machine or several: each makes those that no other is at.
+
     Args:
         session: the baseline, and how all networks are cut and repaired.
         recipe: how they are scored and fine-tuned.
@@ -85,11 +89,35 @@ def prune_specialists(
         reduction: share of the baseline's parameters that a specialist loses.
         folder: where they go.
     """
-    records = []
-    for number, group in enumerate(groups, start=1):
-        say(f"specialist {number} of {len(groups)}: classes {spelt(group)}")
-        records.append(make_specialist(session, recipe, group, reduction, folder))
-    return records
+    waiting, made, was_told = list(groups), {}, False
+    while waiting:
+        left = [group for group in waiting if not _made_here(session, recipe, group, reduction, folder, made)]
+        if len(left) == len(waiting):
+            if not was_told:
+                say(f"other processes are at the specialists of {', '.join(map(spelt, left))}; waiting for them")
+            was_told = True
+            time.sleep(1.0)
+        waiting = left
+    return [made[group] for group in groups]
+
+
+def _made_here(
+    session: Session, recipe: Recipe, group: Group, reduction: float, folder: Path, made: dict[Group, dict[str, Any]]
+) -> bool:
+    """Makes a specialist, unless another process is at it, which makes it False."""
+    lock = try_lock(lock_of(folder / specialist_file(group, _threshold(reduction))))
+    if lock is None:
+        return False
+    try:
+        say(f"specialist of the classes {spelt(group)}")
+        made[group] = make_specialist(session, recipe, group, reduction, folder)
+    finally:
+        lock.release()
+    return True
+
+
+def _threshold(reduction: float) -> float:
+    return round(100 * reduction, 6)
 
 
 def make_specialist(session: Session, recipe: Recipe, group: Group, reduction: float, folder: Path) -> dict[str, Any]:
@@ -105,7 +133,7 @@ def make_specialist(session: Session, recipe: Recipe, group: Group, reduction: f
     Returns:
         What its record says.
     """
-    threshold = round(100 * reduction, 6)
+    threshold = _threshold(reduction)
     baseline, path = session.baseline, folder / specialist_file(group, threshold)
     view = data_of_group(baseline.data, group)
     what = {"classes": list(group), "threshold": threshold}

@@ -8,16 +8,13 @@ meanwhile.
 from __future__ import annotations
 
 import contextlib
-import gc
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from bench.engine.session import Session
-from bench.errors import DamagedFile
+from bench.errors import BenchError, DamagedFile
 from bench.jobs.finished_cells import finished_cells, measured_in
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
@@ -33,6 +30,7 @@ from bench.sweep.launched import Launched
 from bench.sweep.options import SweepOptions
 from bench.sweep.progress import SweepProgress
 from bench.system.console import say
+from bench.system.devices import release_memory
 from bench.system.files import make_folder, read_json, write_json
 from bench.system.kept_files import with_kept
 from bench.system.locks import alone_on, lock_of, locked, remove_unfinished, try_lock
@@ -247,17 +245,25 @@ class Sweep:
             return measured_in(cell.folder, self._baseline)
 
         row = attempt(cell.job, cell.folder, made, cell.settings)
-        if not worked and _is_newer(cell.folder / CELL, self._began):
+        if row["status"] == "failed":
+            # On a full disk the row has to do.
+            with contextlib.suppress(BenchError):
+                self._note(cell, None)
+        elif not worked and _is_newer(cell.folder / CELL, self._began):
             # Another process did it meanwhile.
             row = {**row, "seconds": round(read_json(cell.folder / CELL)["seconds"], 1)}
             return row, row["seconds"]
         return row, row["seconds"] if worked else None
 
-    def _note(self, cell: Cell, seconds: float) -> None:
-        """Writes what it takes to make the cell again."""
+    def _note(self, cell: Cell, seconds: float | None) -> None:
+        """Writes what it takes to make the cell again; None for the seconds of one that failed."""
         record = {
             "format": "cell/1",
             "name": cell.name,
+            "method": cell.job.method,
+            "target_kind": cell.job.goal.kind,
+            "target_value": cell.job.goal.value,
+            "seed": cell.job.seed,
             "command": self._commands.text(cell.job) if self._commands else None,
             "working_folder": Path.cwd(),
             "seconds": seconds,
@@ -320,10 +326,3 @@ def tidied(folder: Path) -> Iterator[None]:
         yield
     finally:
         remove_unfinished(folder)
-
-
-def release_memory() -> None:
-    """Gives back what a finished cell no longer needs."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

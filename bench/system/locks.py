@@ -112,6 +112,8 @@ class Lock:
 
 def lock_of(path: Path) -> Path:
     """The lock of a file or a folder that is made by one process: a hidden file beside it."""
+    # The working folder may be called ".", which is no name.
+    path = path.absolute()
     return path.with_name(f".{path.name}.lock")
 
 
@@ -266,6 +268,11 @@ def remove_unfinished(folder: Path) -> None:
         if host == host_name() and pid.isdigit() and not is_process(int(pid)):
             path.unlink(missing_ok=True)
     for path in folder.rglob(".*.lock"):
-        lock = try_lock(path) if path.is_file() else None
-        if lock is not None:
-            lock.release()
+        remove_dead(path)
+
+
+def remove_dead(path: Path) -> None:
+    """Removes a lock, if there is one, whose owner is dead."""
+    lock = try_lock(path) if path.is_file() else None
+    if lock is not None:
+        lock.release()

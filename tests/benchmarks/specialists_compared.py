@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.specialists_compared --out DIR [--seeds 0,1,2] [--device-counts 2,3] [--cost macs]
         [--model-args width=8,depth=3] [--size 64,96] [--images 64] [--baseline-epochs 30] [--epochs 10]
-        [--head-epochs 15]
+        [--head-epochs 15] [--head-width 16] [--repair least-squares]
 
 For each seed a synthetic set is drawn and a U-Net trained on it. Its classes are grouped and a specialist is pruned for
-each group, as the command does it; the head is trained. The two rivals are pruned by papm over all classes and
-fine-tuned by the same recipe for as many epochs as a specialist and the head together:
+each group, as the command does it; the head is trained. The two rivals are pruned by papm over all classes,
+repaired and fine-tuned by the same recipe, for as many epochs as a specialist and the head together:
 
 * `as large`: as many parameters as specialists and head together;
 * `as fast`: the MACs of the slowest specialist up to its last features plus those of the head (`--cost macs`), or as
@@ -42,6 +42,7 @@ from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model
 from bench.models.options import ModelOptions
 from bench.plan.target import Goal
+from bench.recover.options import RepairOptions
 from bench.specialists.deployment import Grouping, chosen_groups
 from bench.specialists.fusing import fuse_specialists, fusion_folder, single_beside
 from bench.specialists.grouping import group_classes, groupings_for
@@ -72,6 +73,8 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--baseline-epochs", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--head-epochs", type=int, default=15)
+    parser.add_argument("--head-width", type=int, default=16)
+    parser.add_argument("--repair", choices=("none", "least-squares"), default="least-squares")
     return parser.parse_args(words)
 
 
@@ -107,10 +110,10 @@ def compare(asked: argparse.Namespace, seed: int, baseline: Baseline, folder: Pa
     tuning = TrainOptions(epochs=asked.epochs, batch_size=8, lr=0.05)
     pruning = PruneOptions(evaluate=False, reconstruction_images=0)
     recipe = Recipe({}, None, tuning, seed)
-    session = Session(baseline, pruning, work_folder(folder), None, tuning)
+    session = Session(baseline, pruning, work_folder(folder), None, tuning, RepairOptions(asked.repair))
     chosen: list[Grouping] = [groupings[number] for number in asked.device_counts]
     prune_specialists(session, recipe, chosen_groups(chosen, None), REDUCTION, folder)
-    options = FusionOptions(threshold=THRESHOLD, head_width=32, patience=asked.head_epochs)
+    options = FusionOptions(threshold=THRESHOLD, head_width=asked.head_width, patience=asked.head_epochs)
     head = TrainOptions(epochs=asked.head_epochs, batch_size=8, lr=0.1)
     for grouping in chosen:
         out = fusion_folder(folder, grouping, THRESHOLD)

@@ -205,6 +205,29 @@ def test_what_was_found_is_kept_for_an_architecture(monkeypatch: pytest.MonkeyPa
     assert tried[2:] == ["Moved", "Moved"]
 
 
+class Tied(nn.Module):
+    """The code reads the width of one layer to shape what another gives; a third has its width written in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (toys.conv(3, 8) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Conv2d(8, 4, 1) for _ in range(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second, third = (layer(images).relu() for layer in (self.first, self.second, self.third))
+        second = second.flatten(2).reshape(len(images), first.shape[1], *first.shape[2:])
+        third = third.reshape(-1, 8, *third.shape[2:])
+        return sum(head(features) for head, features in zip(self.heads, (first, second, third), strict=True))
+
+
+def test_widths_that_code_ties_go_together_and_only_so() -> None:
+    """Where both lose a channel each all is well: only other numbers show that neither may go alone."""
+    groups = find_groups(toys.settled(Tied()))
+    assert [(group.name, len(group.producers)) for group in prunable(groups)] == [("first.0", 2)]
+    reasons = {group.name: group.protected for group in groups}
+    assert reasons["third.0"].startswith("a width is written in the network's code: ")
+
+
 @pytest.mark.parametrize("name", ["unet_small", "resnet18_seg"])
 def test_registered_networks_have_no_faults(name: str) -> None:
     model = build_model(ModelSpec(name, 5)).eval()

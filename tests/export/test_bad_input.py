@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from bench.errors import BenchError, DamagedFile
-from bench.export.onnx_file import OnnxNetwork
+from bench.export.facts import facts_of
+from bench.export.onnx_file import OnnxNetwork, write_onnx
 from bench.export.program import exported
-from bench.models.checkpoint import load_model, save_model
+from bench.models import ModelSpec
+from bench.models.checkpoint import SavedModel, load_model, save_model
 
 pytest.importorskip("safetensors", reason="pip install -r requirements-export.txt")
 
@@ -105,6 +107,20 @@ def test_what_is_no_onnx_file_of_a_segmentation_network(tmp_path) -> None:
     network = OnnxNetwork(path)
     assert network.facts is None and network.input_size == (4, 4)
     assert torch.equal(network(-torch.ones(1, 3, 4, 4)), torch.zeros(1, 3, 4, 4))
+
+
+class _Unknown(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(images)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path) -> None:
+    pytest.importorskip("onnxscript")
+    saved = SavedModel(_Unknown(), ModelSpec("unet_small", 3), meta={"input_size": [24, 32]})
+    facts = facts_of(saved, "x")
+    with pytest.raises(BenchError, match=r"unet_small cannot be exported to ONNX: .*bessel_j0") as told:
+        write_onnx(tmp_path / "x.onnx", exported(saved.model, facts.input_size, fixed=True), facts)
+    assert "\n" not in str(told.value) and list(tmp_path.iterdir()) == []
 
 
 class _Chooses(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ import torch
 from records import faults
 
 from bench.errors import UsageError
-from bench.jobs import finetuning
+from bench.jobs import finetuning, pruning
 from bench.jobs.controls import anew, check_controls, recipe_of_baseline
 from bench.models import ModelSpec
 from bench.models.checkpoint import SavedModel, load_model
-from bench.system.files import read_json
+from bench.system.files import read_json, write_json
 from bench.torch_utils.sparse_weights import SPARSE
 from bench.training.options import TrainOptions
 
@@ -84,6 +85,18 @@ def test_a_control_like_finetuning_takes_finetuning():
         check_controls(["scratch", "scratch-full"], None)
 
 
+def test_a_control_is_as_fast_as_the_network_of_its_shape(tmp_path, monkeypatch):
+    monkeypatch.setattr(pruning, "latency_of", lambda report: report["latency"])
+    write_json(tmp_path / "report.json", {"latency": [3.0]})
+    for name in ("finetuned", "scratch"):
+        write_json(tmp_path / f"{name}_report.json", {"latency": None, "of": name})
+    baseline = SimpleNamespace(is_timed=True, times_alike=lambda latency: latency == [3.0])
+    pruning.time_model(baseline, tmp_path)
+    found = [read_json(tmp_path / f"{name}_report.json") for name in ("finetuned", "scratch")]
+    assert found == [{"latency": [3.0], "of": name} for name in ("finetuned", "scratch")]
+    assert not (tmp_path / "scratch_full_report.json").exists()
+
+
 def test_controls_are_trained_once_and_stand_in_every_table(call, tiny_camvid, shallow_baseline, tmp_path, monkeypatch):
     trained, fit = [], finetuning.fit
 
@@ -136,6 +149,10 @@ def test_controls_are_trained_once_and_stand_in_every_table(call, tiny_camvid, s
         in text
     )
     assert ",miou_scratch,scratch_epochs,miou_scratch_full," in (out / "benchmark_summary.csv").read_text()
+
+    # From the records alone the summary is the same.
+    assert call("benchmark.py", "--out-dir", out, "--report-only").code == 0
+    assert read_json(out / "benchmark_summary.json")["rows"] == rows
 
     # What is done is not done again, and stays in the tables.
     without = [{**row, "seconds": 0} for row in rows]

@@ -95,6 +95,11 @@ def test_every_command_scores_each_network_once(call, tiny_camvid, shallow_basel
     assert "mIoU corrupted" in text and "| method | target | corrupted | retention corrupted | noise | blur |" in text
     assert ",baseline_miou_corrupted,miou_corrupted," in (out / "benchmark_summary.csv").read_text()
 
+    # From the records alone it is the same.
+    assert call("benchmark.py", "--out-dir", out, "--report-only").code == 0
+    rebuilt = read_json(out / "benchmark_summary.json")
+    assert (rebuilt["baseline"], rebuilt["rows"]) == (summary["baseline"], summary["rows"])
+
     # What is done is not done again, with the option or without; a further network does not score the baseline again.
     ran("benchmark.py", *flags, passes=0)
     assert read_json(out / "benchmark_summary.json")["baseline"] == summary["baseline"]

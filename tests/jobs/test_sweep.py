@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from records import faults
 from toy_latency import time_by_macs
 
 from bench.datasets.options import DataOptions
@@ -27,7 +28,7 @@ from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
 from bench.report.summary_record import CORRUPTED, BaselineRecord, ComparisonRow, SummaryRecord
 from bench.sweep.run import run_benchmark
-from bench.system.files import file_digest
+from bench.system.files import file_digest, read_json
 from bench.training.distillation import distillation_of
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
@@ -248,6 +249,7 @@ def test_a_failed_job_costs_no_other_and_only_it_is_done_again(bench, monkeypatc
     assert reason.startswith("no norm at hand\n")
     assert "ValueError: no norm at hand" in reason, "a defect keeps its traceback in the folder"
     assert not (folder / "done").exists()
+    assert faults(read_json(folder / "cell.json")) == []
     with pytest.raises(BenchError, match=r"^1 of 3 jobs failed, the first with: no norm at hand; ") as caught:
         check_outcome(rows, bench.out)
     assert caught.value.exit_code == 1

@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    """A benchmark of three methods, two targets and three seeds, one of them failed, with its page."""
+    """A benchmark of three methods, two targets and three seeds, one of them failed, and of one that always failed."""
     out = benchmark(tmp_path_factory.mktemp("board") / "out", METHODS, (0.25, 0.5), SEEDS)
     finished_job(out, "fpgm", 0.5, 0, 0.55)
     rebuild(out)
@@ -35,6 +35,10 @@ def out(tmp_path_factory) -> Path:
     write_json(
         next(out.glob("fpgm_*")) / "cell.json", {"command": "benchmark.py --only fpgm@macs0.5@0", "seconds": 9.0}
     )
+    record = json.loads((out / "benchmark_summary.json").read_text())
+    lost = {"method": "fgp", "target": "macs", "ratio": 0.5, "seed": 0, "folder": "fgp_macs0.5_s0", "seconds": 1.0}
+    record["rows"].append(lost | {"status": "failed", "error": "no channel is left"})
+    write_json(out / "benchmark_summary.json", record)
     rebuild(out)
     return out
 
@@ -73,7 +77,11 @@ def test_what_the_seeds_do_not_tell_apart_is_said(board):
 def test_a_cell_has_what_its_folder_says(out):
     cells = cells_of(read_summaries([out]), out.absolute())
     job = cells["fpgm/macs 0.5"][0]
-    assert job["command"] == "benchmark.py --only fpgm@macs0.5@0" and job["page"].endswith("/report.html")
+    assert (
+        job["alone"]["command"] == "benchmark.py --only fpgm@macs0.5@0"
+        and job["all_seconds"] == 9
+        and job["page"].endswith("/report.html")
+    )
     assert job["seconds"] == {"score": 2.5, "cut": 0.5, "finetune": 3.0}
     assert job["iou"]["finetuned"] == [55.0] * len(CLASSES) and job["widths"] == [32] * len(LAYERS)
     assert job["files"].keys() == {"pruned", "finetuned"}
@@ -82,6 +90,27 @@ def test_a_cell_has_what_its_folder_says(out):
     # Of a summary alone there is less to say.
     (only,) = cells_of(read_summaries([out / "benchmark_summary.json"]), out)["fpgm/macs 0.5"]
     assert "iou" not in only and only["miou"]["miou_finetuned"] == 55.0
+
+
+def test_new_weights_and_corruptions_are_shown_where_they_were_measured(out, board, tmp_path):
+    assert board["corruptions"] == [] and not {"scratch", "scratch-full"} & set(board["controls"])
+    record = json.loads((out / "benchmark_summary.json").read_text())
+    for row in record["rows"]:
+        if row["status"] == "done":
+            # Each seed loses two points and a half to three and a half.
+            row |= {"miou_scratch": row["miou_finetuned"] - 0.025 - 0.005 * row["seed"], "miou_corrupted": 0.3}
+    record["baseline"] |= {"miou_corrupted": 0.4, "miou_fog": 0.5}
+    write_json(tmp_path / "benchmark_summary.json", record)
+    shown = board_of(read_summaries([tmp_path]), [])
+    assert shown["controls"] == ["random", "l1", "scratch"] and shown["corruptions"] == ["corrupted"]
+    line = line_of(shown, "taylor/macs 0.5")
+    points, margin, seeds = line["miou"]["miou_finetuned"]["gaps"]["scratch"]
+    assert (points, seeds) == (3.0, 3) and margin == pytest.approx(4.303 * 0.5 / 3**0.5, abs=1e-3)
+    assert "scratch" not in line["miou"]["miou_cut"]["gaps"], "it is set against the end, not against the cut"
+    assert line["corrupted"]["corrupted"][0] == 30 and shown["benchmarks"][0]["corrupted"] == {
+        "corrupted": 40,
+        "fog": 50,
+    }
 
 
 def test_published_numbers_are_shown_where_they_compare(board, out):
@@ -134,18 +163,18 @@ def wait_for(chromium: Browser, expression: str) -> Any:
 def test_a_reader_sorts_filters_and_comes_back_by_the_address(chromium, out):
     page = out / "leaderboard.html"
     visit = chromium.visit(page)
-    assert len(chromium.ask(CELLS)) == 7
-    assert column(chromium, "target") == ["macs 0.25"] * 3 + ["macs 0.5"] * 4
+    assert len(chromium.ask(CELLS)) == 8
+    assert column(chromium, "target") == ["macs 0.25"] * 3 + ["macs 0.5"] * 5
     chromium.ask("document.querySelector('[data-sort=miou]').click()")
-    mious = [float(text.split()[0]) for text in column(chromium, "mIoU %")]
-    assert mious == sorted(mious, reverse=True)
+    *mious, last = [text.split()[0] for text in column(chromium, "mIoU %")]
+    assert mious == sorted(mious, key=float, reverse=True) and last == "failed"
     chromium.ask("document.querySelector('[data-sort=miou]').click()")
-    assert [float(text.split()[0]) for text in column(chromium, "mIoU %")] == mious[::-1]
+    assert [text.split()[0] for text in column(chromium, "mIoU %")] == [*mious[::-1], "failed"]
     choose = "(e => { e.value = 'macs 0.5'; e.dispatchEvent(new Event('change')); })(document.getElementById('target'))"
     chromium.ask(choose)
     chromium.ask("document.querySelector('[data-method=random]').click()")
     chosen = column(chromium, "method")
-    assert set(chosen) == {"l1", "taylor", "fpgm"}
+    assert set(chosen) == {"l1", "taylor", "fpgm", "fgp"}
     assert chromium.ask("document.querySelectorAll('#cost svg.chart').length") == 3
     assert chromium.ask("document.querySelectorAll('#cost svg.chart')[0].querySelectorAll('.mark').length") == 3
     address = chromium.ask("location.hash")
@@ -178,8 +207,9 @@ def test_a_link_leads_to_a_cell(chromium, out):
     chromium.ask("history.back()")
     assert wait_for(chromium, "!document.querySelector('#cells article')")
     chromium.ask("document.getElementById('all-cells').click()")
-    assert wait_for(chromium, "document.querySelectorAll('#cells article').length") == 7
-    assert "no <b>memory</b>" in chromium.ask("document.getElementById('cells').textContent")
+    assert wait_for(chromium, "document.querySelectorAll('#cells article').length") == 8
+    told = chromium.ask("document.getElementById('cells').textContent")
+    assert "no <b>memory</b>" in told and "no channel is left" in told
     assert visit.complaints == [] and len(visit.requests) == 1
 
 

@@ -8,6 +8,7 @@ the statistics of random images and the logits are of a size that trained ones h
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,14 @@ def lively(spec: ModelSpec) -> nn.Module:
     return model.eval()
 
 
+def _rounding(model: nn.Module, found: dict[str, np.ndarray]) -> float:
+    """How far the network's own logits are from those that it has in double precision."""
+    exact = copy.deepcopy(model).double()
+    with torch.inference_mode():
+        logits = exact(torch.from_numpy(found["images0"]).double()).numpy()
+    return float(np.abs(logits - found["logits0"]).max())
+
+
 def judge(name: str, folder: Path) -> bool:
     """Exports a network, dense and pruned, and prints how near each file is; whether all are near enough."""
     torch.manual_seed(0)
@@ -68,8 +77,9 @@ def judge(name: str, folder: Path) -> bool:
     dense = lively(spec)
     batches = [(torch.randn(2, 3, *SIZES[0]), torch.zeros(2, *SIZES[0], dtype=torch.int64))]
     cut = bench.prune(dense, batches, method="l1", target={"channels": 0.5})
+    bench.recalibrate(cut.model, batches, torch.device("cpu"))
     kinds = {"dense": SavedModel(dense, spec), "pruned": SavedModel(cut.model.eval(), spec, cut.plan.kept)}
-    largest, is_right, written = {}, True, []
+    largest, rounding, is_right, written = {}, {}, True, []
     for kind, saved in kinds.items():
         start, found = time.process_time(), {}
         source = Source(saved, facts_of(saved, name, SIZES[0]))
@@ -80,6 +90,7 @@ def judge(name: str, folder: Path) -> bool:
                 found |= {f"images{image}": images.numpy(), f"logits{image}": saved.model(images).numpy()}
         np.savez(folder / f"{kind}.npz", **found)
         largest[kind] = max(float(np.abs(found[f"logits{image}"]).max()) for image in range(4))
+        rounding[kind] = _rounding(saved.model, found)
         try:
             for suffix, form in (("onnx", "onnx"), ("pt2", "torch-export"), ("safetensors", "safetensors")):
                 FORMATS[form].write(folder / f"{kind}.{suffix}", source)
@@ -93,18 +104,18 @@ def judge(name: str, folder: Path) -> bool:
         print(f"{name} {kind}: exported in {time.process_time() - start:.0f} s of the processor", flush=True)
     path = [entry for entry in sys.path if entry and not (Path(entry) / "bench").exists()]
     judge = [sys.executable, "-P", "-c", JUDGE.replace("PATH", repr(path)), *written]
-    told = subprocess.run(judge, cwd=folder, capture_output=True, text=True, check=False)
-    for line in told.stdout.splitlines():
+    judged = subprocess.run(judge, cwd=folder, capture_output=True, text=True, check=False)
+    for line in judged.stdout.splitlines():
         kind, form, worst = line.split()
         is_near = float(worst) <= TOLERANCE * max(1.0, largest[kind])
         print(
             f"{name} {kind} {form}: {float(worst):.1e} of logits up to {largest[kind]:.1f}" + " WRONG" * (not is_near)
         )
         is_right &= is_near
-    if told.returncode:
-        print(told.stderr.splitlines()[-1])
+    if judged.returncode:
+        print(judged.stderr.splitlines()[-1])
     sys.stdout.flush()
-    return is_right and told.returncode == 0
+    return is_right and judged.returncode == 0
 
 
 def main() -> None:

@@ -111,7 +111,11 @@ def main() -> None:
         for out in (quiet, broken):
             code, said = run(words_of(step, list(flags), root, out))
             check(f"{step} ends well in {out.name}", code == 0, said)
-    names = sorted(path.relative_to(quiet).as_posix() for path in quiet.rglob("*.pt") if "work" not in path.parts)
+    names = sorted(
+        path.relative_to(quiet).as_posix()
+        for path in quiet.rglob("*.pt")
+        if "work" not in path.relative_to(quiet).parts
+    )
     check("two specialists, a head and a single network", len(names) == 4, str(names))
     for name in names:
         one, other = tensors(quiet / name), tensors(broken / name)

@@ -170,6 +170,7 @@ def finished(out: Path) -> dict[str, tuple[int, ...]]:
     return {
         path.parent.name: tuple((path.parent / name).stat().st_mtime_ns for name in NETWORKS)
         for path in out.glob("*/cell.json")
+        if (path.parent / "done").is_file() and all((path.parent / name).is_file() for name in NETWORKS)
     }
 
 

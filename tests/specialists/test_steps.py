@@ -14,8 +14,9 @@ from scripts import Outcome, run_script
 
 from bench.models.checkpoint import load_model, save_model
 from bench.models.state_dict_file import read_file
-from bench.specialists import fusion_training
+from bench.specialists import fusion_training, pruning
 from bench.specialists.fusion import read_head
+from bench.system.locks import lock_of, try_lock
 
 COMMAND = "bench.specialists.__main__"
 GROUPS = "2,*,,0-4|5-10,\n3,,,0-4|5-7|8-10,\n"
@@ -117,6 +118,14 @@ def test_what_is_done_is_not_done_again(finished):
     shown = done(finished.prune()) + done(finished.fuse())
     assert shown.count("is there already") == len(files) and "fine-tuning" not in shown
     assert {name: (finished.folder / name).stat().st_mtime_ns for name in files} == before
+
+
+def test_what_another_process_is_at_is_left_to_it(finished, monkeypatch):
+    lock = try_lock(lock_of(finished.folder / FIRST))
+    monkeypatch.setattr(pruning.time, "sleep", lambda _seconds: lock.release())
+    shown = done(finished.prune())
+    assert shown.index(f"{SECOND} is there") < shown.index("other processes are at the specialists of 0-4")
+    assert shown.index("waiting for them") < shown.index(f"{FIRST} is there") and not lock.path.exists()
 
 
 def test_an_inference_says_what_fused_specialists_are_worth(finished):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from records import faults
+from scripts import run_script
 
 from bench.errors import BenchError
+from bench.launchers import LAUNCHERS
+from bench.launchers.base import Ended, Launcher
 from bench.models.checkpoint import load_model
 from bench.models.state_dict_file import tensors_digest
 from bench.pruners.norm.pruner import L1
@@ -141,3 +145,64 @@ def test_what_another_process_found_to_fail_is_not_run_again(sweep, tmp_path, mo
     monkeypatch.setattr(L1, "score", pytest.fail)
     done = sweep("--methods", "l1", "--ratios", 0.2)
     assert done.code == 1 and "too little of it" in done.err
+
+
+class InThisProcess(Launcher):
+    """Runs command lines here, one after the other; the first is lost, and one is never run."""
+
+    known = ("lose", "break_at")
+
+    def run(self, commands):
+        for number, words in enumerate(commands):
+            said.append(words)
+            if number == 0 and len(said) == 1:
+                yield Ended(number, -9, "")
+            elif any(str(word).startswith("--cells=random@") for word in words):
+                yield Ended(number, 2, "benchmark.py: error: no such thing")
+            else:
+                done = run_script("benchmark.py", *words)
+                yield Ended(number, done.code, done.err.strip())
+
+
+said: list[list[str]] = []
+
+
+def test_a_launcher_runs_the_command_line_of_each_cell(sweep, tmp_path, monkeypatch):
+    said.clear()
+    monkeypatch.setitem(LAUNCHERS, "local", (__name__, "InThisProcess"))
+    words = ["--methods", "l1,random", "--ratios", "0.2,0.3", "--launcher", "local", "--jobs", 2]
+    done = sweep(*words)
+    assert done.code == 1 and "2 of 4 jobs failed, the first with: benchmark.py: error: no such thing" in done.err
+    assert "l1@0.2@0: its process was killed (SIGKILL), most likely because memory ran out; it is tried" in done.out
+    assert [line[-3] for line in said] == [
+        f"--cells={name}" for name in ("l1@0.2@0", "l1@0.3@0", "random@0.2@0", "random@0.3@0", "l1@0.2@0")
+    ]
+    assert said[0][-2:] == ["--threads=1", "--cells-only"]
+    rows = rows_of(tmp_path / "out")
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
+    assert (tmp_path / "out" / rows[2]["folder"] / "failed").read_text() == "benchmark.py: error: no such thing\n"
+    # What is done is launched no more, and what a process of its own made is what this one makes.
+    said.clear()
+    assert sweep("--methods", "l1", "--ratios", "0.2,0.3", *words[4:]).code == 0
+    assert said == []
+    assert sweep("--methods", "l1", "--ratios", "0.2,0.3", "--out-dir", tmp_path / "here").code == 0
+    assert rows_of(tmp_path / "here") == rows[:2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--launcher", "slurm"], "--launcher slurm needs submitit; pip install -r requirements-cluster.txt"),
+        (["--launcher", "ray"], "--launcher ray needs Ray; pip install -r requirements-cluster.txt"),
+        (["--launcher", "ray", "--launcher-options", "adress=x"], "option of the launcher 'adress'; did you mean addr"),
+        (
+            ["--launcher", "local", "--launcher-options", "a=1"],
+            "this launcher has no options; leave --launcher-options",
+        ),
+    ],
+)
+def test_a_launcher_that_cannot_be_had_is_one_line(sweep, monkeypatch, flags, message):
+    for name in ("submitit", "ray"):
+        monkeypatch.setitem(sys.modules, name, None)
+    refused = sweep("--methods", "l1", "--ratios", 0.2, *flags)
+    assert refused.code in (1, 2) and message in refused.err and refused.err.count("\n") == 1

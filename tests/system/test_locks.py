@@ -49,6 +49,11 @@ def test_a_lock_says_whose_it_is_and_is_gone_afterwards(path):
     assert not path.exists()
 
 
+def test_the_working_folder_has_a_lock_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lock_of(Path()) == tmp_path.with_name(f".{tmp_path.name}.lock")
+
+
 def test_the_lock_of_a_killed_process_is_taken_over(path):
     def hold() -> None:
         assert try_lock(path)

@@ -89,9 +89,10 @@ function seedTable(line, jobs) {
 
 function secondsText(job) {
   const parts = Object.entries(job.seconds ?? {});
-  if (!parts.length) return plain(job.row_seconds, 1);
+  if (!parts.length) return plain(job.all_seconds, 1);
+  if (job.all_seconds) parts.push(['all of it', job.all_seconds]);
   const about = parts.map(([name, value]) => `${name} ${plain(value, 2)} s`).join('\n');
-  return make('span', { title: about }, plain(parts.reduce((sum, [, value]) => sum + value, 0), 1));
+  return make('span', { title: about }, plain(job.all_seconds || parts.reduce((sum, [, value]) => sum + value, 0), 1));
 }
 
 // Two tables beside each other where there is room.
@@ -140,7 +141,7 @@ function widthTable(jobs, dense) {
 
 function originTable(jobs) {
   const parts = jobs.map((job) => {
-    const told = { 'this job alone': job.command, ...job.origin, 'options of the method': job.method_options, 'pruning options': job.pruning_options,
+    const told = { 'this job alone': job.alone?.command, ...job.origin, 'options of the method': job.method_options, 'pruning options': job.pruning_options,
       'epochs of fine-tuning': job.finetune_epochs };
     for (const [name, sha] of Object.entries(job.files ?? {})) told[`SHA-256, ${name}`] = sha;
     const rows = Object.entries(told).filter(([, value]) => value !== undefined && value !== null)

@@ -1,6 +1,6 @@
 // mIoU against cost, on log axes, and curves by method over the share of MACs kept.
 
-const WIDTH = 480, HEIGHT = 350, LEFT = 50, RIGHT = 14, TOP = 12, BOTTOM = 46;
+const WIDTH = 480, HEIGHT = 350, LEFT = 58, RIGHT = 14, TOP = 12, BOTTOM = 46;
 
 const COSTS = [
   { key: 'macs', name: 'MACs', dense: (b) => b.macs, at: (l) => costOf(l, 'macs'), unit: '' },

@@ -18,7 +18,7 @@ function noteOf(note) {
   }
   const few = note.told < note.pairs / 2 ? 'The seeds are too few for most pairs. ' : '';
   const summary = `${note.methods} methods, ${seedsText(note.seeds)}: ${note.told} of ${note.pairs} pairs are told apart. `
-    + `${few}Gaps under about ${plain(note.margin, 1)} points mean nothing here.`;
+    + `${few}Gaps under about ${plain(note.margin, note.margin < 1 ? 2 : 1)} points mean nothing here.`;
   const neighbours = note.close.map(([better, worse, gap, margin, count, needed]) => {
     const seeds = needed ? `about ${needed} seeds would` : `${board.most_seeds} seeds would not`;
     const half = margin === null ? 'one shared seed' : `± ${plain(margin, 2)}; ${seeds} tell them apart`;

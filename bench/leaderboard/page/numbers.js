@@ -1,6 +1,11 @@
 // Numbers in words, and what each says when it is pointed at.
 
-const plain = (value, digits) => (value === null || value === undefined ? '–' : value.toFixed(digits).replace('-', '−'));
+function plain(value, digits) {
+  if (value === null || value === undefined) return '–';
+  // Rounded, a small number below zero is none.
+  return value.toFixed(digits).replace(/^-(?=[0.]*$)/, '').replace('-', '−');
+}
+
 const signed = (value, digits) => (value >= 0 ? '+' : '') + plain(value, digits);
 
 function short(value) {

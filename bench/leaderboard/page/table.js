@@ -66,7 +66,7 @@ function columns() {
     text: (l) => l.failed ? `${l.jobs} of ${l.jobs + l.failed}` : `${l.jobs}`,
     about: (l) => l.failed ? `${l.failed} failed; the cell says why` : `${seedsText(l.jobs)}` },
   { key: 'seconds', name: 'seconds', value: (l) => l.seconds, text: (l) => plain(l.seconds, 0),
-    about: () => 'seconds that the last runs of the command spent on all its seeds' });
+    about: () => 'seconds that all its seeds took, as their cells say; where they do not, what the last run of the command spent' });
   return found;
 }
 
