@@ -57,6 +57,6 @@ def _processor() -> str:
 def _called() -> list[str]:
     """What was run, as it is typed behind `python`: a package by its name, and not by the file in it."""
     called = Path(sys.argv[0])
-    return (
-        [sys.argv[0]] if called.name != "__main__.py" else ["-m", f"{called.parent.parent.name}.{called.parent.name}"]
-    )
+    if called.name != "__main__.py":
+        return [sys.argv[0]]
+    return ["-m", f"{called.parent.parent.name}.{called.parent.name}"]
