@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["bench*"]), "bench.configs"], package_dir={"bench.configs": "configs"})
+CONFIGS = {"bench.configs": "configs", "bench.configs.studies": "configs/studies"}
+
+setup(packages=[*find_packages(include=["bench*"]), *CONFIGS], package_dir=CONFIGS)

@@ -1,4 +1,4 @@
-"""Puts several benchmarks into one table and one plot.
+"""Puts several benchmarks into one table, one plot and one page.
 
 python -m bench.compare ./runs/camvid_unet ./runs/camvid_segnet --out ./runs/both
 """
@@ -16,7 +16,8 @@ def build_parser() -> Parser:
     parser = Parser(
         "python -m bench.compare",
         "Prints several benchmarks as one table and writes it as CSV, a row a job, and as Markdown, with a plot of "
-        "mIoU over MACs and over latency as PNG and SVG. Says in one line where their numbers do not compare.",
+        "mIoU over MACs and over latency as PNG and SVG and a page of all of them as HTML. Says in one line where "
+        "their numbers do not compare.",
     )
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -32,7 +33,8 @@ def main(argv: list[str]) -> None:
     """Parses the command line and compares."""
     arguments = build_parser().parse(argv)
 
-    from bench.jobs.side_by_side import differences, read_summaries, table_of, write_comparison
+    from bench.jobs.side_by_side import differences, table_of, write_comparison
+    from bench.leaderboard.summaries import read_summaries
     from bench.report.console_tables import stacked_table
     from bench.system.console import console, say
 

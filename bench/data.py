@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -111,6 +112,13 @@ class SegmentationData:
         other._seed = seed
         return other
 
+    def viewed(self, dataset: Dataset) -> SegmentationData:
+        """The same images at the same sizes, with labels as another view of the data set decodes them."""
+        other = copy.copy(self)
+        other.dataset, other.classes, other.identity = dataset, dataset.classes, dataset.identity
+        other._splits = {}
+        return other
+
     def train_loader(
         self, batch_size: int, *, crop_size: Size | None = None, rank: int = 0, world: int = 1
     ) -> TrainLoader:
@@ -140,7 +148,15 @@ class SegmentationData:
         samples = _TrainSamples(split, self._seed, settings)
         return TrainLoader(samples, _EpochBatches(len(split), batch_size, self._seed, rank, world), self._workers)
 
-    def eval_loader(self, split: str, batch_size: int | None = None, *, rank: int = 0, world: int = 1) -> Loader:
+    def eval_loader(
+        self,
+        split: str,
+        batch_size: int | None = None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        change: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> Loader:
         """Batches in the order of names: images at the input size, labels at their own, of one size in each batch.
 
         With several processes each sees every `world`-th image; none is seen twice.
@@ -150,6 +166,7 @@ class SegmentationData:
             batch_size: images a batch; by default `eval_batch_size`, as everything that scores wants it.
             rank: this process.
             world: number of processes.
+            change: what befalls an image at the input size, given with its number in the split, uint8 -> uint8.
         """
         source, batch_size = self._split(split, decoded=True), batch_size or self.eval_batch_size
         sizes, batches = source.label_sizes, []
@@ -158,7 +175,7 @@ class SegmentationData:
                 batches.append([])
             batches[-1].append(index)
         settings = {"input_size": self.input_size, "normalization": self.normalization}
-        return Loader(_EvalSamples(source, settings), batches, self._workers)
+        return Loader(_EvalSamples(source, settings, change), batches, self._workers)
 
     def calibration(self, images: int, batch_size: int, seed: int, split: str = "train") -> list[Batch]:
         """Unaugmented batches of images with labels at the input size, for scores and losses.
@@ -251,13 +268,15 @@ class _TrainSamples(Samples):
 
 
 class _EvalSamples(Samples):
-    def __init__(self, split: Split, settings: dict[str, Any]):
+    def __init__(self, split: Split, settings: dict[str, Any], change: Callable[[Tensor, int], Tensor] | None = None):
         self._split = split
         self._settings = settings
+        self._change = change
 
     def sample(self, key: int) -> tuple[Tensor, Tensor]:
         image, label = self._split.load(key)
-        return transforms.network_input(image, **self._settings), label.long()
+        change = self._change and partial(self._change, number=key)
+        return transforms.network_input(image, **self._settings, change=change), label.long()
 
 
 class _EpochBatches(data.Sampler):

@@ -7,6 +7,7 @@ be had from here, too; they live in `bench.measure.evaluation` and `bench.recove
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -17,14 +18,14 @@ import torch
 from torch import Tensor
 
 from bench.datasets.base import Classes
-from bench.errors import BenchError
+from bench.errors import BenchError, MachineError
 from bench.measure.evaluation import evaluate
 from bench.models.checkpoint import SavedModel
 from bench.recover.recalibration import recalibrate
 from bench.system import processes
 from bench.system.console import progress, say
-from bench.system.devices import seed_everything
-from bench.system.failures import memory_of
+from bench.system.devices import release_memory, seed_everything
+from bench.system.failures import is_out_of_memory, memory_of
 from bench.system.files import make_folder
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST
@@ -144,6 +145,8 @@ class _Trainer:
         self.train_loader = data.train_loader(options.batch_size, crop_size=options.crop_size, **shard)
         self.val_loader = data.eval_loader("val", **shard)
         self.steps_per_epoch = math.ceil(len(self.train_loader) / options.accumulate)
+        # What fits into memory may be less than was asked for.
+        self.batch_size, self.accumulate, self.data = options.batch_size, options.accumulate, data
         self.loss = TrainingLoss(data, options, device, distillation, knobs)
         taught = distillation.as_record() if distillation else {}
 
@@ -172,8 +175,7 @@ class _Trainer:
     def one_epoch(self) -> None:
         """Trains one epoch, validates where that is due, and saves."""
         state, began = self.state, time.perf_counter()
-        with memory_of("training", self.knobs.for_memory):
-            loss, images = self._train()
+        loss, images = self._train_within_memory()
         trained = time.perf_counter() - began
         processes.average_buffers(state.saved.model)
         if state.ema:
@@ -186,22 +188,48 @@ class _Trainer:
             "train_loss": loss,
             "images_per_second": images * self.world.size / trained,
         }
+        if self.batch_size < self.options.batch_size:
+            row["batch_size"] = self.batch_size
         improved = self._validate(row) if self._validation_is_due() else False
         row["seconds"] = time.perf_counter() - began
         state.history.append(row)
         self._save(row, improved)
         self._report(row)
 
+    def _train_within_memory(self) -> tuple[float, int]:
+        """`_train`, where memory runs out with half the batch and twice the batches a step, from the last epoch on."""
+        while True:
+            try:
+                with memory_of("training", self.knobs.for_memory):
+                    return self._train()
+            except MachineError as error:
+                # Processes that train together would wait for the one that begins anew.
+                if not is_out_of_memory(error.__cause__) or self.batch_size == 1 or self.world.size > 1:
+                    raise
+                reason = str(error).partition(";")[0]
+            self.batch_size, self.accumulate = self.batch_size // 2, 2 * self.accumulate
+            say(
+                f"{reason}: going on after epoch {self.state.epoch} with batches of {self.batch_size}, "
+                f"{self.accumulate} a step; norms see fewer images at once"
+            )
+            self.state.optimizer.zero_grad(set_to_none=True)
+            release_memory()
+            self.state.restore(self.folder)
+            self.train_loader = self.data.train_loader(self.batch_size, crop_size=self.options.crop_size)
+
     def _train(self) -> tuple[float, int]:
         """One pass over the images; returns the mean loss and the number of images of this process."""
-        model, accumulate = self.state.saved.model, self.options.accumulate
-        epoch, batches = self.state.epoch, len(self.train_loader)
+        model, accumulate = self.state.saved.model, self.accumulate
+        # Smaller batches may leave over fewer of the images.
+        epoch, batches = self.state.epoch, min(len(self.train_loader), self.steps_per_epoch * accumulate)
         self.train_loader.set_epoch(epoch)
         # A network that was scored by its gradients still carries them.
         self.state.optimizer.zero_grad(set_to_none=True)
         model.train()
         total, images_seen = torch.zeros((), device=self.device), 0
-        bar = progress(self.train_loader, f"{self.label} {epoch + 1}/{self.options.epochs}", total=batches)
+        loader = self.train_loader
+        taken = loader if batches == len(loader) else itertools.islice(loader, batches)
+        bar = progress(taken, f"{self.label} {epoch + 1}/{self.options.epochs}", total=batches)
         for number, (images, labels) in enumerate(bar):
             if number == 0:
                 # Not earlier: what the loader draws when it starts depends on whether its workers exist already.

@@ -90,10 +90,28 @@ class Browser:
             raise RuntimeError(found["exceptionDetails"]["exception"]["description"])
         return found["result"].get("value")
 
+    def busy_seconds(self, script: str) -> float:
+        """What the page's thread computes to evaluate a script and lay out what it changed; waiting does not count."""
+        self._call("Performance.enable", timeDomain="threadTicks")
+        before = self._task_seconds()
+        self.ask(script)
+        self.ask("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return self._task_seconds() - before
+
+    def _task_seconds(self) -> float:
+        metrics = self._call("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
     def picture(self, path: Path) -> None:
         """Writes the whole page as a PNG."""
         data = self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(data))
+
+    def save_downloads(self, folder: Path) -> None:
+        """Has files that a page gives to be saved written into a folder, under their own names."""
+        session, self._session = self._session, None
+        self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        self._session = session
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1

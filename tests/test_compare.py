@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from scripts import Outcome, run_script
 
+from bench.jobs.side_by_side import ENDINGS
+
 BEFORE = Path(__file__).parent / "fixtures" / "version_before" / "benchmark"
 
 
@@ -73,6 +75,8 @@ def test_rows_of_other_networks_data_and_sizes_are_told_apart(tmp_path):
     ]
     assert not {"ratio", "target"} & table(tmp_path)[0].keys()
     text = (tmp_path / "both.md").read_text()
+    page = (tmp_path / "both.html").read_text()
+    assert '"network":' not in page and '"model":"segnet"' in page and f'"path":"{first}"' in page
     assert "| B | segnet | 96x128 | l1 | macs 0.5 |" in text and "![mIoU against cost](both.png)" in text
     assert "not all of these compare, they differ in input size (A: 48x64; B: 96x128)" in done.out
     with Image.open(tmp_path / "both.png") as picture:
@@ -149,10 +153,10 @@ def test_the_later_of_two_summaries_of_a_folder_counts(tmp_path):
 def test_an_ending_of_the_files_is_left_out_and_no_plot_is_left_over(tmp_path):
     folder = benchmark(tmp_path / "a", row("l1"))
     assert run_script("bench.compare", folder, "--out", tmp_path / "new" / "v1.2.csv").code == 0
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"v1.2.csv", "v1.2.md", "v1.2.png", "v1.2.svg"}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {f"v1.2{ending}" for ending in ENDINGS}
     benchmark(folder, row("l1", miou_cut=None))
     assert run_script("bench.compare", folder, "--out", tmp_path / "new" / "v1.2").code == 0
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"v1.2.csv", "v1.2.md"}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"v1.2.csv", "v1.2.md", "v1.2.html"}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from scripts import ROOT
 
 from bench import compare
 from bench.channels.groups import find_groups
-from bench.commands import scan
+from bench.commands import export, predict, scan, specialists
 from bench.datasets import DATASETS
 from bench.models import MODELS, ModelSpec, build_model
 from bench.pruners import methods
@@ -150,7 +150,8 @@ def test_a_command_is_one_that_parses(command: Command, tmp_path: Path, monkeypa
 
 @every_page
 def test_a_flag_is_one_that_exists(page: Path) -> None:
-    parsers = [*map(script_parser, SCRIPTS), compare.build_parser(), scan.build_parser()]
+    parsers = [*map(script_parser, SCRIPTS), *(command.build_parser() for command in (compare, scan, predict, export))]
+    parsers += map(specialists.build_parser, specialists.STEPS)
     known = {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
     shown = set(FLAG.findall(text_of(page)))
     assert shown - known - FOREIGN == set()

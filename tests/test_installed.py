@@ -37,9 +37,10 @@ def files_in(folder: Path, *endings: str) -> set[str]:
 
 def test_the_package_is_all_there_and_nothing_else(installed: Path, project_root: Path) -> None:
     assert {path.name for path in installed.iterdir()} == {"bench"}
-    kinds = (".py", ".css", ".md", ".yaml")
+    kinds = (".py", ".css", ".html", ".js", ".md", ".yaml")
     wanted = files_in(project_root / "bench", *kinds)
     assert "commands/prune.py" in wanted and "report/html_page.css" in wanted and "pruners/taylor/README.md" in wanted
+    assert "leaderboard/page/main.js" in wanted
     configs = {f"configs/{name}" for name in files_in(project_root / "configs", *kinds)}
     assert "configs/quick.yaml" in configs
     assert files_in(installed / "bench", *kinds) == wanted | configs

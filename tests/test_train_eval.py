@@ -364,3 +364,43 @@ def test_tensorboard_logs(tmp_path):
     pytest.importorskip("tensorboard")
     train(tmp_path, new_network(), ToyData(), tensorboard=True)
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+# ---- memory -------------------------------------------------------------------------------------------
+
+
+class LittleMemory(ToyData):
+    """Toy images of which a few fit into memory at once, from some moment on."""
+
+    def __init__(self, most, since, images=10):
+        super().__init__(images, watch=self.look)
+        self.most, self.since, self.sizes = most, since, []
+
+    def train_loader(self, batch_size, **shard):
+        self.sizes.append(batch_size)
+        return super().train_loader(batch_size, **shard)
+
+    def look(self, epoch, batch):
+        if (epoch, batch) >= self.since and self.sizes[-1] > self.most:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes")
+
+
+@pytest.mark.parametrize("images", [12, 10])
+def test_where_memory_runs_out_smaller_batches_make_the_same_steps(tmp_path, capsys, images):
+    whole, small = ToyData(images), LittleMemory(1, (1, 1), images)
+    kwargs = {"epochs": 3, "batch_size": 4}
+    saved = [new_network(norm=False) for _ in range(2)]
+    results = [train(tmp_path / str(i), saved[i], data, **kwargs) for i, data in enumerate((whole, small))]
+    assert small.sizes == [4, 2, 1]
+    out = capsys.readouterr().out
+    assert "out of memory in training (1.00 GiB more wanted): going on after epoch 1 with batches of 2, 2 a step" in out
+    assert "going on after epoch 1 with batches of 1, 4 a step" in out
+    for one, other in zip(saved[0].model.parameters(), saved[1].model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert [row.get("batch_size") for row in results[1].history] == [None, 1, 1]
+    assert [row["lr"] for row in results[0].history] == [row["lr"] for row in results[1].history]
+
+
+def test_where_one_image_is_too_large_training_ends(tmp_path):
+    with pytest.raises(BenchError, match=r"^out of memory in training .*use a smaller"):
+        train(tmp_path, new_network(norm=False), LittleMemory(0, (0, 0)))

@@ -68,10 +68,12 @@ def new_network(**kwargs: object) -> SavedModel:
     return SavedModel(build_model(spec), spec)
 
 
-def toy_distillation(weight: float = 1.0, temperature: float = 1.0, seed: int = 1, **kwargs: object) -> Distillation:
+def toy_distillation(
+    weight: float = 1.0, temperature: float = 1.0, mode: str = "pixel", seed: int = 1, **kwargs: object
+) -> Distillation:
     """A toy network of other weights than those of `new_network` as a teacher."""
     torch.manual_seed(seed)
-    return Distillation(ToyNet(CLASSES.outputs, **kwargs), f"toy {seed}", DistillOptions(weight, temperature))
+    return Distillation(ToyNet(CLASSES.outputs, **kwargs), f"toy {seed}", DistillOptions(weight, temperature, mode))
 
 
 class ToyLoader:

@@ -21,7 +21,13 @@ COMMAND_LINE_ONLY = ("help", "help_all", "config", "debug", "list_recipes")
 
 _RECIPES = "recipes"
 
+BENCHMARKS = "benchmarks"
+"""The key under which a study's file lists benchmarks: what each says takes the place of what the file says for all."""
+
 ConfigFile = tuple[Path, dict[Any, Any]]
+
+ConfigPart = tuple[str, dict[Any, Any]]
+"""Where settings stand, for messages, and they."""
 
 
 class Setting(NamedTuple):
@@ -32,7 +38,10 @@ class Setting(NamedTuple):
 
 
 def config_settings(
-    argv: Sequence[str], actions: Iterable[argparse.Action], elsewhere: Callable[[], Collection[str]] = tuple
+    argv: Sequence[str],
+    actions: Iterable[argparse.Action],
+    elsewhere: Callable[[], Collection[str]] = tuple,
+    part: ConfigPart | None = None,
 ) -> list[list[Setting]]:
     """What a command line's config files say, one list a file, in their order; before them what its recipe says.
 
@@ -43,6 +52,7 @@ def config_settings(
             comes along.
         actions: the flags there are.
         elsewhere: gives the keys that other commands have.
+        part: one of the benchmarks of a study's file.
 
     Raises:
         UsageError: a file that cannot be read, a key that no command has or a value that its flag does not take, or a
@@ -53,8 +63,25 @@ def config_settings(
     files = _opened(argv)
     sources = _chosen_recipe(argv, files) if "recipe" in spellings else []
     for path, content in files:
-        sources.append((f"config {path}", {key: value for key, value in content.items() if key != _RECIPES}))
+        taken = {_RECIPES} if part is None else {_RECIPES, BENCHMARKS}
+        sources.append((f"config {path}", {key: value for key, value in content.items() if key not in taken}))
+    sources += [part] if part is not None else []
     return [_settings_of(where, content, spellings, elsewhere) for where, content in sources]
+
+
+def benchmarks_in(argv: Sequence[str]) -> list[ConfigPart]:
+    """The benchmarks that a command line's config file lists, each with where it stands; none where it is no study.
+
+    Raises:
+        UsageError: a file that cannot be read, or whose list is no list of mappings.
+    """
+    found = []
+    for path, content in _opened(argv):
+        listed = content.get(BENCHMARKS, [])
+        if not isinstance(listed, list) or not all(isinstance(part, dict) for part in listed):
+            raise UsageError(f"config {path}: {BENCHMARKS} must be a list of mappings of flags to values")
+        found += [(f"config {path}: benchmark {number}", dict(part)) for number, part in enumerate(listed, start=1)]
+    return found
 
 
 def recipes_for(argv: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -135,7 +162,7 @@ def _settings_of(
         if spelling in spellings:
             flag, action = spellings[spelling]
             settings.append(Setting(action.dest, _words_of(flag, action, value, where=f"{where}: {key}")))
-        elif spelling in elsewhere():
+        elif spelling == BENCHMARKS or spelling in elsewhere():
             skipped.append(spelling)
         else:
             raise UsageError(f"{where}: {unknown_name('key', str(key), spellings)}")

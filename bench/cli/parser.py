@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, fields
 from typing import Any, TextIO, TypeVar
 
-from bench.cli.config_file import COMMAND_LINE_ONLY, config_settings
+from bench.cli.config_file import COMMAND_LINE_ONLY, ConfigPart, config_settings
 from bench.cli.help_text import examples_in, short_help
 from bench.config.declare import default_of
 from bench.config.values import parse_path, parse_settings
@@ -138,15 +138,19 @@ class Parser(argparse.ArgumentParser):
         """Adds one flag of KEY=VALUE pairs."""
         self.add_value(group, flag, parse_settings, default={}, **settings)
 
-    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    def parse(self, argv: Sequence[str] | None = None, part: ConfigPart | None = None) -> argparse.Namespace:
         """Parses the command line over the config files: a config key is a flag written earlier.
+
+        Args:
+            argv: the command line; by default that of the process.
+            part: one of the benchmarks of a study's file, over what the file says for all of them.
 
         Returns:
             The value of each field; in `typed` the fields that the command line names, in `given` those that it or a
-            config file names.
+            config file names; in `words` a command line that says by itself what it and the files say together.
         """
         argv = list(sys.argv[1:] if argv is None else argv)
-        sources = config_settings(argv, self._actions, self._elsewhere)
+        sources = config_settings(argv, self._actions, self._elsewhere, part)
         typed = self._named_in(argv)
         named, words = set(typed), list(argv)
         # From the last to the first, because what is said later decides which alternatives are left.
@@ -157,7 +161,23 @@ class Parser(argparse.ArgumentParser):
         arguments = self.parse_args(words)
         self._resolve_paths(arguments)
         arguments.typed, arguments.given = frozenset(typed), frozenset(named)
+        arguments.words = self.without(words, "config", "recipe")
         return arguments
+
+    def without(self, words: Sequence[str], *fields: str) -> list[str]:
+        """The words of a command line that parses, but for some fields and their values."""
+        left, skips, number = [], False, 0
+        while number < len(words):
+            word = words[number]
+            action = self._option_string_actions.get(word.partition("=")[0] if word.startswith("--") else word)
+            if action is not None:
+                skips = action.dest in fields
+                takes_next = action.nargs is None and "=" not in word
+            # A value may look like a flag.
+            taken = 2 if action is not None and takes_next else 1
+            left += [] if skips else words[number : number + taken]
+            number += taken
+        return left
 
     def _resolve_paths(self, arguments: argparse.Namespace) -> None:
         """Lets names of files begin at home or in a variable, as in a shell."""

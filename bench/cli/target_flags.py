@@ -80,13 +80,19 @@ def chosen_goals(arguments: argparse.Namespace, channels: str) -> list[Goal]:
         UsageError: not exactly one of the five was given.
     """
     names = target_fields(channels)
-    given = {
-        kind: getattr(arguments, name) for kind, name in names.items() if getattr(arguments, name) not in (None, [])
-    }
+    given = [name for name in names.values() if getattr(arguments, name) not in (None, [])]
     if len(given) != 1:
-        flags = {kind: "--" + name.replace("_", "-") for kind, name in names.items()}
-        found = ", ".join(flags[kind] for kind in given)
+        flags = {name: "--" + name.replace("_", "-") for name in names.values()}
+        found = ", ".join(flags[name] for name in given)
         raise UsageError(f"pass exactly one of {', '.join(flags.values())}" + (f", not {found}" if found else ""))
-    ((kind, values),) = given.items()
-    values = values if isinstance(values, list) else [values]
-    return [Goal(*value) if kind == "latency" else Goal(kind, value) for value in values]
+    return goals_among(arguments, channels)
+
+
+def goals_among(arguments: argparse.Namespace, channels: str) -> list[Goal]:
+    """What was asked for of any kind; the arguments are those of `chosen_goals`."""
+    goals = []
+    for kind, name in target_fields(channels).items():
+        found = getattr(arguments, name)
+        values = found if isinstance(found, list) else [] if found is None else [found]
+        goals += [Goal(*value) if kind == "latency" else Goal(kind, value) for value in values]
+    return goals

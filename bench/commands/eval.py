@@ -15,7 +15,7 @@ from bench.cli.listings import add_listings, print_listing
 from bench.cli.parser import Parser, collect
 from bench.commands.shared import baseline_of, keys_of_commands
 from bench.datasets.options import DataOptions
-from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
+from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.report.options import PageOptions
 from bench.system.options import RunOptions
@@ -55,6 +55,7 @@ def build_parser() -> Parser:
     parser.add_options("data", DataOptions)
     parser.add_options("network", ModelOptions, skip=("pretrained_backbone",))
     parser.add_options("scoring", ScoringOptions)
+    parser.add_options("robustness", RobustnessOptions)
     parser.add_options("timing", TimingOptions)
     parser.add_options("page", PageOptions)
     parser.add_options("int8", Int8Options)
@@ -69,21 +70,22 @@ def main(argv: list[str]) -> None:
         return
     require_flags(arguments, "baseline", *(() if arguments.predict else ("report",)))
     if arguments.int8:
-        require_flags(arguments, "candidate", "report")
+        require_flags(arguments, "report")
         modes = ("latency_amp", "latency_compile")
         refuse_changes(arguments, "--int8 times networks in their own precision", TimingOptions, modes)
     if arguments.predict_ids:
         require_flags(arguments, "predict")
 
     from bench.jobs.evaluation import draw_pair, evaluate_pair, write_predictions
+    from bench.jobs.int8 import check_int8, measure_int8
     from bench.measure.evaluation_report import layers_of
-    from bench.measure.int8 import measure_int8
-    from bench.report.console_tables import layers_table, pair_table
-    from bench.report.text import int8_line
+    from bench.report.console_tables import int8_table, layers_table, pair_table
     from bench.system.console import console, say
 
     baseline = baseline_of(arguments, arguments.baseline)
     candidate = Path(arguments.candidate) if arguments.candidate else None
+    if arguments.int8:
+        check_int8(baseline)
     # First, because it takes a moment and finds a wrong index before the whole split is scored.
     if arguments.picture:
         draw_pair(baseline, candidate, arguments.picture_index, Path(arguments.picture))
@@ -95,15 +97,15 @@ def main(argv: list[str]) -> None:
     if not arguments.report:
         return
     path, page = Path(arguments.report), collect(PageOptions, arguments)
-    report = evaluate_pair(baseline, candidate, path, page)
+    report = evaluate_pair(baseline, candidate, path, page, corruptions=arguments.corruptions)
     console().print(pair_table(report))
     if report["layers"]:
         console().print(layers_table(layers_of(report), report["layers_timed"]))
     say(f"-> {path}" + (f" and {path.with_suffix('.html').name}" if page.html else ""))
     if arguments.int8:
         folder, choice = path.parent, collect(Int8Options, arguments)
-        say(int8_line(measure_int8(baseline, report, folder, choice, arguments.seed)))
-        say(f"-> {folder / 'int8_model.pt'}")
+        console().print(int8_table(measure_int8(baseline, report, folder, choice, arguments.seed)))
+        say(f"-> {folder / 'int8_report.json'} and *_int8.onnx beside it")
 
 
 if __name__ == "__main__":

@@ -13,16 +13,19 @@ from bench.cli.checks import require_flags
 from bench.cli.entry import run
 from bench.cli.listings import add_listings, add_recipe, print_listing
 from bench.cli.parser import Parser, collect
+from bench.cli.target_flags import goals_among, target_fields
 from bench.commands.shared import baseline_of, keys_of_commands
 from bench.datasets.options import DataOptions
-from bench.measure.options import ScoringOptions, TimingOptions
+from bench.jobs.options import GridOptions
+from bench.measure.options import RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
 COMMON = """
-    --recipe --benchmark-dir --baseline --list-models --dataset --data-root --input-size --num-workers --model
-    --finetune-epochs --finetune-lr --batch-size --crop-size --amp --distill-weight --latency --device --seed --threads
+    --recipe --benchmark-dir --baseline --methods --ratios --seeds --list-models --dataset --data-root --input-size
+    --num-workers --model --finetune-epochs --finetune-lr --batch-size --crop-size --amp --distill-weight --latency
+    --device --seed --threads
 """
 
 
@@ -30,7 +33,7 @@ def build_parser() -> Parser:
     """The command line of finetune_batch.py."""
     parser = Parser(
         "finetune_batch.py",
-        "Fine-tunes every pruned network of a benchmark; finetuned_model.pt and finetuned_report.json go beside "
+        "Fine-tunes the pruned networks of a benchmark; finetuned_model.pt and finetuned_report.json go beside "
         "each pruned_model.pt, finetuned_summary.json/.csv/.md/.png to --benchmark-dir.",
         common=COMMON,
         docstring=__doc__,
@@ -39,6 +42,8 @@ def build_parser() -> Parser:
     files = parser.add_argument_group("files")
     files.add_argument("--benchmark-dir", metavar="DIR", help="--out-dir of benchmark.py (required)")
     files.add_argument("--baseline", metavar="FILE", help="the unpruned network (required)")
+    parser.add_options("which networks (default: all)", GridOptions, skip=("report_only",), methods=[])
+    parser.add_alternatives(*target_fields("ratios").values())
     add_recipe(parser)
     add_listings(parser, recipes=True)
     parser.add_options("data", DataOptions)
@@ -47,6 +52,7 @@ def build_parser() -> Parser:
     parser.add_options("training", TrainOptions, skip=("epochs", "lr"))
     parser.add_options("distillation", DistillOptions)
     parser.add_options("scoring", ScoringOptions)
+    parser.add_options("robustness", RobustnessOptions)
     parser.add_options("timing", TimingOptions, skip=("per_layer",))
     parser.add_options("run", RunOptions)
     return parser
@@ -60,6 +66,7 @@ def main(argv: list[str]) -> None:
     require_flags(arguments, "benchmark_dir", "baseline")
 
     from bench.errors import UsageError
+    from bench.jobs.selection import Selection
     from bench.jobs.sweep import check_outcome, finetune_benchmark, finetune_recipe
     from bench.report.console_tables import comparison_table
     from bench.report.summary_record import baseline_record
@@ -69,10 +76,13 @@ def main(argv: list[str]) -> None:
     recipe = finetune_recipe(collect(TrainOptions, arguments), collect(FinetuneOptions, arguments))
     if recipe is None:
         raise UsageError("--finetune-epochs 0 fine-tunes nothing; ask for at least 1")
-    out = Path(arguments.benchmark_dir)
-    baseline = baseline_of(arguments, arguments.baseline, benchmark=out)
+    out, choice = Path(arguments.benchmark_dir), collect(GridOptions, arguments)
+    goals = goals_among(arguments, "ratios")
+    typed = arguments.typed | ({"goals"} if arguments.typed & set(target_fields("ratios").values()) else set())
+    selection = Selection(choice.methods, goals, choice.seeds, typed)
+    baseline = baseline_of(arguments, arguments.baseline, benchmark=out, selection=selection)
     taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
-    rows = finetune_benchmark(baseline, recipe, out, taught)
+    rows = finetune_benchmark(baseline, recipe, out, taught, selection, corruptions=arguments.corruptions)
     console().print(comparison_table(baseline_record(baseline), rows))
     say(f"-> {out / 'finetuned_summary.json'}, .csv, .md and .png")
     check_outcome(rows, out)

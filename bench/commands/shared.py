@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.cli.checks import require_flags
 from bench.cli.parser import collect
 from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
@@ -21,26 +22,36 @@ if TYPE_CHECKING:
 
     from bench.engine.cut_schedule import CutSchedule
     from bench.engine.session import Session
+    from bench.jobs.selection import Selection
     from bench.measure.baseline import Baseline
     from bench.plan.target import Goal
     from bench.pruners.base import Method
 
-COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch")
+COMMANDS = ("train", "prune", "eval", "benchmark", "finetune_batch", "predict", "export")
 
 
 def keys_of_commands() -> set[str]:
     """The keys that a config file may hold for one command or another."""
-    modules = (importlib.import_module(f"bench.commands.{name}") for name in COMMANDS)
-    return {key for module in modules for key in module.build_parser().config_keys}
+    parsers = [importlib.import_module(f"bench.commands.{name}").build_parser() for name in COMMANDS]
+    specialists = importlib.import_module("bench.commands.specialists")
+    parsers += map(specialists.build_parser, specialists.STEPS)
+    return {key for parser in parsers for key in parser.config_keys}
 
 
-def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchmark: Path | None = None) -> Baseline:
+def baseline_of(
+    arguments: argparse.Namespace,
+    checkpoint: Path | str,
+    *,
+    benchmark: Path | None = None,
+    selection: Selection | None = None,
+) -> Baseline:
     """Opens a baseline as the flags on data, scoring, timing, device and network say.
 
     Args:
         arguments: of a command that has all these flags.
         checkpoint: its file.
         benchmark: the folder whose jobs say what the flags leave open about data and scoring.
+        selection: which of these jobs; needed with the folder.
     """
     from bench.measure.baseline import open_baseline
 
@@ -48,7 +59,7 @@ def baseline_of(arguments: argparse.Namespace, checkpoint: Path | str, *, benchm
     if benchmark is not None:
         from bench.jobs.benchmark_records import as_measured
 
-        data, scoring = as_measured(benchmark, data, scoring, arguments.given)
+        data, scoring = as_measured(benchmark, data, scoring, arguments.given, selection)
     run, timing = collect(RunOptions, arguments), collect(TimingOptions, arguments)
     return open_baseline(checkpoint, data, run, scoring, timing, network=collect(ModelOptions, arguments))
 
@@ -85,6 +96,28 @@ def session_of(
 
     options, recipe, repair = (collect(group, arguments) for group in (PruneOptions, TrainOptions, RepairOptions))
     return Session(baseline, options, folder, schedule, recipe, repair)
+
+
+def look_at_records(arguments: argparse.Namespace) -> bool:
+    """Makes summary and page of a benchmark anew from its records and shows the table, if that was asked for.
+
+    Raises:
+        UsageError: no folder was named.
+        BenchError: it holds no records.
+    """
+    if not arguments.report_only:
+        return False
+    require_flags(arguments, "out_dir")
+    from bench.leaderboard.page_file import PAGE
+    from bench.leaderboard.rebuilding import rebuild
+    from bench.report.console_tables import comparison_table
+    from bench.system.console import console, say
+
+    out = Path(arguments.out_dir)
+    record = rebuild(out)
+    console().print(comparison_table(record["baseline"], record["rows"]))
+    say(f"-> {out / PAGE} and the summaries beside it")
+    return True
 
 
 def look_at_network(arguments: argparse.Namespace) -> bool:

@@ -17,19 +17,21 @@ from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.shared_parameters import share_again, shared_parameters
 
 
-def fresh_network(spec: ModelSpec, plan: PruningPlan, seed: int, *, check: bool = True) -> nn.Module:
-    """The network that a plan leaves of the dense one, with fresh weights, in evaluation mode.
+def fresh_network(spec: ModelSpec, kept: Mapping[str, Sequence[int]], seed: int, *, check: bool = True) -> nn.Module:
+    """The network that is left of the dense one, with fresh weights, in evaluation mode.
 
     Args:
         spec: how the dense network is built.
-        plan: what to keep, in the channel numbers of the dense network.
+        kept: group name -> the channels that stay, in the numbers of the dense network; a group that is not named is
+            whole.
         seed: seed of the weights.
-        check: whether the groups that the plan is of were tried out.
+        check: whether the groups that are named were tried out.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build_model(spec)
-    cut(model, find_groups(model, check=check), plan)
+    if kept:
+        _narrow(model, kept_positions(model, find_groups(model, check=check), kept))
     return model.eval()
 
 
@@ -60,7 +62,7 @@ def cut(
     Raises:
         BenchError: the optimizer's state cannot be sliced like the weights; nothing has changed then.
     """
-    kept = kept_positions(model, groups, plan)
+    kept = kept_positions(model, groups, plan.kept)
     before = dict(model.named_parameters())
     state = cut_state(optimizer, before, _slices(model, kept)) if optimizer else {}
     _narrow(model, kept)
@@ -81,13 +83,13 @@ def without(model: nn.Module, groups: Sequence[ChannelGroup], gone: Mapping[str,
     return small
 
 
-def kept_positions(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> Positions:
-    """The positions that stay, for every side of a layer that loses some."""
+def kept_positions(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int]]) -> Positions:
+    """The positions that stay, for every side of a layer that loses some; `kept` names the channels of each group."""
     gone = {}
     for group in groups:
-        if group.name in plan.kept:
+        if group.name in kept:
             gone[group.name] = torch.ones(group.channels, dtype=torch.bool)
-            gone[group.name][plan.kept[group.name]] = False
+            gone[group.name][list(kept[group.name])] = False
     return positions_left(model, groups, gone)
 
 

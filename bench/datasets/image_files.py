@@ -40,6 +40,8 @@ _TURNED = {
 
 # A phone's pictures have a preview or a depth map behind the picture itself.
 _SIDE_PICTURES = "MPO"
+# Whose files may hold pictures that follow each other in time; those of a TIFF are pages.
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 # What keeps every value as it was written; the others smear class ids into their neighbours'.
 _LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")
 
@@ -131,6 +133,29 @@ def read_ids(
     if mode == "P":
         _check_palette(picture, ids, colours or {})
     return ids // _SPREAD.get(picture.layout, 1)
+
+
+def frames_in(path: Path) -> int:
+    """How many pictures an animation shows (GIF, APNG, WebP, AVIF), by its header; 1 of any other file.
+
+    Raises:
+        BenchError: missing or not an image.
+    """
+    with _opened(path, "image") as image:
+        return getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+
+
+def read_frames(path: Path) -> Iterator[np.ndarray]:
+    """Reads the pictures of an animation one after the other, each as `read_image` gives an image.
+
+    Raises:
+        BenchError: as for `read_image`; those before a damaged one have been given by then.
+    """
+    with _opened(path, "image") as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            layout = _layout(image)
+            yield _rgb(_Picture(image.copy(), image.format, layout, f"image {path}, picture {number + 1},"))
 
 
 def header_size(path: Path, kind: str = "image") -> tuple[int, int]:

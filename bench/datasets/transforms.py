@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -131,18 +132,25 @@ def jitter(image: Tensor, brightness: float, contrast: float, saturation: float)
     return pixels.clamp_(0, 255)
 
 
-def network_input(image: Tensor, input_size: Size, normalization: Normalization = IMAGENET) -> Tensor:
+def network_input(
+    image: Tensor,
+    input_size: Size,
+    normalization: Normalization = IMAGENET,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """What the network sees when it is scored: the image at `input_size`, normalised.
 
     Args:
         image: uint8 [3, H, W].
         input_size: (height, width).
         normalization: see `normalize`.
+        change: what befalls the image at that size, uint8 -> uint8.
 
     Returns:
         float32 [3, height, width].
     """
-    return normalize(_resize(image, input_size).float(), normalization)
+    shown = _resize(image, input_size)
+    return normalize((change(shown) if change else shown).float(), normalization)
 
 
 def network_label(label: Tensor, input_size: Size) -> Tensor:

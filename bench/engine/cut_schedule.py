@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.config.declare import identity_of
@@ -62,7 +62,7 @@ class CutSchedule:
         """Plain data, without what has no influence."""
         recipe = {name: value for name, value in identity_of(self.recipe).items() if name not in OF_EPOCHS}
         if self.distill.distill_weight:
-            recipe |= asdict(self.distill)
+            recipe |= identity_of(self.distill)
         return {
             "iterations": self.iterations,
             "ratio_schedule": self.shape,

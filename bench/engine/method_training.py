@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.pruners.base import Pruner, Training
 from bench.system.console import say
 from bench.system.files import file_digest
-from bench.system.kept_files import read_kept
+from bench.system.kept_files import made_once
 from bench.system.run_folder import BEST, LAST, is_done, run_folder
 from bench.training.state import drop_outdated_run
 
@@ -58,21 +58,26 @@ def train_by(pruner: Pruner, saved: SavedModel, training: Training) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def kept_network(training: Training) -> MethodNetwork | None:
-    """What an earlier `train_by` left in the training's folder; None where there is nothing whole of it.
+def kept_or_made(training: Training, make: Callable[[], MethodNetwork], what: str) -> MethodNetwork:
+    """What an earlier `train_by`, or one of another process, left in the training's folder; made where there is none.
 
     That of images or labels that have changed since is nothing.
+
+    Args:
+        training: what is trained with; its folder is looked at.
+        make: trains.
+        what: what it is, for a process that waits for another one.
     """
     folder = training.folder
-    if not is_done(folder, NETWORK):
-        return None
 
-    def fitting(path: Path) -> MethodNetwork | None:
+    def read(path: Path) -> MethodNetwork | None:
+        if not is_done(folder, NETWORK):
+            return None
         before = load_model(path).state.get("data")
         fits = training.data.files("train", "val").fits(before, f"the network in {folder} was trained")
         return open_trained(training) if fits else None
 
-    return read_kept(folder / NETWORK, fitting)
+    return made_once(folder / NETWORK, read, make, what, folder=True)
 
 
 def open_trained(training: Training) -> MethodNetwork:

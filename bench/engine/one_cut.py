@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -68,7 +67,7 @@ def prune_once(session: Session, pruner: Pruner, target: Target, seed: int) -> P
     channels = original_channels(baseline.saved.channels, session.groups, plan)
     if pruner.starts_anew:
         dense, check = baseline.saved.spec, session.options.tries_groups
-        network = fresh_network(dense, replace(plan, kept=channels), seed, check=check).to(baseline.device)
+        network = fresh_network(dense, channels, seed, check=check).to(baseline.device)
 
     # Recover and measure: as after any other way of pruning.
     latency = baseline.time(network) if target.goal.is_timed else None

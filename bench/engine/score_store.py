@@ -9,8 +9,8 @@ from typing import Any
 from bench.datasets.fingerprint import DataFiles
 from bench.models.state_dict_file import read_file, write_file
 from bench.plan.pruning_plan import Scores
-from bench.system.files import digest, make_folder, plain
-from bench.system.kept_files import read_kept
+from bench.system.files import digest, plain
+from bench.system.kept_files import made_once
 
 
 class ScoreStore:
@@ -36,13 +36,18 @@ class ScoreStore:
         """
         identity = plain(identity)
         path = self.folder / f"scores_{method}_{digest(identity)}.pt"
-        kept = read_kept(path, _read)
-        if kept is not None and (files is None or files.fits(kept.get("data"), f"{path.name} was computed")):
-            return kept["scores"], path.name
-        scores = {name: score.detach().cpu() for name, score in compute().items()}
-        make_folder(self.folder)
-        write_file(path, {"identity": identity, "scores": scores, "data": files and files.record()})
-        return scores, path.name
+
+        def read(path: Path) -> Scores | None:
+            kept = _read(path)
+            fits = files is None or files.fits(kept["data"], f"{path.name} was computed")
+            return kept["scores"] if fits else None
+
+        def make() -> Scores:
+            scores = {name: score.detach().cpu() for name, score in compute().items()}
+            write_file(path, {"identity": identity, "scores": scores, "data": files and files.record()})
+            return scores
+
+        return made_once(path, read, make, f"the scores of {method}"), path.name
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.config.declare import identity_of
 from bench.datasets.fingerprint import DataFiles
 from bench.engine.cut_schedule import CutSchedule
-from bench.engine.method_training import MethodNetwork, kept_network, open_trained, train_by
+from bench.engine.method_training import MethodNetwork, kept_or_made, open_trained, train_by
 from bench.engine.options import PruneOptions
 from bench.engine.output_error import OutputError
 from bench.engine.repairing import repair_network
@@ -193,12 +193,13 @@ class Session:
         identity = digest(self.training_identity(pruner, seed, target))
         folder = self.folder / f"prepared_{pruner.name}_{identity}"
         training = Training(baseline.data.seeded(seed), groups, seed, baseline.device, folder, budget, self._recipe)
-        kept = kept_network(training)
-        if kept is not None:
-            return kept
-        with self.stopwatch.stage("prepare"):
-            train_by(pruner, baseline.saved, training)
-        return open_trained(training)
+
+        def train() -> MethodNetwork:
+            with self.stopwatch.stage("prepare"):
+                train_by(pruner, baseline.saved, training)
+            return open_trained(training)
+
+        return kept_or_made(training, train, f"the network that {pruner.name} trains")
 
     def scores(
         self, pruner: Method, seed: int, target: Target | None = None, subject: Subject | None = None
@@ -326,9 +327,10 @@ class Session:
         """Quality of a network that a method trained, measured once for all prunings of it."""
         key = network.record["sha256"]
         if key not in self._trained_quality:
-            self._trained_quality[key] = self.baseline.evaluate(
-                network.model, "the network the method trained"
-            ).record()
+            evaluation = self.baseline.shared_evaluation(
+                self.folder, network.model, key, "the network the method trained"
+            )
+            self._trained_quality[key] = evaluation.record()
         return self._trained_quality[key]
 
     def batches(self, images: int, seed: int, split: str = "train") -> list[Batch]:

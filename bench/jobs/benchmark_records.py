@@ -9,24 +9,24 @@ from typing import Any
 
 from bench.datasets.options import DataOptions
 from bench.errors import BenchError, DamagedFile
+from bench.jobs.selection import EVERYTHING, Selection, chosen_jobs
 from bench.measure.baseline import Baseline
 from bench.measure.inference import PLAIN
 from bench.measure.options import ScoringOptions
 from bench.models.checkpoint import read_meta
 from bench.system.console import say
 from bench.system.files import plain, read_json
-from bench.system.run_folder import INFO, PRUNED, REPORT, is_done
+from bench.system.run_folder import PRUNED, REPORT
 
 _OF_DATA = ("dataset", "input_size")
 
 
-def pruned_folders(out: Path) -> list[Path]:
-    """The folders of a benchmark's finished jobs, in the order of their names."""
-    return sorted(path.parent for path in out.glob(f"*/{INFO}") if is_done(path.parent, PRUNED, INFO))
-
-
 def as_measured(
-    out: Path, data: DataOptions, scoring: ScoringOptions, given: Collection[str]
+    out: Path,
+    data: DataOptions,
+    scoring: ScoringOptions,
+    given: Collection[str],
+    selection: Selection = EVERYTHING,
 ) -> tuple[DataOptions, ScoringOptions]:
     """Fills what was left open about data and scoring with what the jobs of a benchmark say, and shows what that was.
 
@@ -35,11 +35,13 @@ def as_measured(
         data: what was asked for.
         scoring: likewise.
         given: the fields that were asked for and are no mere defaults.
+        selection: which of the jobs are meant.
 
     Raises:
-        BenchError: no job was measured as asked, or those that were differ in what was left open.
+        BenchError: something that was selected is not there; no job was measured as asked, or those that were differ
+            in what was left open.
     """
-    folders = [folder for folder in pruned_folders(out) if (folder / REPORT).is_file()]
+    folders = [folder for folder in chosen_jobs(out, selection) if (folder / REPORT).is_file()]
     measured = {folder: found for folder in folders if (found := _settings_in(folder)) is not None}
     if not measured:
         return data, scoring

@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.datasets.recorded import check_recorded
 from bench.errors import BenchError, UsageError
+from bench.jobs.robustness import robustness_beside
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import EvaluationReport
 from bench.models.checkpoint import SavedModel, load_model
@@ -19,7 +20,9 @@ from bench.report.options import PageOptions
 from bench.system.files import make_folder, write_json, write_text
 
 
-def evaluate_pair(baseline: Baseline, candidate: Path | None, report: Path, page: PageOptions) -> EvaluationReport:
+def evaluate_pair(
+    baseline: Baseline, candidate: Path | None, report: Path, page: PageOptions, *, corruptions: bool = False
+) -> EvaluationReport:
     """Measures a candidate beside the baseline, or the baseline alone.
 
     Args:
@@ -27,6 +30,7 @@ def evaluate_pair(baseline: Baseline, candidate: Path | None, report: Path, page
         candidate: file of a network for the same data set, if there is one.
         report: the JSON file to write.
         page: whether a page of the same name is put beside it, and what that shows.
+        corruptions: also score both under corruptions.
 
     Returns:
         What the report says.
@@ -46,6 +50,11 @@ def evaluate_pair(baseline: Baseline, candidate: Path | None, report: Path, page
         networks["candidate"] = saved.model.to(baseline.device)
         evaluation, apart = baseline.evaluate_beside(saved.model)
         measured = baseline.compare(candidate, saved, evaluation=evaluation)
+    if corruptions:
+        side = measured["candidate"]
+        measured["robustness"] = robustness_beside(
+            baseline, networks.get("candidate"), side and side["quality"]["miou"]
+        )
     write_json(report, measured)
     if page.html:
         shown = panels_of(baseline, networks, apart, page.html_images) if page.html_images else None

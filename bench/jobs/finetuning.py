@@ -1,13 +1,16 @@
-"""Fine-tuning a pruned network, from `pruned_model.pt` to `finetuned_report.json`."""
+"""Training networks in the folder of a job, as the pruned one: from `pruned_model.pt` to `finetuned_report.json`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bench.config.declare import identity_of
+from bench.datasets.fingerprint import DataFiles
 from bench.measure.baseline import Baseline
-from bench.measure.evaluation_report import FinetunedReport, latency_of
-from bench.models.checkpoint import load_model, save_model
+from bench.measure.evaluation_report import EvaluationReport, FinetunedReport, FinetuneRecord, latency_of
+from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.system.files import digest, file_digest, plain, read_json, write_json
 from bench.system.kept_files import read_kept
 from bench.system.run_folder import BEST, FINETUNED, FINETUNED_REPORT, LAST, PRUNED, REPORT
@@ -16,6 +19,57 @@ from bench.training.distillation import Distillation
 from bench.training.options import TrainOptions
 from bench.training.state import can_resume, drop_outdated_run
 from bench.training.step import Knobs
+
+
+class Place(NamedTuple):
+    """Where a training in the folder of a job keeps what it makes.
+
+    Attributes:
+        model: file of the network that scored best on the validation split.
+        report: file of what was measured on it.
+        part: what of the report says how it was trained.
+        history: how the folder of the training itself begins.
+    """
+
+    model: str
+    report: str
+    part: str
+    history: str
+
+
+FINETUNING = Place(FINETUNED, FINETUNED_REPORT, "finetune", "finetune")
+
+
+def kept_finetuning(
+    baseline: Baseline, folder: Path, options: TrainOptions, seed: int, distillation: Distillation | None = None
+) -> FinetunedReport | None:
+    """The report of a fine-tuning by this recipe on the images there are now; None where that is to be done.
+
+    The arguments are those of `finetune_model`.
+    """
+    done = report_of(folder, FINETUNING, _recipe(folder, options, seed, distillation))
+    return None if done is None or files_of(baseline).changed_since(done.get("data")) else done
+
+
+def _recipe(folder: Path, options: TrainOptions, seed: int, distillation: Distillation | None) -> dict[str, Any]:
+    return {**recipe_of(options, seed, distillation), "pruned": file_digest(folder / PRUNED)}
+
+
+def recipe_of(options: TrainOptions, seed: int, distillation: Distillation | None) -> dict[str, Any]:
+    """All that decides a training but the network and the images, as plain data."""
+    taught = distillation.as_record() if distillation else {}
+    return plain({**identity_of(options), **taught, "seed": seed})
+
+
+def files_of(baseline: Baseline) -> DataFiles:
+    """The images that a training in a job's folder depends on."""
+    return baseline.data.files(*dict.fromkeys(["train", "val", baseline.split]))
+
+
+def report_of(folder: Path, place: Place, recipe: Mapping[str, Any]) -> EvaluationReport | None:
+    """The report of a training that was done by this recipe; None where there is none."""
+    done = read_kept(folder / place.report, read_json) if (folder / place.model).is_file() else None
+    return done if done is not None and done[place.part]["recipe"] == recipe else None
 
 
 def finetune_model(
@@ -40,42 +94,82 @@ def finetune_model(
     Returns:
         What `finetuned_report.json` says.
     """
-    taught = distillation.as_record() if distillation else {}
-    recipe = plain({**identity_of(options), **taught, "seed": seed, "pruned": file_digest(folder / PRUNED)})
-    files = baseline.data.files(*dict.fromkeys(["train", "val", baseline.split]))
-    done = read_kept(folder / FINETUNED_REPORT, read_json) if (folder / FINETUNED).is_file() else None
-    is_same = done is not None and done["finetune"]["recipe"] == recipe
-    if is_same and files.fits(done.get("data"), f"{folder.name} was fine-tuned"):
+    recipe = _recipe(folder, options, seed, distillation)
+    done = report_of(folder, FINETUNING, recipe)
+    if done is not None and files_of(baseline).fits(done.get("data"), f"{folder.name} was fine-tuned"):
         return done
     saved = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
-    history = folder / f"finetune_{digest(recipe)[:8]}"
+    how = {"distillation": distillation, "label": "fine-tuning", "knobs": Knobs(lr="`finetune_lr`")}
+    return train_in(baseline, folder, FINETUNING, saved, options, recipe, **how)
+
+
+def train_in(
+    baseline: Baseline,
+    folder: Path,
+    place: Place,
+    saved: SavedModel,
+    options: TrainOptions,
+    recipe: Mapping[str, Any],
+    *,
+    distillation: Distillation | None,
+    label: str,
+    knobs: Knobs,
+) -> EvaluationReport:
+    """Trains a network in the folder of a job, or goes on where that stopped, and measures it.
+
+    Args:
+        baseline: the images, and what it is compared with.
+        folder: the job's.
+        place: where in it.
+        saved: the network.
+        options: the recipe.
+        recipe: `recipe_of` that, with all else that decides the numbers.
+        distillation: the teacher that is part of it, if there is one.
+        label: what the progress bar says.
+        knobs: what the options are called in messages.
+
+    Returns:
+        What the report says.
+    """
+    files, history = files_of(baseline), folder / f"{place.history}_{digest(recipe)[:8]}"
     drop_outdated_run(history, files)
     result = fit(
         saved,
-        baseline.data.seeded(seed),
+        baseline.data.seeded(recipe["seed"]),
         options,
-        seed,
+        recipe["seed"],
         history,
         distillation=distillation,
         resume=can_resume(history),
         device=baseline.device,
-        label="fine-tuning",
-        knobs=Knobs(lr="`finetune_lr`"),
+        label=label,
+        knobs=knobs,
     )
-    best = load_model(result.best)
-    save_model(folder / FINETUNED, best)
-    report: FinetunedReport = {
-        **baseline.compare(folder / FINETUNED, best, latency=latency_of(read_json(folder / REPORT))),
-        "data": files.record(),
-        "finetune": {
-            "recipe": recipe,
-            "best_epoch": result.best_epoch,
-            "val_miou": result.best_miou,
-            "history": result.history,
-        },
+    record: FinetuneRecord = {
+        "recipe": dict(recipe),
+        "best_epoch": result.best_epoch,
+        "val_miou": result.best_miou,
+        "history": result.history,
     }
-    write_json(folder / FINETUNED_REPORT, report)
-    # The history stays; the weights are in finetuned_model.pt.
+    report = keep_trained(baseline, folder, place, load_model(result.best), record)
+    # The history stays; the weights are in the file beside the pruned network's.
     for name in (BEST, LAST):
         (history / name).unlink(missing_ok=True)
+    return report
+
+
+def keep_trained(
+    baseline: Baseline, folder: Path, place: Place, best: SavedModel, record: FinetuneRecord
+) -> EvaluationReport:
+    """Writes a trained network and what is measured on it; its latency is that of the pruned one, whose shape it has.
+
+    The arguments are those of `train_in`, and what the report says of the training.
+    """
+    save_model(folder / place.model, best)
+    report: EvaluationReport = {
+        **baseline.compare(folder / place.model, best, latency=latency_of(read_json(folder / REPORT))),
+        "data": files_of(baseline).record(),
+        place.part: record,
+    }
+    write_json(folder / place.report, report)
     return report

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.jobs.benchmark_records import difference
+from bench.jobs.controls import PLACES
+from bench.jobs.finetuning import FINETUNING, Place
 from bench.measure.baseline import Baseline
 from bench.measure.evaluation_report import EvaluationReport, latency_of
 from bench.plan.target import Goal
-from bench.report.summary_record import ComparisonRow, comparison_row, measured_of
+from bench.report.summary_record import ComparisonRow, Measured, comparison_row, measured_of
 from bench.system.console import say
 from bench.system.files import read_json
-from bench.system.run_folder import FAILED, FINETUNED, FINETUNED_REPORT, INFO, PRUNED, REPORT, is_done
+from bench.system.run_folder import FAILED, INFO, PRUNED, REPORT, is_done
 
 
 def finished_cells(baseline: Baseline, out: Path, asked: Collection[str]) -> list[ComparisonRow]:
@@ -39,7 +41,7 @@ def finished_cells(baseline: Baseline, out: Path, asked: Collection[str]) -> lis
         latency = latency_of(report)
         if baseline.is_timed and latency and not baseline.times_alike(latency):
             report = {**report, "latency": None}
-        measured = measured_of(info, report, finetuned_in(folder, baseline))
+        measured = measured_of(info, report, finetuned_in(folder, baseline), controls_in(folder, baseline))
         goal = Goal(info["target"]["kind"], info["target"]["value"])
         rows.append(
             comparison_row(info["method"], goal, info["seed"], folder.name, measured=measured, error=None, seconds=0.0)
@@ -75,9 +77,25 @@ def finetuned_in(folder: Path, baseline: Baseline | None = None) -> EvaluationRe
         folder: the job's.
         baseline: with it, a fine-tuning on images or labels that changed since is left out.
     """
-    if not ((folder / FINETUNED).is_file() and (folder / FINETUNED_REPORT).is_file()):
+    return _trained_in(folder, FINETUNING, baseline)
+
+
+def controls_in(folder: Path, baseline: Baseline | None = None) -> dict[str, EvaluationReport]:
+    """Kind -> what was measured on the controls of a job, as far as there are any; likewise."""
+    found = {kind: _trained_in(folder, place, baseline) for kind, place in PLACES.items()}
+    return {kind: report for kind, report in found.items() if report is not None}
+
+
+def measured_in(folder: Path, baseline: Baseline | None = None) -> Measured:
+    """Reads what was measured on the network of a finished job, and on those made of it, from its files; likewise."""
+    trained = finetuned_in(folder, baseline), controls_in(folder, baseline)
+    return measured_of(read_json(folder / INFO), read_json(folder / REPORT), *trained)
+
+
+def _trained_in(folder: Path, place: Place, baseline: Baseline | None) -> EvaluationReport | None:
+    if not ((folder / place.model).is_file() and (folder / place.report).is_file()):
         return None
-    report = read_json(folder / FINETUNED_REPORT)
+    report = read_json(folder / place.report)
     files = report.get("data", {})
     return None if baseline and baseline.data.files(*files).changed_since(files) else report
 
@@ -85,7 +103,7 @@ def finetuned_in(folder: Path, baseline: Baseline | None = None) -> EvaluationRe
 def _unfit(baseline: Baseline, folder: Path) -> str | None:
     """Why a job is no part of the comparison; None where it is."""
     try:
-        measured_of(read_json(folder / INFO), read_json(folder / REPORT), finetuned_in(folder))
+        measured_in(folder)
         reason = difference(baseline, folder)
     except BenchError as error:
         reason = str(error)

@@ -11,7 +11,8 @@ from bench.errors import BenchError
 from bench.measure.baseline import Baseline
 from bench.measure.latency_report import LatencyReport
 from bench.system.console import say
-from bench.system.files import read_json, write_json
+from bench.system.files import make_folder, read_json, write_json
+from bench.system.locks import lock_of, locked
 from bench.system.run_folder import INFO, LATENCY_FORMAT, REPORT, is_done
 
 FORMAT = "latency-format/1"
@@ -32,6 +33,12 @@ def settle_format(baseline: Baseline, folder: Path) -> None:
     """
     if not baseline.leaves_format_open:
         return
+    # One process measures, and the others do as it found.
+    with locked(lock_of(make_folder(folder) / LATENCY_FORMAT), "the choice of a memory format"):
+        _settle(baseline, folder)
+
+
+def _settle(baseline: Baseline, folder: Path) -> None:
     kept, conditions = _kept(folder / LATENCY_FORMAT), baseline.format_conditions
     known = next((choice["memory_format"] for choice in kept if choice["conditions"] == conditions), None)
     known = known or _format_of_jobs(folder, conditions)

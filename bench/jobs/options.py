@@ -12,11 +12,15 @@ from bench.config.values import list_of, parse_bytes, parse_kept, parse_latency,
 class GridOptions:
     """Which methods are compared, how far each prunes, and how often."""
 
-    methods: list[str] = option(["l1", "taylor", "random"], "methods; --list-methods names them", parse=list_of(str))
+    methods: list[str] = option(
+        ["l1", "taylor", "random"], "methods; benchmark.py --list-methods names them", parse=list_of(str)
+    )
     ratios: list[float] = option(
         [], "shares of the prunable channels to remove, or of the weights to zero", parse=list_of(parse_ratio)
     )
-    seeds: list[int] = option([], "seeds each (method, target) runs with (default: --seed)", parse=list_of(whole))
+    seeds: list[int] = option(
+        [], "seeds of each (method, target) (default: in benchmark.py --seed)", parse=list_of(whole)
+    )
     target_macs: list[float] = option([], "instead of --ratios: shares of the MACs to keep", parse=list_of(parse_kept))
     target_params: list[float] = option(
         [], "instead of --ratios: shares of the parameters to keep", parse=list_of(parse_kept)
@@ -28,6 +32,32 @@ class GridOptions:
         [],
         "instead of --ratios: shares of the baseline's latency to keep, or times on this device such as 12ms",
         parse=list_of(parse_latency),
+    )
+    report_only: bool = option(
+        False, "make summary and leaderboard.html of --out-dir anew from the records in it, and exit"
+    )
+
+
+SCRATCH, SCRATCH_FULL = "scratch", "scratch-full"
+"""Controls of a pruning: its shape from new weights, trained as fine-tuning is, and as the baseline was."""
+
+
+def parse_control(text: str) -> str:
+    """The name of a control."""
+    if text not in (SCRATCH, SCRATCH_FULL):
+        raise ValueError(f"'{text}' is no control; write {SCRATCH} or {SCRATCH_FULL}")
+    return text
+
+
+@dataclass
+class ControlOptions:
+    """What shows whether pruning was worth it."""
+
+    controls: list[str] = option(
+        [],
+        f"also train the shape of each pruned network from new weights: {SCRATCH} by the recipe of fine-tuning, "
+        f"{SCRATCH_FULL} by that of the baseline",
+        parse=list_of(parse_control),
     )
 
 

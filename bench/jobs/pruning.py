@@ -20,8 +20,8 @@ from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.models.options import ModelOptions
 from bench.plan.target import Goal
 from bench.pruners.base import Method
-from bench.system.files import read_json, write_json
-from bench.system.run_folder import INFO, PRUNED, REPORT, run_folder
+from bench.system.files import plain, read_json, write_json
+from bench.system.run_folder import CONTROLS, FINETUNED_REPORT, INFO, PRUNED, REPORT, run_folder
 
 
 def prune_model(session: Session, pruner: Method, goal: Goal, seed: int, folder: Path) -> dict[str, Any]:
@@ -96,9 +96,16 @@ def latency_in(folder: Path) -> LatencyReport | None:
 
 
 def time_model(baseline: Baseline, folder: Path) -> None:
-    """Adds the latency to the `report.json` of a pruned network measured without it or in another mode, if wanted."""
+    """Adds the latency to the reports of a pruned network that were made without it or in another mode, if wanted."""
     report = read_json(folder / REPORT)
     latency = latency_of(report)
     if baseline.is_timed and not (latency and baseline.times_alike(latency)):
         candidate = load_model(folder / PRUNED, outputs=baseline.data.classes.outputs)
-        write_json(folder / REPORT, {**report, "latency": baseline.time(candidate.model)})
+        report = plain({**report, "latency": baseline.time(candidate.model)})
+        write_json(folder / REPORT, report)
+    # What is trained in its place has the same shape, and so the same latency.
+    others = [folder / name for name in (FINETUNED_REPORT, *(name for _, name in CONTROLS.values()))]
+    for path in filter(Path.is_file, others if baseline.is_timed else ()):
+        trained = read_json(path)
+        if trained["latency"] != report["latency"]:
+            write_json(path, {**trained, "latency": report["latency"]})

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from bench.errors import BenchError
-from bench.report.comparison_rows import comparison_title
+from bench.leaderboard.page_file import write_page
+from bench.leaderboard.summaries import Summary
 from bench.report.comparison_text import comparison_lines
 from bench.report.summary import markdown_table
 from bench.report.summary_columns import CONTEXT, columns_of, flat_rows
-from bench.report.summary_record import FORMAT
-from bench.report.tradeoff_plot import Benchmark, plot_tradeoffs
-from bench.system.files import make_folder, read_json, write_csv, write_text
+from bench.report.tradeoff_plot import plot_tradeoffs
+from bench.system.files import csv_text, make_folder, write_text
 
-SUMMARIES = ("benchmark_summary.json", "finetuned_summary.json")
-ENDINGS = (".csv", ".md", ".png", ".svg")
+ENDINGS = (".csv", ".md", ".png", ".svg", ".html")
 
 # Numbers of networks compare only where these are the same.
 _CONDITIONS = {
@@ -29,44 +24,7 @@ _CONDITIONS = {
     "scoring": "scoring",
     "finetune_epochs": "epochs of fine-tuning",
 }
-_NEEDED = {"method", "ratio", "seed", "status"}
 _TIMED = ("device", "threads", "precision", "format", "compiled")
-
-
-class Summary(NamedTuple):
-    """One benchmark as its folder has it.
-
-    Attributes:
-        letter: stands for it in tables; empty where it is the only one.
-        path: the folder, or the file of a summary.
-        benchmark: what it compares.
-        provenance: how its numbers came about.
-    """
-
-    letter: str
-    path: Path
-    benchmark: Benchmark
-    provenance: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        about = f"{self.path}: {comparison_title(self.benchmark.baseline)}"
-        return f"{self.letter} = {about}" if self.letter else about
-
-
-def read_summaries(paths: Sequence[Path | str]) -> list[Summary]:
-    """Reads benchmarks; what is named twice is read once.
-
-    Args:
-        paths: folders of benchmarks, of this or an earlier version, or files of summaries.
-
-    Raises:
-        BenchError: a path that is not there, holds no summary, or one that cannot be read.
-    """
-    found = list({path.resolve(): path for path in map(Path, paths)}.values())
-    if len(found) == 1:
-        return [_read(found[0], "", "")]
-    names = zip(found, map(_letters, range(len(found))), _names(found), strict=True)
-    return [_read(*named) for named in names]
 
 
 def table_of(summaries: Sequence[Summary], *, full: bool) -> tuple[list[str], list[list[list[str]]]]:
@@ -109,7 +67,7 @@ def differences(summaries: Sequence[Summary]) -> str | None:
 
 
 def write_comparison(summaries: Sequence[Summary], out: Path) -> list[Path]:
-    """Writes the table as CSV, a row a job, and as Markdown, and the plot, if there is one, as PNG and SVG.
+    """Writes the table as CSV, a row a job, and as Markdown, the page, and the plot, if there is one, as PNG and SVG.
 
     Args:
         summaries: at least one.
@@ -124,60 +82,15 @@ def write_comparison(summaries: Sequence[Summary], out: Path) -> list[Path]:
     flat = [
         {"benchmark": str(summary.path), **row} for summary in summaries for row in flat_rows(*summary.benchmark[:2])
     ]
-    write_csv(files[".csv"], ["benchmark", *(name for name in columns_of(flat) if name != "benchmark")], flat)
+    table = csv_text(["benchmark", *(name for name in columns_of(flat) if name != "benchmark")], flat)
+    write_text(files[".csv"], table)
     benchmarks = [summary.benchmark for summary in summaries]
     for ending in (".png", ".svg"):
         files[ending].unlink(missing_ok=True)
-        plot_tradeoffs(files[ending], benchmarks)
+    plot_tradeoffs(files[".png"], benchmarks, files[".svg"])
     write_text(files[".md"], _markdown(summaries, files[".png"]))
+    write_page(files[".html"], summaries, table)
     return [path for path in files.values() if path.is_file()]
-
-
-def _read(path: Path, letter: str, name: str) -> Summary:
-    if not path.exists():
-        raise BenchError(f"{path} does not exist; name the folder of a benchmark")
-    files = [path] if path.is_file() else [path / file for file in SUMMARIES if (path / file).is_file()]
-    if not files:
-        raise BenchError(f"{path} holds no {' or '.join(SUMMARIES)}; name the --out-dir of benchmark.py")
-    records = [_record(file) for file in files]
-    # Of what both hold, the later one knows more.
-    records.sort(key=lambda record: record["provenance"].get("time") or "")
-    rows: dict[str, Any] = {}
-    for record in records:
-        for row in record["rows"]:
-            key = row.get("folder") or json.dumps([row["method"], row.get("target"), row["ratio"], row["seed"]])
-            if row["status"] == "done" or key not in rows:
-                rows[key] = row
-    return Summary(
-        letter, path, Benchmark(records[-1]["baseline"], list(rows.values()), name), records[-1]["provenance"]
-    )
-
-
-def _record(path: Path) -> dict[str, Any]:
-    record = read_json(path)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise BenchError(f"{path} is not a summary ({FORMAT}); run benchmark.py again, or name another folder")
-    parts = {"baseline": dict, "rows": list, "provenance": dict}
-    if not all(isinstance(record.get(key), kind) for key, kind in parts.items()) or not all(
-        isinstance(row, dict)
-        and {"method", "seed", "status"} <= row.keys()
-        and isinstance(row.get("ratio"), int | float)
-        for row in record["rows"]
-    ):
-        raise BenchError(f"{path} lacks parts of a summary; run benchmark.py again, which writes it anew")
-    return record
-
-
-def _letters(number: int) -> str:
-    """A to Z, then AA and so on."""
-    return chr(ord("A") + number % 26) * (1 + number // 26)
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """What tells paths apart: all but the folders they share."""
-    whole = [path.absolute() for path in paths]
-    shared = Path(os.path.commonpath(path.parent for path in whole))
-    return [str(path.relative_to(shared)) for path in whole]
 
 
 def _column(name: str) -> str:

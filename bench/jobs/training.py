@@ -26,6 +26,7 @@ from bench.system.devices import set_up
 from bench.system.failures import explained
 from bench.system.files import make_folder, plain, read_json, write_csv, write_json
 from bench.system.kept_files import read_kept
+from bench.system.locks import lock_of, locked, remove_dead
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, CONFIG, LAST, REPORT, SPLIT, is_done, run_folder
@@ -273,14 +274,26 @@ def ensure_baseline(
     if checkpoint.name != BEST:
         raise UsageError(f"--train-baseline writes a {BEST}; name --baseline {checkpoint.with_name(BEST)}")
     name_factory(model_options.model)
-    folder, is_there = checkpoint.parent, is_done(checkpoint.parent, BEST, REPORT)
-    if is_there and read_kept(checkpoint, load_model):
+    folder = checkpoint.parent
+
+    def is_ready() -> bool:
+        if not (is_done(folder, BEST, REPORT) and read_kept(checkpoint, load_model)):
+            return False
         _check_trained_so(checkpoint, asked, data_options, model_options, options)
         say(f"baseline {checkpoint} is there already")
-        _warn_of_other_data(checkpoint.parent, data_options)
+        _warn_of_other_data(folder, data_options)
+        return True
+
+    if is_ready():
+        remove_dead(lock_of(folder))
         return
-    how = {"overwrite": True} if is_there else {"resume": True}
-    train_model(data_options, model_options, options, run, scoring, folder, timing=timing, unasked=True, **how)
+    # Of several commands one trains it; the processes that torchrun starts train it together.
+    alone = locked(lock_of(make_folder(folder)), f"the training of {checkpoint}")
+    with contextlib.nullcontext() if processes.are_several() else alone:
+        if is_ready():
+            return
+        how = {"overwrite": True} if is_done(folder, BEST, REPORT) else {"resume": True}
+        train_model(data_options, model_options, options, run, scoring, folder, timing=timing, unasked=True, **how)
 
 
 def _warn_of_other_data(folder: Path, data_options: DataOptions) -> None:

@@ -20,6 +20,7 @@ from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images,
 from bench.measure.evaluation_report import (
     FORMAT,
     Change,
+    CorruptedQuality,
     CostRecord,
     EvaluationReport,
     FileRecord,
@@ -40,10 +41,12 @@ from bench.metrics import miou_change_interval
 from bench.models.checkpoint import SavedModel, check_outputs, load_model
 from bench.models.options import ModelOptions
 from bench.models.own_network import check_input
+from bench.models.state_dict_file import read_file, write_file
 from bench.system.console import say
 from bench.system.devices import set_up
 from bench.system.failures import memory_of
-from bench.system.files import file_digest, plain
+from bench.system.files import digest, file_digest, plain
+from bench.system.kept_files import made_once
 from bench.system.options import RunOptions
 from bench.system.provenance import provenance
 
@@ -81,7 +84,12 @@ class Baseline:
         is_timed: whether latency is among what is measured.
         leaves_format_open: whether nobody has said which memory format networks are timed in.
         scoring: how every network is scored; all are contiguous for it.
+        robustness: what it scores under corruptions, once that was measured.
+        shared: a folder in which several processes keep what is measured once for all of them, if there is one.
     """
+
+    robustness: CorruptedQuality | None = None
+    shared: Path | None = None
 
     def __init__(
         self,
@@ -148,7 +156,42 @@ class Baseline:
     @cached_property
     def evaluation(self) -> Evaluation:
         """Evaluation of the baseline on the split."""
-        return self.evaluate(self.saved.model, "baseline")
+        if self.shared is None:
+            return self.evaluate(self.saved.model, "baseline")
+        return self.shared_evaluation(self.shared, self.saved.model, self.digest, "baseline")
+
+    def shared_evaluation(self, folder: Path, model: nn.Module, sha256: str, label: str) -> Evaluation:
+        """Evaluation of a network on the split, from a folder that several processes share, each once.
+
+        Args:
+            folder: where it is kept, found again by all that it depends on.
+            model: the network.
+            sha256: of its file.
+            label: what it is called.
+        """
+        files, data = self.data.files(self.split), self.data
+        identity = plain(
+            {
+                "network": sha256,
+                "data": [data.name, data.dataset.root.absolute(), data.input_size, self.split],
+                "scoring": self.scoring,
+                "device": device_name(self.device),
+            }
+        )
+        path = folder / f"evaluation_{digest(identity)}.pt"
+
+        def read(path: Path) -> Evaluation | None:
+            kept = read_file(path)
+            fits = files.fits(kept["data"], f"{path.name} was measured")
+            return Evaluation.of_content(kept["evaluation"]) if fits else None
+
+        def make() -> Evaluation:
+            evaluation = self.evaluate(model, label)
+            content = {"identity": identity, "evaluation": evaluation.content(), "data": files.record()}
+            write_file(path, content)
+            return evaluation
+
+        return made_once(path, read, make, f"the score of {label}")
 
     @cached_property
     def record(self) -> FileRecord:

@@ -1,9 +1,9 @@
-"""Scores a network over a split, or two in one pass, and yields what it predicts."""
+"""Scores a network over a split, or several in one pass, and yields what it predicts."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from bench.datasets.base import Classes
 from bench.errors import BenchError
 from bench.measure.boundary_score import BoundaryCounts
 from bench.measure.inference import PLAIN, Scoring, predict
-from bench.metrics import ConfusionMatrix, Quality
+from bench.metrics import BoundaryScore, ConfusionMatrix, Quality
 from bench.system import processes
 from bench.system.console import progress
 from bench.system.failures import memory_of
@@ -43,6 +43,21 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """The metrics as plain data."""
         return plain(asdict(self.quality))
+
+    def content(self) -> dict[str, Any]:
+        """All of it as a file of tensors holds it, nan as nan."""
+        return {"quality": asdict(self.quality), "per_image": self.per_image}
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any]) -> Evaluation:
+        """What `content` made, read from a file.
+
+        Raises:
+            LookupError: the file holds something else.
+        """
+        quality = dict(content["quality"])
+        outlines = quality["boundary"] and BoundaryScore(**quality["boundary"])
+        return cls(Quality(**{**quality, "boundary": outlines}), content["per_image"])
 
 
 class _Judge:
@@ -125,6 +140,18 @@ def evaluate_both(
             differing.append(differs.flatten(1).sum(1))
         first, second = (judge.evaluation() for judge in judges)
     return first, second, processes.in_order(torch.cat(differing)).cpu()
+
+
+def evaluate_each(
+    models: Sequence[nn.Module], loader: Iterable[Batch], classes: Classes, **settings: Any
+) -> list[Evaluation]:
+    """Scores several networks in one pass over a split; the other arguments are as for `evaluate_images`."""
+    judges = [_Judge(classes, settings["device"], settings.get("scoring", PLAIN)) for _ in models]
+    with _enough_memory():
+        for found, labels in _predictions(models, loader, **settings):
+            for judge, prediction in zip(judges, found, strict=True):
+                judge.update(prediction, labels)
+        return [judge.evaluation() for judge in judges]
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], classes: Classes, **settings: Any) -> Quality:

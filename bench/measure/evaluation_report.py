@@ -87,8 +87,29 @@ class LayersTimed(TypedDict):
     threads: int
 
 
-class EvaluationReport(TypedDict):
-    """A `report.json`; `candidate` and `change` are None of a baseline alone, latency and layers unless wanted."""
+class CorruptedQuality(TypedDict):
+    """mIoU of a network under corruptions: the mean, its share of that on clean images, and of each its severities."""
+
+    miou: float
+    retention: float | None
+    by_corruption: dict[str, list[float]]
+
+
+class RobustnessRecord(TypedDict):
+    """Networks under corruptions, whose constants `bench.datasets.corruptions.SEVERITIES` explains."""
+
+    corruptions: dict[str, list[Any]]
+    baseline: CorruptedQuality
+    candidate: CorruptedQuality | None
+
+
+class _WhereWanted(TypedDict, total=False):
+    robustness: RobustnessRecord
+
+
+class EvaluationReport(_WhereWanted):
+    """A `report.json`; `candidate` and `change` are None of a baseline alone, latency and layers unless wanted, and
+    without the option there is no `robustness`."""
 
     format: str
     dataset: str

@@ -63,8 +63,20 @@ class TimingOptions:
 
 
 @dataclass
+class RobustnessOptions:
+    """Images that something has befallen."""
+
+    corruptions: bool = option(
+        False, "also score networks under noise, blur, fog, brightness, contrast and JPEG, each at three severities"
+    )
+
+
+@dataclass
 class Int8Options:
     """Quantisation after training."""
 
-    int8: bool = option(False, "also quantise the candidate to int8 (CPU); int8_model.pt and int8_report.json")
-    int8_images: int = option(64, "training images on which --int8 observes the ranges of activations", parse=positive)
+    int8: bool = option(
+        False, "also measure the networks in int8, as ONNX files on the CPU; *_int8.onnx and int8_report.json"
+    )
+    int8_images: int = option(64, "training images on which --int8 finds the ranges of activations", parse=positive)
+    int8_float_ends: bool = option(False, "leave the first and the last layer of --int8 in float32")

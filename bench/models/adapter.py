@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import interpolate, pad
 
 from bench.torch_utils.network_form import ATTRIBUTE, USUAL, NetworkForm, form_of
+from bench.torch_utils.open_sizes import holds_always
 from bench.torch_utils.outputs import AUXILIARY, auxiliary_in, logits_in
 
 # Where wrappers keep the network: DataParallel and its like, torch.compile.
@@ -118,7 +119,8 @@ def _blank(kind: type[nn.Module]) -> nn.Module:
 def _padded(images: Tensor, multiple: int) -> Tensor:
     """Images with zeros, the mean colour, on the right and at the bottom, so that their sides are multiples."""
     rows, columns = (-side % multiple for side in images.shape[-2:])
-    return pad(images, (0, columns, 0, rows)) if rows or columns else images
+    is_whole = holds_always(rows == 0) and holds_always(columns == 0)
+    return images if is_whole else pad(images, (0, columns, 0, rows))
 
 
 @fx.wrap
@@ -135,6 +137,7 @@ def _fitted(
 def _resized(logits: Tensor, images: Tensor, multiple: int) -> Tensor:
     height, width = images.shape[-2:]
     padded = (height + -height % multiple, width + -width % multiple)
-    if tuple(logits.shape[-2:]) != padded:
+    if not all(holds_always(have == want) for have, want in zip(logits.shape[-2:], padded, strict=True)):
         logits = interpolate(logits, size=padded, mode="bilinear", align_corners=False)
-    return logits if padded == (height, width) else logits[..., :height, :width]
+    is_whole = holds_always(padded[0] == height) and holds_always(padded[1] == width)
+    return logits if is_whole else logits[..., :height, :width]

@@ -23,6 +23,7 @@ from bench.models import ModelSpec, blank_model, check_model, new_model
 from bench.models.output_layers import output_axes, output_layers, outputs_of, with_fresh_outputs
 from bench.models.own_network import is_own, is_same_factory, name_factory, named_spelling
 from bench.models.published_names import own_names
+from bench.models.safetensors_file import SUFFIX, write_safetensors
 from bench.models.state_dict_file import as_state_dict, fitting_tensors, read_file, write_file
 from bench.models.wrapper_names import renamed, unwrapped
 from bench.system.console import say
@@ -66,12 +67,15 @@ class SavedModel:
 def save_model(path: Path | str, saved: SavedModel) -> None:
     """Writes a network, dense or pruned, with what it takes to open it again; in one piece or not at all.
 
+    A name that ends in `.safetensors` makes it a file of that kind (`bench.models.safetensors_file`).
+
         >>> save_model("network.pt", SavedModel(model, ModelSpec("unet_small", outputs=12), meta={"epochs": 0}))
         >>> load_model("network.pt").meta
         {'epochs': 0}
 
     Raises:
-        BenchError: the file cannot be written.
+        BenchError: the file cannot be written, or is to be a `.safetensors` file and has a state of training, which
+            such files do not hold.
     """
     content = {
         "format": FORMAT,
@@ -88,7 +92,12 @@ def save_model(path: Path | str, saved: SavedModel) -> None:
     unsaved = _buffers_unsaved(saved.model)
     if unsaved:
         content["buffers"] = {name: contiguous(tensor.detach().cpu()) for name, tensor in unsaved.items()}
-    write_file(path, content)
+    if Path(path).suffix != SUFFIX:
+        write_file(path, content)
+    elif saved.state:
+        raise BenchError(f"{path} cannot hold a state of training; save it as a .pt file")
+    else:
+        write_safetensors(path, content)
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad
+from torch.nn.functional import interpolate, pad
 
 from bench.models.parts import initialise
+from bench.torch_utils.open_sizes import means_of_parts
 
 # Kernel, stride, expansion, channels and blocks of each stage.
 _STAGES = (
@@ -121,7 +122,7 @@ class Context(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         features = self.reduce(features)
-        means = [_like(adaptive_avg_pool2d(features, bins), features) for bins in _BINS]
+        means = [_like(_means(features, bins), features) for bins in _BINS]
         return self.fuse(torch.cat([features, *means], dim=1))
 
 
@@ -207,6 +208,11 @@ def _padded(features: Tensor, kernel: int, stride: int) -> Tensor:
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
         sides += [total // 2, total - total // 2]
     return pad(features, sides)
+
+
+@fx.wrap
+def _means(features: Tensor, bins: int) -> Tensor:
+    return means_of_parts(features, bins)
 
 
 @fx.wrap

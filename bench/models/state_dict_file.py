@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import BenchError, DamagedFile
+from bench.models.safetensors_file import is_safetensors, read_safetensors
 from bench.models.wrapper_names import unwrapped
 from bench.system.failures import is_out_of_memory, not_written
 from bench.system.files import whole_file
@@ -50,7 +51,7 @@ _DAMAGE = (
 
 
 def read_file(path: Path | str) -> dict[Any, Any]:
-    """Reads a file written by `torch.save`, tensors on the CPU.
+    """Reads a file written by `torch.save`, or a `.safetensors` file, tensors on the CPU.
 
     Raises:
         DamagedFile: damaged, or holding other objects than plain ones.
@@ -61,6 +62,8 @@ def read_file(path: Path | str) -> dict[Any, Any]:
     if not Path(path).is_file():
         raise BenchError(f"{path} is not a file; pass a checkpoint file")
     try:
+        if is_safetensors(path):
+            return read_safetensors(path)
         # Of what kind of pickle a file is torch warns; that it is none of ours is said below.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import pad
 
 from bench.models.parts import conv_bn_relu, initialise
+from bench.torch_utils.open_sizes import holds_always
 
 
 class DoubleConv(nn.Module):
@@ -89,4 +90,5 @@ def unet_small(outputs: int, width: int = 16, depth: int = 3) -> UNet:
 def _fit(features: Tensor, like: Tensor) -> Tensor:
     """Brings back the row and column that pooling an odd size lost."""
     rows, columns = (want - have for want, have in zip(like.shape[-2:], features.shape[-2:], strict=True))
-    return pad(features, (0, columns, 0, rows)) if rows or columns else features
+    is_there = holds_always(rows == 0) and holds_always(columns == 0)
+    return features if is_there else pad(features, (0, columns, 0, rows))

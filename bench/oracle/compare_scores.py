@@ -25,7 +25,8 @@ from bench.plan.target import Goal
 from bench.pruners.base import Method
 from bench.system.console import say
 from bench.system.failures import explained, in_one_line
-from bench.system.files import plain
+from bench.system.files import make_folder, plain
+from bench.system.locks import lock_of, locked
 from bench.system.provenance import provenance
 
 # What is random in the statistics: halves of the images, and resampled images.
@@ -63,6 +64,22 @@ def measure_agreement(
         UsageError: fewer than two images.
         BenchError: the network cannot be measured.
     """
+    # One process removes channels, and the others find what it measured.
+    with locked(lock_of(make_folder(folder) / RECORD), "the oracle"):
+        record = _measured(session, pruners, goal, seeds, options, folder)
+        write_agreement(folder, record)
+    say(f"-> {folder / RECORD}, .csv")
+    return record
+
+
+def _measured(
+    session: Session,
+    pruners: Mapping[str, Method],
+    goal: Goal,
+    seeds: Sequence[int],
+    options: OracleOptions,
+    folder: Path,
+) -> AgreementRecord:
     oracle = measure_oracle(session, options, folder)
     rows: list[AgreementRow] = []
     judged: list[Importances] = []
@@ -80,7 +97,7 @@ def measure_agreement(
     found = zip(done, _agreements(judged, oracle, options), set_tests(oracle, judged, options), strict=True)
     for row, agreements, tests in found:
         row |= {**agreements, "set_test": tests}
-    record: AgreementRecord = plain(
+    return plain(
         {
             "format": FORMAT,
             "baseline": {"path": session.baseline.checkpoint, "sha256": session.baseline.digest},
@@ -91,9 +108,6 @@ def measure_agreement(
             "provenance": provenance(),
         }
     )
-    write_agreement(folder, record)
-    say(f"-> {folder / RECORD}, .csv")
-    return record
 
 
 def _seen(scores: Scores, oracle: Oracle) -> Importances:

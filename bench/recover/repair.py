@@ -94,7 +94,7 @@ def repair(
         What was done; nothing, where the plan removes nothing.
     """
     start = time.perf_counter()
-    kept = kept_positions(before, groups, plan)
+    kept = kept_positions(before, groups, plan.kept)
     if not kept:
         return Repair(len(images))
     wiring = read_wiring(before)

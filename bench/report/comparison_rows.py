@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from bench.measure.latency_report import Speedup, speedup_in
 from bench.plan.target import KINDS, Goal
-from bench.report.row_settings import variants
+from bench.report.row_settings import Variant, variants
 from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
 
 
@@ -24,6 +23,7 @@ class Entry:
         goal: what it was to reach.
         done: rows of the jobs that were done.
         failed: rows of those that failed.
+        treatment: the part of `variant` that is no option of the method: how the network was pruned and fine-tuned.
     """
 
     method: str
@@ -31,6 +31,7 @@ class Entry:
     goal: Goal
     done: tuple[ComparisonRow, ...]
     failed: tuple[ComparisonRow, ...]
+    treatment: str = ""
 
     @property
     def name(self) -> str:
@@ -54,20 +55,18 @@ class Entry:
 
 def entries(rows: Sequence[ComparisonRow]) -> list[Entry]:
     """Rows by (method, goal): methods in the order of the rows, a method's goals by kind and value."""
-    made = [(row["method"], str(variant)) for row, variant in zip(rows, variants(rows), strict=True)]
+    found: dict[tuple[str, Variant], dict[Goal, list[ComparisonRow]]] = {}
+    for row, way in zip(rows, variants(rows), strict=True):
+        found.setdefault((row["method"], way), {}).setdefault(goal_of(row), []).append(row)
     # Ways of one method stay together.
-    order = list(dict.fromkeys(method for method, _ in made))
-    ways = sorted(dict.fromkeys(made), key=lambda way: order.index(way[0]))
-    goals = sorted({goal_of(row) for row in rows}, key=lambda goal: (KINDS.index(goal.kind), goal.value))
+    order = list(dict.fromkeys(method for method, _ in found))
     grouped = []
-    for (method, variant), goal in itertools.product(ways, goals):
-        members = [
-            row for row, way in zip(rows, made, strict=True) if way == (method, variant) and goal_of(row) == goal
-        ]
-        done = tuple(row for row in members if row["status"] == "done")
-        failed = tuple(row for row in members if row["status"] != "done")
-        if members:
-            grouped.append(Entry(method, variant, goal, done, failed))
+    for method, way in sorted(found, key=lambda made: order.index(made[0])):
+        of_goal = found[method, way]
+        for goal in sorted(of_goal, key=lambda goal: (KINDS.index(goal.kind), goal.value)):
+            done = tuple(row for row in of_goal[goal] if row["status"] == "done")
+            failed = tuple(row for row in of_goal[goal] if row["status"] != "done")
+            grouped.append(Entry(method, str(way), goal, done, failed, way.treatment))
     return grouped
 
 
@@ -116,7 +115,8 @@ def baseline_miou(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> fl
 
 def last_stage(rows: Sequence[ComparisonRow]) -> str | None:
     """The latest stage any network was scored at."""
-    return next((key for key in reversed(STAGES) if any(entry.values(key) for entry in entries(rows))), None)
+    done = [row for row in rows if row["status"] == "done"]
+    return next((key for key in reversed(STAGES) if any(row.get(key) is not None for row in done)), None)
 
 
 def known(values: Sequence[float | None]) -> list[float]:

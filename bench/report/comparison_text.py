@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from bench.report.comparison_rows import Entry, baseline_miou, entries, known, reference_latency
 from bench.report.latency_text import agreeing_texts
-from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
+from bench.report.summary_record import CONTROLS, CORRUPTED, STAGES, BaselineRecord, ComparisonRow
 
 SPARSE_NOTE = (
     "Sparsity is unstructured: single weights are zero and all are still there, so parameters and MACs stay, and a "
     "difference in latency would not come from them."
 )
+
+_OTHER_IMAGES = {"miou_corrupted": "mIoU corrupted", "retention_corrupted": "retained %"}
 
 _SHORT = {"miou_cut": "cut", "miou_recalibrated": "recal.", "miou_repaired": "repaired", "miou_finetuned": "tuned"}
 
@@ -32,6 +34,9 @@ def comparison_lines(
     stages = [key for key in STAGES if any(entry.values(key) for entry in found)] or ["miou_cut"]
     # Where all lines rest on as many seeds, the console table says so below itself.
     repeated = any(len(entry.done) + len(entry.failed) > 1 for entry in found) and (full or is_uneven(found))
+    controls = [key for key in CONTROLS if any(entry.values(key) for entry in found)]
+    # How a network does on images that something has befallen, after how it does on those as they are.
+    others = [key for key in _OTHER_IMAGES if any(entry.values(key) for entry in found)][: None if full else 1]
     milliseconds = _milliseconds(rows, found)
     sparse = full and any(entry.is_sparse for entry in found)
 
@@ -40,12 +45,16 @@ def comparison_lines(
     header += ["params %", "MACs %"]
     header += ["non-zero %"] if sparse else []
     header += [f"mIoU {_SHORT[key]}" for key in stages]
+    header += [f"mIoU {key.removeprefix('miou_').replace('_', ' ')}" for key in controls]
+    header += [_OTHER_IMAGES[key] for key in others]
     header += ["latency ms", "speed-up"] if milliseconds else []
 
     line = ["baseline", "-"]
     line += ["-"] if repeated else []
     line += ["100.0"] * (3 if sparse else 2)
     line += [_mean(known([baseline_miou(baseline, rows)]), 100, 1)] * len(stages)
+    line += ["-"] * len(controls)
+    line += [_mean(known([baseline.get(key)]), 100, 1) for key in others]
     line += [milliseconds[0], "-"] if milliseconds else []
     lines = [line]
     for position, entry in enumerate(found, start=1):
@@ -57,11 +66,27 @@ def comparison_lines(
             shares = ("parameters_kept", "macs_kept", *(["nonzero_kept"] if sparse else []))
             line += [_mean(entry.values(key), 100, 1) for key in shares]
             line += [(_spread if full or key == stages[-1] else _mean)(entry.values(key), 100, 1) for key in stages]
+            line += [(_spread if full else _mean)(entry.values(key), 100, 1) for key in (*controls, *others)]
             line += [milliseconds[position], _speedup(entry, full)] if milliseconds else []
         else:
             line += ["failed", *["-"] * (len(header) - len(line) - 1)]
         lines.append(line)
     return header, lines
+
+
+def corrupted_lines(
+    baseline: BaselineRecord, rows: Sequence[ComparisonRow]
+) -> tuple[list[str], list[list[str]]] | None:
+    """Header and lines of the mIoU under each corruption, as text; None where nothing was scored under any."""
+    found = [entry for entry in entries(rows) if entry.values("miou_corrupted")]
+    if not found:
+        return None
+    header = ["method", "target", *(name.removeprefix("miou_").replace("_", " ") for name in CORRUPTED)]
+    first = ["baseline", "-", *(_mean(known([baseline.get(key)]), 100, 1) for key in CORRUPTED)]
+    others = [
+        [entry.name, str(entry.goal), *(_spread(entry.values(key), 100, 1) for key in CORRUPTED)] for entry in found
+    ]
+    return header, [first, *others]
 
 
 def is_uneven(found: Sequence[Entry]) -> bool:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.channels.groups import ChannelGroup
+from bench.config.values import size_text
 from bench.measure.evaluation_report import EvaluationReport, LayersTimed, latency_of
 from bench.measure.layer_costs import LayerCost
 from bench.report.comparison_rows import comparison_title, entries
 from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines, is_uneven
 from bench.report.latency_text import comparison_conditions, latency_conditions, layers_conditions
 from bench.report.summary_record import BaselineRecord, ComparisonRow
-from bench.report.text import LAYERS_NOTE, layer_lines, layers_title, pair_lines, pair_title
+from bench.report.text import (
+    INT8_HEADER,
+    LAYERS_NOTE,
+    MULTIPLES_HEADER,
+    OPERATORS_HEADER,
+    int8_lines,
+    int8_notes,
+    layer_lines,
+    layers_title,
+    lost_lines,
+    multiple_lines,
+    operator_lines,
+    pair_lines,
+    pair_title,
+    pays_lines,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,6 +139,44 @@ def layers_table(layers: Sequence[LayerCost], timed: LayersTimed | None = None) 
     for number, line in enumerate(lines, start=1):
         table.add_row(*line, end_section=number == len(layers))
     return table
+
+
+def int8_table(record: Mapping[str, Any]) -> Table:
+    """The table of an `int8_report.json`: each network in each form.
+
+    Args:
+        record: what the file holds.
+    """
+    lines = int8_lines(record)
+    table = framed(
+        f"int8 beside float32, {record['split']} of {record['dataset']}", INT8_HEADER, "\n".join(int8_notes(record))
+    )
+    for number, line in enumerate(lines, start=1):
+        table.add_row(*line, end_section=number % 3 == 0)
+    return table
+
+
+def advice_tables(advice: Mapping[str, Any]) -> Iterator[Table]:
+    """The tables of an `advice.json`: operators by kind, and multiples of channels.
+
+    Args:
+        advice: what the file holds.
+    """
+    lines = operator_lines(advice)
+    notes = [f"{100 * advice['macs_kept']:.1f} % of the MACs kept"]
+    notes += ["where most of the saving is lost:", *lost_lines(advice)] if advice["lost"] else []
+    table = framed("Operators", OPERATORS_HEADER[: len(lines[0])], "\n".join(notes))
+    for number, line in enumerate(lines, start=1):
+        table.add_row(*line, end_section=number == len(lines) - 1)
+    yield table
+    how = (
+        f"{size_text(advice['input_size'])}, {advice['memory_format']}, {advice['device']}, {advice['threads']} threads"
+    )
+    notes = [*pays_lines(advice), f"{how}, {advice['rounds']} rounds by turns; {advice['engine']}"]
+    table = framed("Multiples of channels at one target", MULTIPLES_HEADER, "\n".join(notes))
+    for number, line in enumerate(multiple_lines(advice)):
+        table.add_row(*line, end_section=number == 0)
+    yield table
 
 
 def groups_table(groups: Sequence[ChannelGroup]) -> Table:

@@ -38,6 +38,8 @@ def html_page(report: EvaluationReport, panels: Sequence[Panel] | None, classes:
     sides = {name: report[name] for name in ("baseline", "candidate") if report[name]}
     parts = [_tiles(report, sides)]
     parts += ["<h2>Quality</h2>", *_beside(_table(header, numbers["quality"]), _iou_chart(sides))]
+    if "robustness" in numbers:
+        parts += ["<h2>Under corruptions</h2>", _table(header, numbers["robustness"])]
     notes = [_note(f"MACs: {side['cost']['thop_note']} ({name})") for name, side in sides.items()]
     costs = "\n".join([_table(header, numbers["cost"]), *notes, *_pruning(sides)])
     parts += ["<h2>Cost</h2>", *_beside(costs, _width_chart(sides))]

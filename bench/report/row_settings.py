@@ -18,7 +18,9 @@ _MEASURING = ("evaluate", "reconstruction_images", "reconstruction_layers")
 # How it was done before there were such options, which records of that time do not have.
 _BEFORE = {"iterations": 1, "objective": "channels", "sensitivity_curves": None, "refine": 0, "check": None}
 # Of a recipe: what is a job's own.
-_OWN = ("seed", "pruned")
+_OWN = ("seed", "pruned", "shape")
+# Of a recipe: what new weights have no use for.
+_OF_A_BACKBONE = ("backbone_lr_factor", "freeze_backbone_epochs")
 
 
 class Settings(TypedDict, total=False):
@@ -72,6 +74,15 @@ def settings_of(
             "finetune_recipe": digest(shared) if shared else None,
         }
     )
+
+
+def is_same_training(finetune: Mapping[str, Any], control: Mapping[str, Any]) -> bool:
+    """Whether a control was trained by the recipe of a fine-tuning, as far as that is one for new weights."""
+    one, other = (
+        {key: value for key, value in recipe.items() if key not in (*_OWN, *_OF_A_BACKBONE, "tensorboard")}
+        for recipe in (finetune, control)
+    )
+    return one == other
 
 
 def variants(rows: Sequence[Mapping[str, Any]]) -> list[Variant]:

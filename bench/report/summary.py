@@ -1,7 +1,7 @@
-"""Writes the summary of a comparison of methods in four formats: JSON, CSV, Markdown and a plot.
+"""Writes the summary of a comparison of methods in five formats: JSON, CSV, Markdown, LaTeX and a plot.
 
 JSON keeps the rows (`summary_record`) as they are, CSV says with each of them what it is about (`summary_columns`);
-the table and the plot show one line for each (method, goal), as mean ± standard deviation over the seeds.
+the tables and the plot show one line for each (method, goal), as mean ± standard deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from bench.plan.target import Goal
 from bench.report.comparison_rows import comparison_title, entries
-from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines
+from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, corrupted_lines, failure_lines
 from bench.report.latency_text import comparison_conditions
 from bench.report.summary_columns import columns_of, flat_rows
-from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
+from bench.report.summary_record import CONTROLS, STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
 from bench.report.tradeoff_plot import Benchmark, plot_tradeoffs
-from bench.report.versus_random import CONTROL, gaps_to_control
+from bench.report.versus_random import CONTROL, gaps_to_control, gaps_to_scratch
 from bench.system.files import make_folder, write_csv, write_json, write_text
 
 
@@ -28,7 +28,7 @@ def write_summary(
     provenance: Mapping[str, Any],
     name: str = "benchmark_summary",
 ) -> None:
-    """Writes `NAME.json`, `.csv`, `.md` and, where a mIoU was measured, the plot `NAME.png`.
+    """Writes `NAME.json`, `.csv`, `.md`, `.tex` and, where a mIoU was measured, the plot as `NAME.png` and `.svg`.
 
     Example:
         # Two benchmarks of the same baseline in one summary.
@@ -51,35 +51,41 @@ def write_summary(
     write_json(folder / f"{name}.json", record)
     flat = flat_rows(record["baseline"], rows)
     write_csv(folder / f"{name}.csv", columns_of(flat), flat)
-    plot = folder / f"{name}.png"
-    plot.unlink(missing_ok=True)
-    picture = plot.name if plot_tradeoffs(plot, [Benchmark(record["baseline"], rows)]) else None
+    plot, drawing = folder / f"{name}.png", folder / f"{name}.svg"
+    for file in (plot, drawing):
+        file.unlink(missing_ok=True)
+    picture = plot.name if plot_tradeoffs(plot, [Benchmark(record["baseline"], rows)], drawing) else None
     write_text(folder / f"{name}.md", _markdown(record, picture))
+    table = latex_table(comparison_title(record["baseline"]), *comparison_lines(record["baseline"], rows, full=True))
+    write_text(folder / f"{name}.tex", table)
 
 
 def _markdown(record: SummaryRecord, picture: str | None) -> str:
     baseline, rows = record["baseline"], record["rows"]
     header, lines = comparison_lines(baseline, rows, full=True)
+    found = entries(rows)
     parts = [f"# {comparison_title(baseline)}", "", *markdown_table(header, lines), ""]
     parts += [
         "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
         "after fine-tuning. Parameters and MACs: share kept."
     ]
-    if any(entry.values("miou_repaired") for entry in entries(rows)):
+    if any(entry.values("miou_repaired") for entry in found):
         parts += [
             "Repaired: by least squares, without training; cut and recalibrated are the same networks without it."
         ]
-    if any(len(entry.done) > 1 for entry in entries(rows)):
+    if any(len(entry.done) > 1 for entry in found):
         parts += ["With several seeds: mean ± standard deviation over the seeds."]
-    if any(entry.is_sparse for entry in entries(rows)):
+    if any(entry.is_sparse for entry in found):
         parts += [SPARSE_NOTE]
-    if any(entry.speedups for entry in entries(rows)):
+    if any(entry.speedups for entry in found):
         parts += [
             "Speed-up: typical paired ratio to the baseline with its 95 % interval. Latency: the baseline's over that."
         ]
         parts += ["", *(f"* {line}" for line in comparison_conditions(baseline, rows))]
     if picture:
         parts += ["", f"![mIoU against cost]({picture})"]
+    parts += _against_scratch(rows)
+    parts += _under_corruptions(baseline, rows)
     parts += _against_control(rows)
     failures = failure_lines(rows)
     if failures:
@@ -87,6 +93,31 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
     parts += ["", "## Provenance", ""]
     parts += [f"* {key}: {value}" for key, value in record["provenance"].items() if value is not None]
     return "\n".join(parts) + "\n"
+
+
+def _against_scratch(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Whether pruned networks do better than their shapes from new weights."""
+    parts = []
+    for key, how in CONTROLS.items():
+        lines = [
+            [gap.method, str(Goal(gap.target, gap.ratio)), str(gap.seeds), gap.points_text, gap.verdict]
+            for gap in gaps_to_scratch(rows, key)
+        ]
+        if lines:
+            header = ["method", "target", "seeds", "mIoU points", "verdict"]
+            parts += ["", f"## Against the same shape from new weights, {how}", "", *markdown_table(header, lines)]
+    if parts:
+        parts += ["", "The pruned network in the end, less its control: mean over the seeds with its 95 % interval."]
+    return parts
+
+
+def _under_corruptions(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) -> list[str]:
+    """What images with noise, fog and the like make of each network."""
+    table = corrupted_lines(baseline, rows)
+    if table is None:
+        return []
+    note = "mIoU in percent, mean of three severities each; corrupted: of all; retention: that over the clean mIoU."
+    return ["", "## Under corruptions", "", *markdown_table(*table), "", note]
 
 
 def _against_control(rows: Sequence[ComparisonRow]) -> list[str]:
@@ -98,9 +129,8 @@ def _against_control(rows: Sequence[ComparisonRow]) -> list[str]:
             continue
         lines = []
         for gap in gaps:
-            margin = "" if gap.margin is None else f" ± {gap.margin:.1f}"
-            points = f"{gap.points:+.1f}{margin}"
-            lines.append([gap.method, str(Goal(gap.target, gap.ratio)), points, gap.verdict, f"{gap.macs_points:+.1f}"])
+            goal, macs = Goal(gap.target, gap.ratio), f"{gap.macs_points:+.1f}"
+            lines.append([gap.method, str(goal), gap.points_text, gap.verdict, macs])
         header = ["method", "target", "mIoU points", "verdict", "MACs points"]
         parts += ["", f"## Against {CONTROL}, {when}", "", *markdown_table(header, lines)]
     if parts:
@@ -120,3 +150,32 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> lis
         return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
     return [line(header), line([":--", *["--:"] * (len(header) - 1)]), *map(line, lines)]
+
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
+
+
+def latex_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in LaTeX, to be read by `\\input`: the first column to the left, the others to the right.
+
+    Args:
+        title: its caption.
+        header: the columns' names.
+        lines: a text for each of them; the first line is set apart.
+    """
+
+    def line(texts: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(character, character) for character in text) for text in texts) + r" \\"
+
+    first, *others = map(line, lines)
+    rows = [r"\toprule", line(header), r"\midrule", first, r"\midrule", *others, r"\bottomrule"]
+    columns = "l" + "r" * (len(header) - 1)
+    caption = "".join(_LATEX.get(character, character) for character in title)
+    start = ["% Needs \\usepackage{booktabs}.", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+    end = [r"\end{tabular}", r"\end{table}"]
+    return "\n".join([*start, rf"\begin{{tabular}}{{{columns}}}", *rows, *end]) + "\n"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.report.comparison_rows import agreeing_latencies
-from bench.report.summary_record import STAGES, BaselineRecord, ComparisonRow
+from bench.report.summary_record import CORRUPTED, STAGES, BaselineRecord, ComparisonRow
 
 CONTEXT = ("model", "dataset", "input_size", "split", "scoring", "data_fingerprint", "baseline_sha256")
 """Columns that are the same for all rows of a benchmark."""
@@ -34,6 +34,12 @@ COLUMNS = (
     *STAGES,
     "finetune_epochs",
     "finetune_recipe",
+    "miou_scratch",
+    "scratch_epochs",
+    "miou_scratch_full",
+    "scratch_full_epochs",
+    "baseline_miou_corrupted",
+    *CORRUPTED,
     "baseline_latency_ms",
     "latency_ms",
     "speedup",

@@ -6,14 +6,22 @@ Everything is plain data: shares as fractions, times in milliseconds, None what 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypedDict
 
+from bench.datasets.corruptions import SEVERITIES
 from bench.measure.baseline import Baseline
-from bench.measure.evaluation_report import CostRecord, EvaluationReport, latency_of
+from bench.measure.evaluation_report import (
+    CorruptedQuality,
+    CostRecord,
+    EvaluationReport,
+    RobustnessRecord,
+    latency_of,
+)
 from bench.plan.target import Goal
-from bench.report.row_settings import Settings, settings_of
+from bench.report.row_settings import Settings, is_same_training, settings_of
 from bench.system.files import plain
 
 FORMAT = "benchmark-summary/1"
@@ -27,9 +35,30 @@ STAGES = {
 """Row key -> how a network had been treated when that mIoU was measured, from first to last."""
 
 
-class Measured(Settings, total=False):
-    """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's, and
-    `miou_repaired` only where it was repaired."""
+class CorruptedShares(TypedDict, total=False):
+    """What a network scores under corruptions: the mean, its share of what it scores without, and each one's mean."""
+
+    miou_corrupted: float
+    retention_corrupted: float | None
+    miou_noise: float
+    miou_blur: float
+    miou_fog: float
+    miou_brightness: float
+    miou_contrast: float
+    miou_jpeg: float
+
+
+CONTROLS = {"miou_scratch": "trained as fine-tuning is", "miou_scratch_full": "trained as the baseline was"}
+"""Row key -> how the pruned network's shape was trained from new weights."""
+
+CORRUPTED = tuple(CorruptedShares.__annotations__)
+"""The keys of a row, and of the baseline, that say how a network does under corruptions."""
+
+
+class Measured(Settings, CorruptedShares, total=False):
+    """What was measured on the network of a job; `logits_*` only where its output was compared with the baseline's,
+    `miou_repaired` only where it was repaired, controls and what is under corruptions only where that was
+    wanted: the latter of the fine-tuned network where there is one."""
 
     # In the method's own terms: a sparsity is not a share of channels, and is compared with none.
     target: str
@@ -50,6 +79,11 @@ class Measured(Settings, total=False):
     miou_recalibrated: float | None
     miou_repaired: float | None
     miou_finetuned: float | None
+    miou_scratch: float
+    scratch_epochs: int
+    miou_scratch_full: float
+    scratch_full_epochs: int
+    baseline_miou_corrupted: float
     baseline_latency_ms: float | None
     latency_ms: float | None
     speedup: float | None
@@ -90,7 +124,7 @@ class ComparisonRow(Measured):
     seconds: float
 
 
-class BaselineRecord(CostRecord):
+class BaselineRecord(CostRecord, CorruptedShares):
     """The unpruned network, and what it costs."""
 
     path: str
@@ -152,13 +186,19 @@ def comparison_row(
     }
 
 
-def measured_of(info: Mapping[str, Any], report: EvaluationReport, finetuned: EvaluationReport | None) -> Measured:
+def measured_of(
+    info: Mapping[str, Any],
+    report: EvaluationReport,
+    finetuned: EvaluationReport | None,
+    controls: Mapping[str, EvaluationReport] | None = None,
+) -> Measured:
     """What the files of a job say about its network.
 
     Args:
         info: what `pruning_info.json` holds.
         report: what `report.json` holds.
         finetuned: what `finetuned_report.json` holds, if it was fine-tuned.
+        controls: kind -> what the reports of its controls hold.
     """
     before, after, quality = info["cost"]["before"], info["cost"]["after"], info["quality"]
     removed = info["plan"]["channel_ratio"] if info["plan"] else 0.0
@@ -183,9 +223,35 @@ def measured_of(info: Mapping[str, Any], report: EvaluationReport, finetuned: Ev
         "miou_recalibrated": quality.get("recalibrated", {}).get("miou"),
         **({"miou_repaired": quality["repaired"]["miou"]} if "repaired" in quality else {}),
         "miou_finetuned": finetuned["candidate"]["quality"]["miou"] if finetuned else None,
+        **_controlled(controls or {}, recipe),
+        **corrupted_columns((finetuned or report).get("robustness")),
         **_timed(report),
         **_reconstructed(info),
     }
+
+
+def _controlled(controls: Mapping[str, EvaluationReport], finetuned: Mapping[str, Any] | None) -> Measured:
+    found = {}
+    for kind, report in controls.items():
+        recipe, name = report["control"]["recipe"], kind.replace("-", "_")
+        # With another budget than the fine-tuning beside it, it is no control of that.
+        if kind == "scratch" and not (finetuned and is_same_training(finetuned, recipe)):
+            continue
+        found |= {f"miou_{name}": report["candidate"]["quality"]["miou"], f"{name}_epochs": recipe["epochs"]}
+    return found
+
+
+def corrupted_columns(record: RobustnessRecord | None) -> Measured:
+    """What a report says under `robustness`, as columns of a row; nothing where that is of other corruptions."""
+    if record is None or record["corruptions"] != plain(SEVERITIES):
+        return {}
+    return {**corrupted_shares(record["candidate"]), "baseline_miou_corrupted": record["baseline"]["miou"]}
+
+
+def corrupted_shares(quality: CorruptedQuality) -> CorruptedShares:
+    """What a report says of one network under corruptions, as keys of a row or of the baseline."""
+    means = {f"miou_{name}": statistics.fmean(shares) for name, shares in quality["by_corruption"].items()}
+    return {"miou_corrupted": quality["miou"], "retention_corrupted": quality["retention"], **means}
 
 
 def _timed(report: EvaluationReport) -> Measured:
@@ -230,6 +296,7 @@ def baseline_record(baseline: Baseline) -> BaselineRecord:
         "miou": baseline.quality["miou"],
         "quality": baseline.quality,
         **baseline.cost,
+        **(corrupted_shares(baseline.robustness) if baseline.robustness else {}),
     }
 
 

@@ -49,7 +49,7 @@ class Line(NamedTuple):
     entries: list[Entry]
 
 
-def plot_tradeoffs(path: Path | str, benchmarks: Sequence[Benchmark]) -> bool:
+def plot_tradeoffs(path: Path | str, benchmarks: Sequence[Benchmark], *further: Path) -> bool:
     """Writes one picture, PNG or SVG by its ending, with one legend: a row of panels for each network and data.
 
     Networks of which single weights are zero are in none: they keep all MACs.
@@ -57,6 +57,7 @@ def plot_tradeoffs(path: Path | str, benchmarks: Sequence[Benchmark]) -> bool:
     Args:
         path: the file.
         benchmarks: those of one title, which is the network, the data set, the split and the size, share a row.
+        further: more files of the same picture.
 
     Returns:
         Whether there was anything to draw.
@@ -80,7 +81,8 @@ def plot_tradeoffs(path: Path | str, benchmarks: Sequence[Benchmark]) -> bool:
             axes.set_xlabel("latency (% of the baseline's, paired)")
             axes.sharey(over_macs)
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, handlelength=3.6)
-    save_figure(figure, path)
+    for file in (path, *further):
+        save_figure(figure, file)
     return True
 
 

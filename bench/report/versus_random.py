@@ -1,4 +1,4 @@
-"""Says by how much each method beats random pruning, the control, goal by goal and seed by seed.
+"""Says by how much each method beats random pruning, the control, goal by goal and seed by seed, and new weights.
 
 A pair is a method's network and the random one of the same goal and seed. The gap is the mean of the pairs'
 differences with its 95 % interval by Student's t; a method is ahead or behind only where that leaves 0 out.
@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.report.comparison_rows import goal_of
+from bench.report.comparison_rows import entries, goal_of, known
 from bench.report.row_settings import Variant, variants
-from bench.report.summary_record import ComparisonRow
+from bench.report.summary_record import STAGES, ComparisonRow
 
 CONTROL = "random"
 
@@ -43,6 +43,11 @@ class Gap(NamedTuple):
     macs_points: float
 
     @property
+    def points_text(self) -> str:
+        """The points and, where there is one, the margin."""
+        return f"{self.points:+.1f}" + ("" if self.margin is None else f" ± {self.margin:.1f}")
+
+    @property
     def verdict(self) -> str:
         """`ahead`, `behind` or `not told apart`."""
         if self.margin is None or abs(self.points) <= self.margin:
@@ -50,31 +55,56 @@ class Gap(NamedTuple):
         return "ahead" if self.points > 0 else "behind"
 
 
-def gaps_to_control(rows: Sequence[ComparisonRow], stage: str) -> list[Gap]:
-    """Every method's gap to the random control.
+def gaps_to_control(rows: Sequence[ComparisonRow], stage: str, method: str = CONTROL) -> list[Gap]:
+    """Every method's gap to a control, the random one or another method.
 
     Args:
         rows: one a job.
         stage: which mIoU, such as `miou_finetuned`.
+        method: the control.
 
     Returns:
         In the order of the rows; nothing where the control or the method was not scored at that stage.
     """
     told_apart = zip(rows, variants(rows), strict=True)
     scored = [(row, way) for row, way in told_apart if row["status"] == "done" and row.get(stage) is not None]
-    control = {_pairing(row, way): row for row, way in scored if row["method"] == CONTROL}
+    control = {_pairing(row, way): row for row, way in scored if row["method"] == method}
     pairs: dict[tuple[str, str, float], list[tuple[ComparisonRow, ComparisonRow]]] = {}
     for row, way in scored:
         pairing = _pairing(row, way)
-        if row["method"] != CONTROL and pairing in control:
+        if row["method"] != method and pairing in control:
             name = " ".join(filter(None, (row["method"], str(way))))
             pairs.setdefault((name, *pairing[:2]), []).append((row, control[pairing]))
     gaps = []
     for key, members in pairs.items():
         points = [100 * (row[stage] - other[stage]) for row, other in members]
         macs = [100 * (row["macs_kept"] - other["macs_kept"]) for row, other in members]
-        gaps.append(Gap(*key, statistics.fmean(points), _margin(points), len(points), statistics.fmean(macs)))
+        gaps.append(Gap(*key, statistics.fmean(points), margin_of(points), len(points), statistics.fmean(macs)))
     return gaps
+
+
+def gaps_to_scratch(rows: Sequence[ComparisonRow], key: str) -> list[Gap]:
+    """What pruning was worth: each pruned network, as it was in the end, against its shape from new weights.
+
+    Args:
+        rows: one a job.
+        key: which control, such as `miou_scratch`.
+
+    Returns:
+        By method and goal, over the seeds; nothing where there is no control.
+    """
+    gaps = []
+    for entry in entries(rows):
+        points = [100 * (miou - row[key]) for row in entry.done if row.get(key) is not None for miou in _last_miou(row)]
+        if points:
+            goal, mean = entry.goal, statistics.fmean(points)
+            gaps.append(Gap(entry.name, goal.kind, goal.value, mean, margin_of(points), len(points), 0.0))
+    return gaps
+
+
+def _last_miou(row: ComparisonRow) -> list[float]:
+    """That of the latest stage, if there is any."""
+    return known([row.get(stage) for stage in reversed(STAGES)])[:1]
 
 
 def _pairing(row: ComparisonRow, way: Variant) -> tuple[str, float, int, str]:
@@ -83,8 +113,11 @@ def _pairing(row: ComparisonRow, way: Variant) -> tuple[str, float, int, str]:
     return goal.kind, goal.value, row["seed"], way.treatment
 
 
-def _margin(values: Sequence[float]) -> float | None:
-    if len(values) < 2:
-        return None
-    quantile = _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1]
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+def margin_of(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % interval of a mean, by Student's t; None of a single value."""
+    return margin_with(statistics.stdev(values), len(values)) if len(values) > 1 else None
+
+
+def margin_with(deviation: float, count: int) -> float:
+    """That of two or more values with this sample standard deviation."""
+    return _STUDENT[min(count - 1, len(_STUDENT)) - 1] * deviation / math.sqrt(count)

@@ -75,6 +75,23 @@ def progress(items: Iterable[Item], label: str, total: int | None = None, **show
 
 
 @contextlib.contextmanager
+def overall(total: int, unit: str) -> Iterator[Any]:
+    """A bar over all that a command does, above those of its stages; `update()` moves it. None without a terminal.
+
+    Args:
+        total: the length.
+        unit: what is counted.
+    """
+    from tqdm import tqdm
+
+    if not (_is_first_process() and sys.stderr is not None and sys.stderr.isatty()):
+        yield None
+        return
+    with tqdm(desc="sweep", total=total, unit=f" {unit}", leave=False, dynamic_ncols=True) as bar:
+        yield bar
+
+
+@contextlib.contextmanager
 def stages_told() -> Iterator[None]:
     """Lets the stages of a command be told in the block, unless both its streams are a terminal."""
     streams = (sys.stdout, sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import numpy as np
@@ -45,6 +46,13 @@ def set_up(options: RunOptions) -> torch.device:
     torch.use_deterministic_algorithms(options.deterministic)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not options.deterministic
     return device
+
+
+def release_memory() -> None:
+    """Gives back what is no longer needed."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def seed_everything(seed: int) -> None:

@@ -8,6 +8,9 @@ import hashlib
 import io
 import json
 import os
+import re
+import socket
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -27,19 +30,23 @@ def make_folder(path: Path | str) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        # Without a name where the system can do that, so that nothing stays of it whatever happens.
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise MachineError(f"cannot write to {path}: {error.strerror}; choose another output folder") from error
     return path
+
+
+def host_name() -> str:
+    """The machine's name as a part of a file's."""
+    return re.sub(r"[^\w-]", "-", socket.gethostname())
 
 
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yields a temporary name; the file appears under its own name only once it is complete."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{host_name()}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
@@ -105,11 +112,16 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[s
     Raises:
         ValueError: a row holds what is no column.
     """
+    write_text(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """What `write_csv` writes."""
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def digest(data: Any) -> str:

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from bench.errors import DamagedFile
 from bench.system.console import say
+from bench.system.files import make_folder
+from bench.system.locks import lock_of, locked
 
 Content = TypeVar("Content")
 
@@ -26,6 +28,28 @@ def read_kept(path: Path, read: Callable[[Path], Content]) -> Content | None:
     except (DamagedFile, LookupError):
         say(f"{path} is damaged; it is made anew")
         return None
+
+
+def made_once(
+    path: Path, read: Callable[[Path], Content | None], make: Callable[[], Content], what: str, *, folder: bool = False
+) -> Content:
+    """What a kept file holds; where there is none, it is made by whichever process comes first, and the others wait.
+
+    Args:
+        path: the file.
+        read: reads it; None where what it holds is of no use any more.
+        make: writes it, and returns what it holds.
+        what: what it is, for who waits.
+        folder: whether it is one file of a folder that is made as a whole.
+    """
+    kept = read_kept(path, read)
+    if kept is not None:
+        return kept
+    whole = path.parent if folder else path
+    make_folder(whole.parent)
+    with locked(lock_of(whole), what):
+        kept = read_kept(path, read)
+        return make() if kept is None else kept
 
 
 def with_kept(work: Callable[[], Content], folder: Path) -> Content:

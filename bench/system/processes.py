@@ -85,6 +85,11 @@ def _asked_for() -> World:
     return World(rank, size)
 
 
+def are_several() -> bool:
+    """Whether torchrun has started this process as one of several that train together."""
+    return _asked_for().size > 1
+
+
 def _number(name: str, default: int | None) -> int:
     text = os.environ.get(name, default)
     try:

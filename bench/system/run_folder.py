@@ -25,8 +25,18 @@ PRUNED, INFO = "pruned_model.pt", "pruning_info.json"
 FINETUNED, FINETUNED_REPORT = "finetuned_model.pt", "finetuned_report.json"
 """Of a fine-tuning: the network, and what was measured on it."""
 
+CONTROLS = {
+    "scratch": ("scratch_model.pt", "scratch_report.json"),
+    "scratch-full": ("scratch_full_model.pt", "scratch_full_report.json"),
+}
+"""Of a pruned network's shape from new weights, trained as fine-tuning is and as the baseline was: the network, and
+what was measured on it."""
+
 REPORT = "report.json"
 """What was measured on the network of a training or a pruning."""
+
+CELL = "cell.json"
+"""Of a cell of a comparison: the command line that is this cell alone, and what it took."""
 
 LATENCY_FORMAT = "latency_format.json"
 """Of a comparison: the memory format that its networks are timed in."""

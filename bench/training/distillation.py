@@ -1,17 +1,20 @@
-"""Knowledge distillation: a loss that draws a network's class probabilities to those of the unpruned network."""
+"""Knowledge distillation: a loss that draws what a network says to what the unpruned network says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.config.declare import identity_of
 from bench.torch_utils.contexts import flags_kept
-from bench.training.losses import distillation_loss
+from bench.training.losses import channel_distillation_loss, distillation_loss
 from bench.training.options import DistillOptions
+
+_LOSSES = {"pixel": distillation_loss, "channel": channel_distillation_loss}
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Distillation:
         teacher: a network of the same classes, on the device of the training. It stays as it is, and in distributed
             training every process asks its own.
         sha256: SHA-256 of its file.
-        options: weight and temperature.
+        options: weight, temperature, and which of the losses.
     """
 
     teacher: nn.Module
@@ -35,7 +38,7 @@ class Distillation:
             return self.teacher.eval()(images)
 
     def loss(self, output: Tensor | Mapping[str, Tensor], logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-        """The weighted `distillation_loss` of `losses`; classes count alike whatever the weights of the labels.
+        """The weighted loss of the mode that was chosen; classes count alike whatever the weights of the labels.
 
         Args:
             output: of the network in training.
@@ -43,19 +46,20 @@ class Distillation:
             labels: int64 [N, H, W].
             ignore_index: label id that does not count.
         """
-        weight, temperature = self.options.distill_weight, self.options.distill_temperature
-        return weight * distillation_loss(output, logits, labels, ignore_index, temperature)
+        options = self.options
+        loss = _LOSSES[options.distill_mode](output, logits, labels, ignore_index, options.distill_temperature)
+        return options.distill_weight * loss
 
     def as_record(self) -> dict[str, Any]:
         """All of it that decides the numbers of a run, as plain data."""
-        return {**asdict(self.options), "teacher": self.sha256}
+        return {**identity_of(self.options), "teacher": self.sha256}
 
 
 def distillation_of(options: DistillOptions, teacher: nn.Module, sha256: str) -> Distillation | None:
     """The distillation some options ask for; None where its weight is 0.
 
     Args:
-        options: weight and temperature.
+        options: weight, temperature and mode.
         teacher: the unpruned network.
         sha256: SHA-256 of its file.
     """

@@ -76,10 +76,17 @@ class DistillOptions:
 
     distill_weight: float = option(
         0.0,
-        "weight, in the loss of fine-tuning, of the divergence from the unpruned network's class probabilities; "
-        "0 leaves that network out",
+        "weight, in the loss of fine-tuning, of the divergence from what the unpruned network says; 0 leaves that "
+        "network out",
         parse=share,
     )
     distill_temperature: float = option(
-        1.0, "temperature that softens the class probabilities of both networks in distillation", parse=above_zero
+        1.0, "temperature that softens the probabilities of both networks in distillation", parse=above_zero
+    )
+    distill_mode: str = option(
+        "pixel",
+        "what distillation compares: at each pixel the probabilities of the classes (pixel), or of each class where in "
+        "the image it is (channel)",
+        choices=("pixel", "channel"),
+        later=True,
     )

@@ -32,7 +32,8 @@ _FLAGS = {"nproc_per_node": "torchrun --nproc_per_node", "teacher": "`baseline`"
 
 
 class EpochRow(TypedDict, total=False):
-    """One epoch of a training, a line of `metrics.csv`; without `val_...` where it was not validated."""
+    """One epoch of a training, a line of `metrics.csv`; without `val_...` where it was not validated, with `batch_size`
+    only where memory ran out and fewer images went through at once than were asked for."""
 
     epoch: int
     lr: float
@@ -41,6 +42,7 @@ class EpochRow(TypedDict, total=False):
     val_pixel_accuracy: float
     seconds: float
     images_per_second: float
+    batch_size: int
 
 
 COLUMNS = tuple(EpochRow.__annotations__)

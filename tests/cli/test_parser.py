@@ -13,13 +13,19 @@ from bench.cli.parser import Parser, collect
 from bench.config.declare import default_of
 from bench.datasets.options import DataOptions
 from bench.errors import UsageError
-from bench.jobs.options import GridOptions, SensitivityOptions
-from bench.measure.options import Int8Options, ScoringOptions, TimingOptions
+from bench.jobs.options import ControlOptions, GridOptions, SensitivityOptions
+from bench.measure.options import Int8Options, RobustnessOptions, ScoringOptions, TimingOptions
 from bench.models.options import ModelOptions
 from bench.oracle.options import OracleOptions
 from bench.report.options import PageOptions
+from bench.sweep.options import SweepOptions
 from bench.system.options import RunOptions
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
+
+# Of `python -m bench.NAME`.
+OF_OTHER_COMMANDS = {
+    group for group in GROUPS if group.__module__ in ("bench.specialists.options", "bench.export.options")
+}
 
 # Where a script's default differs from the group's.
 OWN_DEFAULTS = {
@@ -27,20 +33,33 @@ OWN_DEFAULTS = {
     "prune.py": {},
     "eval.py": {},
     "benchmark.py": {},
-    "finetune_batch.py": {"finetune_epochs": 20},
+    "finetune_batch.py": {"finetune_epochs": 20, "methods": []},
 }
 GROUPS_OF = {
     "train.py": {DataOptions, ModelOptions, TrainOptions, ScoringOptions, RunOptions},
-    "prune.py": set(GROUPS) - {GridOptions, OracleOptions, PageOptions, Int8Options},
-    "eval.py": {DataOptions, ModelOptions, ScoringOptions, TimingOptions, PageOptions, Int8Options, RunOptions},
-    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options},
+    "prune.py": set(GROUPS)
+    - {GridOptions, SweepOptions, ControlOptions, RobustnessOptions, OracleOptions, PageOptions, Int8Options}
+    - OF_OTHER_COMMANDS,
+    "eval.py": {
+        DataOptions,
+        ModelOptions,
+        ScoringOptions,
+        RobustnessOptions,
+        TimingOptions,
+        PageOptions,
+        Int8Options,
+        RunOptions,
+    },
+    "benchmark.py": set(GROUPS) - {SensitivityOptions, PageOptions, Int8Options} - OF_OTHER_COMMANDS,
     "finetune_batch.py": {
         DataOptions,
         ModelOptions,
+        GridOptions,
         FinetuneOptions,
         TrainOptions,
         DistillOptions,
         ScoringOptions,
+        RobustnessOptions,
         TimingOptions,
         RunOptions,
     },
@@ -61,7 +80,7 @@ WITHOUT_FLAG = {
     },
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": {"per_layer"},
-    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr"},
+    "finetune_batch.py": {"per_layer", "pretrained_backbone", "epochs", "lr", "report_only"},
 }
 
 
@@ -71,7 +90,7 @@ def other_value(spec: Any) -> tuple[list[str], Any]:
         text = spec.metadata["choices"][-1]
         return [text], text
     parse = spec.metadata["parse"] or type(default_of(spec))
-    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25"):
+    for text in ("7", "0.25", "36,48", "10MB", "head*=0.25", "18", "onnx", "l1@macs0.5@1", "scratch"):
         try:
             return [text], parse(text)
         except ValueError:
@@ -170,3 +189,15 @@ def test_required_flags():
     require_flags(arguments, "save")
     with pytest.raises(UsageError, match=r"^--out-dir is missing$"):
         require_flags(arguments, "save", "out_dir")
+
+
+def test_words_without_some_fields_keep_the_others():
+    parser = script_parser("benchmark.py")
+    words = ["--ratios", "0.1,0.2", "--model=unet", "-v", "--no-latency", "--opt", "a.b=1"]
+    words += ["--input-size", "8,8", "--wd=0"]
+    assert parser.without(words, "ratios", "opt", "verbose", "weight_decay") == [
+        "--model=unet", "--no-latency", "--input-size", "8,8",
+    ]  # fmt: skip
+    assert parser.without(words, "model", "latency", "input_size") == [*words[:2], "-v", *words[5:7], words[-1]]
+    assert parser.without(["--lr", "-1", "--seed", "3"], "seed") == ["--lr", "-1"]
+    assert script_parser("prune.py").without(["--classes", "0", "3", "--alpha", "1"], "classes") == ["--alpha", "1"]

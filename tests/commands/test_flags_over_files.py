@@ -162,7 +162,7 @@ def test_a_baseline_that_was_trained_otherwise_is_not_taken_unasked(call, tiny_c
         ("prune.py", "methods, ratios, epochs"),
         ("eval.py", "methods, ratios, opt, method, global-ratio, epochs, batch-size"),
         ("benchmark.py", "method, global-ratio"),
-        ("finetune_batch.py", "methods, ratios, opt, method, global-ratio, epochs"),
+        ("finetune_batch.py", "opt, method, global-ratio, epochs"),
     ],
 )
 def test_keys_of_other_commands_are_left_out_and_named(script, left_out, tmp_path, capsys):

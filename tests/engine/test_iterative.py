@@ -24,7 +24,7 @@ from bench.engine.pruning import prune_network
 from bench.engine.results import Pruned
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
-from bench.jobs.sweep import grid, run_benchmark
+from bench.jobs.sweep import grid
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.options import ScoringOptions, TimingOptions
@@ -34,6 +34,7 @@ from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.recover.training_between_cuts import TrainingBetweenCuts
+from bench.sweep.run import run_benchmark
 from bench.system.files import digest
 from bench.training.options import DistillOptions, TrainOptions
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from records import faults
 from toy_latency import time_by_macs
 
 from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.engine.session import Session
 from bench.errors import BenchError
-from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid, run_benchmark
+from bench.jobs.selection import EVERYTHING, Selection
+from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid
 from bench.measure.baseline import Baseline
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import SavedModel, load_model
@@ -24,8 +26,9 @@ from bench.plan.target import Goal
 from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
-from bench.report.summary_record import BaselineRecord, ComparisonRow, SummaryRecord
-from bench.system.files import file_digest
+from bench.report.summary_record import CORRUPTED, BaselineRecord, ComparisonRow, SummaryRecord
+from bench.sweep.run import run_benchmark
+from bench.system.files import file_digest, read_json
 from bench.training.distillation import distillation_of
 from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
 
@@ -75,11 +78,15 @@ class Benchmark:
         return run_benchmark(session, pruners, jobs, finetune, self.out)
 
     def finetune(
-        self, recipe: TrainOptions = RECIPE, distill: DistillOptions | None = None, **changes: Any
+        self,
+        recipe: TrainOptions = RECIPE,
+        distill: DistillOptions | None = None,
+        selection: Selection = EVERYTHING,
+        **changes: Any,
     ) -> list[dict[str, Any]]:
         reference = self.reference(**changes)
         taught = distillation_of(distill or DistillOptions(), reference.saved.model, reference.digest)
-        return finetune_benchmark(reference, recipe, self.out, taught)
+        return finetune_benchmark(reference, recipe, self.out, taught, selection)
 
     def recipe(self) -> dict[str, Any]:
         """What the report of the only job says about its fine-tuning."""
@@ -133,11 +140,12 @@ def test_every_cell_has_a_row_and_a_folder_of_its_own(bench):
     assert numbers(summary["rows"]) == numbers(rows)
     # The types name every field.
     assert list(summary) == list(SummaryRecord.__annotations__)
-    assert summary["baseline"].keys() == BaselineRecord.__annotations__.keys()
+    assert summary["baseline"].keys() == BaselineRecord.__annotations__.keys() - set(CORRUPTED)
     for row in rows:
-        # What is there only after a repair.
-        repaired = {key for key in ComparisonRow.__annotations__ if key.endswith("_repaired")}
-        assert row.keys() == ComparisonRow.__annotations__.keys() - repaired
+        # What is there only after a repair, with controls, and under corruptions.
+        others = {key for key in ComparisonRow.__annotations__ if key.endswith(("_repaired", "_corrupted"))}
+        others |= {key for key in ComparisonRow.__annotations__ if "scratch" in key}
+        assert row.keys() == ComparisonRow.__annotations__.keys() - others - set(CORRUPTED)
 
 
 def test_other_goals_have_rows_and_folders_that_say_so(fine_bench):
@@ -179,7 +187,7 @@ def test_a_latency_is_a_goal_of_its_own_for_each_machine(fine_bench, monkeypatch
     assert "| l1 | latency 0.6 |" in text
     assert "| l1 | latency 12ms |" in text
     # What was found on one machine is nothing to another one; a target that is not measured is.
-    monkeypatch.setattr("bench.jobs.sweep.device_name", lambda device: "another")
+    monkeypatch.setattr("bench.sweep.cells.device_name", lambda device: "another")
     (other,) = bench.run(["l1"], [0.6], kind="latency")
     (third,) = bench.run(["l1"], [0.6], kind="latency", timing=replace(UNTIMED, latency_amp="bf16"))
     assert len({rows[0]["folder"], other["folder"], third["folder"]}) == 3
@@ -241,6 +249,7 @@ def test_a_failed_job_costs_no_other_and_only_it_is_done_again(bench, monkeypatc
     assert reason.startswith("no norm at hand\n")
     assert "ValueError: no norm at hand" in reason, "a defect keeps its traceback in the folder"
     assert not (folder / "done").exists()
+    assert faults(read_json(folder / "cell.json")) == []
     with pytest.raises(BenchError, match=r"^1 of 3 jobs failed, the first with: no norm at hand; ") as caught:
         check_outcome(rows, bench.out)
     assert caught.value.exit_code == 1
@@ -251,7 +260,8 @@ def test_a_failed_job_costs_no_other_and_only_it_is_done_again(bench, monkeypatc
     check_outcome(rows, bench.out)
     after = bench.written("pruned_model.pt")
     assert after.items() > before.items()
-    assert {path.name for path in folder.iterdir()} == {"done", "pruned_model.pt", "pruning_info.json", "report.json"}
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"cell.json", "done", "pruned_model.pt", "pruning_info.json", "report.json"}
 
 
 def test_a_method_option_that_was_wrong_costs_only_its_method(bench, monkeypatch):
@@ -475,6 +485,19 @@ def test_finetuning_is_done_once_for_each_recipe(bench):
     second = bench.written("finetuned_model.pt")
     assert all(second[name] > first[name] for name in first)
     assert bench.written("pruned_model.pt") == pruned
+
+
+def test_some_networks_are_finetuned_and_join_those_of_the_same_recipe(bench, capsys):
+    bench.run(["l1", "l1_global"], [0.1], options=replace(QUICK, evaluate=False, recalibrate=False))
+    rows = bench.finetune(selection=Selection(["l1"], [Goal("channels", 0.1)], [0]))
+    assert [row["method"] for row in rows] == ["l1"], "and not all whose name begins so"
+    assert {name.partition("_r")[0] for name in bench.written("finetuned_model.pt")} == {"l1"}
+    assert [row["method"] for row in bench.finetune(selection=Selection(["l1_global"]))] == ["l1_global"]
+    assert "holds 1 of 1 further jobs: those fine-tuned by the same recipe" in capsys.readouterr().out
+    assert [row["method"] for row in bench.summary("finetuned_summary")["rows"]] == ["l1_global", "l1"]
+    # Another budget is another comparison.
+    bench.finetune(replace(RECIPE, lr=0.02), selection=Selection(["l1"]))
+    assert [row["method"] for row in bench.summary("finetuned_summary")["rows"]] == ["l1"]
 
 
 def test_a_teacher_is_part_of_the_recipe(bench):

@@ -8,6 +8,8 @@ import toy_networks as toys
 from torch import nn
 
 from bench.channels.groups import find_groups, prunable
+from bench.commands.prune import build_parser
+from bench.models import ModelSpec, build_model
 from bench.plan.cost_table import CostTable
 from bench.plan.pruning_plan import PruningPlan, Scores, make_plan
 from bench.plan.target import Goal, Target
@@ -101,3 +103,17 @@ def test_norms_behind_a_layer_do_not_count_and_order_does_not_matter() -> None:
     after = scores_of(model)
     assert torch.equal(after["inner1.0"], before["inner1.0"][order])
     assert torch.equal(after["fuse.0"], before["fuse.0"])
+
+
+def test_the_segformer_recipe_takes_about_half(project_root) -> None:
+    asked = build_parser().parse(["--config", str(project_root / "configs/l1_global_segformer.yaml")])
+    assert (asked.method, asked.global_ratio) == ("l1_global", 0.5)
+    model = build_model(ModelSpec("segformer_b0", 19)).eval()
+    groups = find_groups(model, ignore=asked.ignore, check=False)
+    scores = make_pruner("l1_global").score(model, prunable(groups), Calibration([], 19, 0))
+    table = CostTable(model, groups, (32, 32))
+    plan = make_plan(groups, scores, table, Target(Goal("channels", 0.5), "global"))
+    assert 0.4 < 1 - plan.predicted.parameters / plan.dense.parameters < 0.6
+    assert 0.4 < 1 - plan.predicted.macs / plan.dense.macs < 0.6
+    # What LayerNorms mix stays whole.
+    assert {len(kept) for name, kept in plan.kept.items() if name.endswith("embedding.conv")} <= {32, 64, 160, 256}

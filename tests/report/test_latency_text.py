@@ -21,7 +21,7 @@ from bench.report.console_tables import comparison_table, layers_table, pair_tab
 from bench.report.html_page import html_page
 from bench.report.latency_text import agreeing_texts, comparison_conditions, latency_lines
 from bench.report.summary import write_summary
-from bench.report.text import int8_line, pruning_lines
+from bench.report.text import pruning_lines
 from bench.system.files import plain
 
 BASELINE = {"model": "unet", "dataset": "camvid", "split": "test", "input_size": [96, 128], "miou": 0.5}
@@ -193,16 +193,10 @@ def test_a_pair_on_the_console_on_the_page_and_in_lines(speedup, baseline_ms):
     assert len(tiles) == len(cells) == 1
     for before, after, text in tiles + cells:
         assert (text, checked(before, [(after, text)])) == (printed, 1)
-    record = {"float32": {**side(0.5)}, "int8": {**side(0.5)}}
-    networks = report["latency"]["networks"]
-    record["latency"] = {
-        **report["latency"],
-        "networks": {"float32": networks["baseline"], "int8": networks["candidate"]},
-    }
-    for line in (int8_line(record), pruning_lines(PRUNED, latency)[-2]):
-        before, after, text = re.search(r"latency ([\d.]+) -> ([\d.]+) ms, (.*?); ", line).groups()
-        assert (text, checked(before, [(after, text)])) == (printed, 1)
-        assert line.endswith("; float32, contiguous, here, 1 CPU thread")
+    line = pruning_lines(PRUNED, latency)[-2]
+    before, after, text = re.search(r"latency ([\d.]+) -> ([\d.]+) ms, (.*?); ", line).groups()
+    assert (text, checked(before, [(after, text)])) == (printed, 1)
+    assert line.endswith("; float32, contiguous, here, 1 CPU thread")
 
 
 PRUNED = {

@@ -18,7 +18,12 @@ from bench.models.checkpoint import load_model
 from bench.torch_utils.sparse_weights import SPARSE, set_to_zero
 from bench.train_eval import fit
 from bench.training.distillation import Distillation, distillation_of
-from bench.training.losses import distillation_loss, pixel_divergence, segmentation_loss
+from bench.training.losses import (
+    channel_distillation_loss,
+    distillation_loss,
+    pixel_divergence,
+    segmentation_loss,
+)
 from bench.training.options import DistillOptions, TrainOptions
 
 CPU = torch.device("cpu")
@@ -50,6 +55,8 @@ def test_no_weight_is_no_distillation():
     taught = distillation_of(DistillOptions(0.5, 4.0), teacher, "abc")
     assert taught.teacher is teacher
     assert taught.as_record() == {"distill_weight": 0.5, "distill_temperature": 4.0, "teacher": "abc"}
+    channelwise = distillation_of(DistillOptions(0.5, 4.0, "channel"), teacher, "abc")
+    assert channelwise.as_record() == {**taught.as_record(), "distill_mode": "channel"}
 
 
 def test_a_teacher_speaks_in_evaluation_mode():
@@ -63,17 +70,18 @@ def test_a_teacher_speaks_in_evaluation_mode():
     assert torch.equal(logits, teacher.eval()(images))
 
 
-def test_one_step_by_hand(tmp_path):
+@pytest.mark.parametrize(("mode", "divergence"), [("pixel", distillation_loss), ("channel", channel_distillation_loss)])
+def test_one_step_by_hand(mode, divergence, tmp_path):
     """Cross-entropy, the auxiliary head's, and the weighted divergence from the main head alone."""
     saved, by_hand, data = new_network(aux=True), new_network(aux=True).model.train(), ToyData()
-    taught = toy_distillation(0.5, 2.0)
+    taught = toy_distillation(0.5, 2.0, mode)
     plain = {"batch_size": 12, "momentum": 0.0, "weight_decay": 0.0, "epochs": 1}
     result = train(tmp_path, saved, taught, data, **plain)
     ((images, labels),) = data.train_loader(12)
     output, void = by_hand(images), CLASSES.ignore_index
     loss = segmentation_loss(output, labels, void)
     wanted = taught.teacher.eval()(images).detach()
-    loss = loss + 0.5 * distillation_loss(output["out"], wanted, labels, void, 2.0)
+    loss = loss + 0.5 * divergence(output["out"], wanted, labels, void, 2.0)
     loss.backward()
     assert result.history[0]["train_loss"] == pytest.approx(loss.item())
     with torch.no_grad():
@@ -183,7 +191,8 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     [
         ((1.0, 2.0), (3.0, 2.0), r"`distill_weight` is 3\.0, the run was started with 1\.0"),
         ((1.0, 2.0), (1.0, 1.0), r"`distill_temperature` is 1\.0, the run was started with 2\.0"),
-        ((1.0, 2.0), (1.0, 2.0, 7), "`baseline` is toy 7, the run was started with toy 1"),
+        ((1.0, 2.0), (1.0, 2.0, "channel"), "`distill_mode` is channel, the run was started with not given"),
+        ((1.0, 2.0), (1.0, 2.0, "pixel", 7), "`baseline` is toy 7, the run was started with toy 1"),
         ((1.0, 2.0), None, r"`distill_weight` is not given, the run was started with 1\.0"),
         (None, (1.0, 2.0), r"`distill_weight` is 1\.0, the run was started with not given"),
     ],

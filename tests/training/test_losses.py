@@ -6,7 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.training.losses import distillation_loss, pixel_divergence, segmentation_loss
+from bench.training.losses import (
+    channel_distillation_loss,
+    distillation_loss,
+    pixel_divergence,
+    segmentation_loss,
+)
 
 IGNORE = 3
 
@@ -124,12 +129,13 @@ def test_distillation_by_hand():
     assert distillation_loss(QUARTERS, HALVES, labels, IGNORE, 2.0).item() == pytest.approx(4 * softened, abs=1e-6)
 
 
+@pytest.mark.parametrize("taught_by", [distillation_loss, channel_distillation_loss])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_a_network_like_its_teacher_has_nothing_to_learn(batch, temperature):
+def test_a_network_like_its_teacher_has_nothing_to_learn(taught_by, batch, temperature):
     logits, labels = batch
     leaf = logits.clone().requires_grad_(True)
     # Other logits of the same probabilities are as good.
-    loss = distillation_loss(leaf, logits + 5.0, labels, IGNORE, temperature)
+    loss = taught_by(leaf, logits + 5.0, labels, IGNORE, temperature)
     loss.backward()
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
     assert leaf.grad.abs().max() < 1e-7
@@ -150,15 +156,64 @@ def test_the_gradient_pulls_towards_the_teacher(batch, temperature):
     assert after < before
 
 
-def test_hot_gradients_keep_their_size(batch):
+@pytest.mark.parametrize("taught_by", [distillation_loss, channel_distillation_loss])
+def test_hot_gradients_keep_their_size(taught_by, batch):
     """Without the factor T^2 they would fall by 100 from T = 10 to T = 100."""
     logits, labels = batch
     sizes = []
     for temperature in (10.0, 100.0):
         leaf = logits.clone().requires_grad_(True)
-        distillation_loss(leaf, logits.flip(0), labels, IGNORE, temperature).backward()
+        taught_by(leaf, logits.flip(0), labels, IGNORE, temperature).backward()
         sizes.append(leaf.grad.norm().item())
     assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+
+
+def test_channelwise_distillation_by_hand():
+    """Two positions, two classes: of the first the teacher says 1/2 and 1/2, the network 1/4 and 3/4; of the second
+    both say the same."""
+    labels = torch.zeros(1, 1, 2, dtype=torch.int64)
+    other = torch.tensor([0.3, 2.0]).reshape(1, 1, 1, 2)
+    network, teacher = (torch.cat([side.reshape(1, 1, 1, 2), other], 1) for side in (QUARTERS, HALVES))
+    # The sum over the classes goes by their number.
+    assert channel_distillation_loss(network, teacher, labels, IGNORE, 1.0).item() == pytest.approx(APART / 2, abs=1e-6)
+    share = 1 / (1 + math.sqrt(3))
+    softened = 0.5 * math.log(0.5 / share) + 0.5 * math.log(0.5 / (1 - share))
+    hot = channel_distillation_loss(network, teacher, labels, IGNORE, 2.0)
+    assert hot.item() == pytest.approx(4 * softened / 2, abs=1e-6)
+    # A class may be surer everywhere: where it is stays the same.
+    surer = network + torch.tensor([5.0, -3.0]).reshape(1, 2, 1, 1)
+    torch.testing.assert_close(channel_distillation_loss(surer, teacher, labels, IGNORE, 2.0), hot)
+
+
+def test_the_channelwise_gradient_is_that_of_the_softmax_over_positions(batch):
+    logits, labels = batch
+    teacher, temperature = logits.flip(0), 4.0
+    images, classes = logits.shape[:2]
+    everywhere = torch.zeros_like(labels)
+    leaf = logits.clone().requires_grad_(True)
+    channel_distillation_loss(leaf, teacher, everywhere, IGNORE, temperature).backward()
+    # By hand: T (q - p) at each position, over classes and images.
+    apart = [(side / temperature).flatten(2).softmax(2).view_as(side) for side in (logits, teacher)]
+    torch.testing.assert_close(leaf.grad, temperature * (apart[0] - apart[1]) / (classes * images))
+
+
+def test_void_positions_are_not_taught_channelwise(batch):
+    logits, labels = batch
+    labels = labels.clone()
+    labels[0] = IGNORE
+    teacher, void = logits.flip(0), labels == IGNORE
+    leaf = logits.clone().requires_grad_(True)
+    loss = channel_distillation_loss(leaf, teacher, labels, IGNORE, 2.0)
+    loss.backward()
+    assert not leaf.grad.permute(0, 2, 3, 1)[void].any() and leaf.grad.isfinite().all()
+    # As if each image consisted of its other pixels alone; one that has none does not count.
+    expected = []
+    for image in range(1, len(logits)):
+        p, q = ((side[image][:, ~void[image]] / 2.0).softmax(1) for side in (teacher, logits))
+        expected.append(4.0 * (p * (p / q).log()).sum(1).mean())
+    torch.testing.assert_close(loss.detach(), torch.stack(expected).mean())
+    other = torch.where(void[:, None], 100.0 * teacher, teacher)
+    assert torch.equal(channel_distillation_loss(logits, other, labels, IGNORE, 2.0), loss.detach())
 
 
 def test_void_pixels_are_not_taught(batch):
@@ -175,37 +230,40 @@ def test_void_pixels_are_not_taught(batch):
     assert torch.equal(distillation_loss(logits, other, labels, IGNORE, 2.0), loss.detach())
 
 
-def test_nothing_but_void_teaches_nothing(batch):
+@pytest.mark.parametrize("taught_by", [distillation_loss, channel_distillation_loss])
+def test_nothing_but_void_teaches_nothing(taught_by, batch):
     logits, labels = batch
     leaf = logits.clone().requires_grad_(True)
-    loss = distillation_loss(leaf, logits.flip(0), torch.full_like(labels, IGNORE), IGNORE, 1.0)
+    loss = taught_by(leaf, logits.flip(0), torch.full_like(labels, IGNORE), IGNORE, 1.0)
     loss.backward()
     assert loss.item() == 0.0
     assert torch.equal(leaf.grad, torch.zeros_like(leaf))
 
 
-def test_the_auxiliary_head_is_not_taught(batch):
+@pytest.mark.parametrize("taught_by", [distillation_loss, channel_distillation_loss])
+def test_the_auxiliary_head_is_not_taught(taught_by, batch):
     logits, labels = batch
     aux = logits.clone().requires_grad_(True)
     leaf = logits.clone().requires_grad_(True)
-    loss = distillation_loss({"out": leaf, "aux": aux}, logits.flip(0), labels, IGNORE, 1.0)
+    loss = taught_by({"out": leaf, "aux": aux}, logits.flip(0), labels, IGNORE, 1.0)
     loss.backward()
-    assert torch.equal(loss, distillation_loss(logits, logits.flip(0), labels, IGNORE, 1.0))
+    assert torch.equal(loss, taught_by(logits, logits.flip(0), labels, IGNORE, 1.0))
     assert aux.grad is None
 
 
-def test_distillation_in_any_memory_format_and_precision(batch):
+@pytest.mark.parametrize("taught_by", [distillation_loss, channel_distillation_loss])
+def test_distillation_in_any_memory_format_and_precision(taught_by, batch):
     logits, labels = batch
     teacher = logits.flip(0)
-    plain = distillation_loss(logits, teacher, labels, IGNORE, 2.0)
+    plain = taught_by(logits, teacher, labels, IGNORE, 2.0)
     layout = {"memory_format": torch.channels_last}
     torch.testing.assert_close(
-        distillation_loss(logits.contiguous(**layout), teacher.contiguous(**layout), labels, IGNORE, 2.0), plain
+        taught_by(logits.contiguous(**layout), teacher.contiguous(**layout), labels, IGNORE, 2.0), plain
     )
     half = [side.bfloat16() for side in (logits, teacher)]
-    rounded = distillation_loss(*(side.float() for side in half), labels, IGNORE, 2.0)
+    rounded = taught_by(*(side.float() for side in half), labels, IGNORE, 2.0)
     with torch.autocast("cpu", torch.bfloat16):
-        found = distillation_loss(*half, labels, IGNORE, 2.0)
+        found = taught_by(*half, labels, IGNORE, 2.0)
     assert found.dtype == torch.float32
     assert torch.equal(found, rounded)
 

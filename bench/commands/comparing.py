@@ -1,0 +1,193 @@
+"""What benchmark.py does with its flags, once for each benchmark that they and a study's file name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.cli.checks import require_flags
+from bench.cli.config_file import benchmarks_in
+from bench.cli.method_flags import settings_of_methods
+from bench.cli.parser import collect
+from bench.cli.target_flags import chosen_goals
+from bench.commands.shared import baseline_of, check_request, look_at_records, session_of
+from bench.datasets.options import DataOptions
+from bench.engine.options import IterativeOptions, PruneOptions
+from bench.errors import BenchError, UsageError, as_flags
+from bench.jobs.options import GridOptions
+from bench.measure.options import ScoringOptions, TimingOptions
+from bench.models.options import ModelOptions
+from bench.oracle.options import OracleOptions
+from bench.sweep.options import SweepOptions
+from bench.system.options import RunOptions
+from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from bench.cli.parser import Parser
+    from bench.jobs.sweep import Job
+
+
+def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Runs a comparison, or shows what it would do.
+
+    Args:
+        parser: of benchmark.py.
+        arguments: what it made of the command line.
+
+    Raises:
+        UsageError: what is asked for does not go together.
+        BenchError: a job failed, or what all of them need cannot be had.
+    """
+    if look_at_records(arguments):
+        return
+    require_flags(arguments, "baseline", "out_dir")
+    jobs = jobs_of(arguments)
+    methods, goals = ([*dict.fromkeys(found)] for found in zip(*((job.method, job.goal) for job in jobs), strict=True))
+    training, distill = collect(TrainOptions, arguments), collect(DistillOptions, arguments)
+    how, oracle = collect(SweepOptions, arguments), collect(OracleOptions, arguments)
+
+    from bench.engine.cut_schedule import schedule_of
+    from bench.jobs.controls import check_controls, controls_of
+    from bench.jobs.sweep import check_outcome, finetune_recipe
+    from bench.jobs.training import ensure_baseline
+    from bench.oracle.agreement_table import agreement_table
+    from bench.oracle.compare_scores import measure_agreement
+    from bench.pruners import make_pruners
+    from bench.report.console_tables import comparison_table
+    from bench.report.summary_record import baseline_record
+    from bench.sweep.cells import cells_of, chosen, name_of
+    from bench.sweep.command_line import CommandLines
+    from bench.sweep.dry_run import plan_lines, planned
+    from bench.sweep.run import run_cells
+    from bench.system.console import console, say
+    from bench.system.files import make_folder
+    from bench.training.distillation import distillation_of
+
+    # Everything that can be wrong with the request is found before the first minute of work.
+    pruners = make_pruners(methods, settings_of_methods(arguments, methods))
+    finetune = collect(FinetuneOptions, arguments)
+    tuning = finetune_recipe(training, finetune)
+    check_controls(arguments.controls, tuning)
+    schedule = schedule_of(collect(IterativeOptions, arguments), training, finetune, distill)
+    check_request(collect(PruneOptions, arguments), schedule, pruners.values(), goals)
+    out, checkpoint = Path(arguments.out_dir), Path(arguments.baseline)
+    if how.dry_run and arguments.train_baseline and not checkpoint.is_file():
+        for job in jobs:
+            say(str(name_of(job)))
+        say(f"{len(jobs)} cells, none of them done; {checkpoint} is trained first")
+        return
+    if not how.dry_run:
+        make_folder(out)
+        if arguments.train_baseline:
+            groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
+            ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups), asked=arguments.given)
+    baseline = baseline_of(arguments, checkpoint)
+    session = session_of(arguments, baseline, out / "scores", schedule)
+    taught = distillation_of(distill, baseline.saved.model, baseline.digest)
+    check = session.options.tries_groups
+    controls = controls_of(arguments.controls, baseline, tuning, taught, training, arguments.given, check=check)
+    cells = cells_of(session, pruners, jobs, tuning, out, taught, controls)
+    if how.dry_run:
+        for line in plan_lines(planned(chosen(cells, how.only), out, force=how.force)):
+            say(line)
+        return
+    commands = CommandLines(parser, arguments)
+    rows = run_cells(cells, session, out, how=how, commands=commands, corruptions=arguments.corruptions)
+    if not how.cells_only:
+        console().print(comparison_table(baseline_record(baseline), rows))
+        say(f"-> {out / 'benchmark_summary.json'}, .csv, .md, .tex, .png and .svg, and {out / 'leaderboard.html'}")
+        if oracle.oracle:
+            seeds = [*dict.fromkeys(job.seed for job in jobs)]
+            console().print(agreement_table(measure_agreement(session, pruners, goals[0], seeds, oracle, out)))
+    check_outcome(rows, out)
+
+
+def jobs_of(arguments: argparse.Namespace) -> list[Job]:
+    """The jobs that the flags name, by cells or as a grid; what is named twice is there once.
+
+    Raises:
+        UsageError: both at once, or no target.
+    """
+    cells, choice = arguments.cells, collect(GridOptions, arguments)
+    goals = [] if cells else chosen_goals(arguments, "ratios")
+    if cells and (named := sorted({"methods", "seeds"} & set(arguments.given))):
+        raise UsageError(f"--cells names methods, targets and seeds; leave --{named[0]} out")
+
+    from bench.jobs.sweep import Job, grid
+    from bench.plan.target import Goal
+
+    if cells:
+        return [*dict.fromkeys(Job(cell.method, Goal(cell.kind, cell.value), cell.seed) for cell in cells)]
+    return grid(choice.methods, goals, choice.seeds or [arguments.seed])
+
+
+def benchmarks_of(parser: Parser, argv: Sequence[str]) -> list[argparse.Namespace]:
+    """What a command line asks for: one benchmark, or those that a study's file lists, each in a folder of its own.
+
+    Args:
+        parser: of benchmark.py.
+        argv: the command line.
+
+    Raises:
+        UsageError: what cannot be parsed, or two of a study in one folder.
+    """
+    parts = benchmarks_in(argv)
+    if not parts:
+        return [parser.parse(argv)]
+    found = {}
+    for where, part in parts:
+        name = part.pop("name", None)
+        arguments = parser.parse(argv, (where, part))
+        require_flags(arguments, "out_dir")
+        name = name or "_".join(filter(None, (arguments.dataset, arguments.model))) or f"benchmark{len(found) + 1}"
+        folder = f"{arguments.out_dir}/{name}"
+        if folder in found:
+            raise UsageError(f"{where} goes to {folder}, as another one does; give it a `name` of its own")
+        found[folder] = parser.parse([*argv, f"--out-dir={folder}"], (where, part))
+    return list(found.values())
+
+
+def compare_all(parser: Parser, study: Sequence[argparse.Namespace]) -> None:
+    """Runs benchmarks one after the other, and puts them side by side where they are several.
+
+    Args:
+        parser: of benchmark.py.
+        study: what it made of the command line, for each of them.
+
+    Raises:
+        BenchError: one of several failed, or what the only one raises.
+    """
+    from bench.system.console import say
+
+    if len(study) == 1:
+        compare_methods(parser, study[0])
+        return
+    failures = []
+    for number, arguments in enumerate(study, start=1):
+        say(f"benchmark {number} of {len(study)}: {arguments.out_dir}")
+        try:
+            compare_methods(parser, arguments)
+        except BenchError as error:
+            failures.append(f"{arguments.out_dir}: {as_flags(str(error))}")
+            say(failures[-1])
+    if not (study[0].dry_run or study[0].cells_only):
+        _put_side_by_side([Path(arguments.out_dir) for arguments in study])
+    if failures:
+        raise BenchError(f"{len(failures)} of {len(study)} benchmarks failed, the first: {failures[0]}")
+
+
+def _put_side_by_side(folders: Sequence[Path]) -> None:
+    from bench.jobs.side_by_side import differences, write_comparison
+    from bench.leaderboard.summaries import read_summaries
+    from bench.system.console import say
+
+    done = [folder for folder in folders if (folder / "benchmark_summary.json").is_file()]
+    if done:
+        summaries = read_summaries(done)
+        files = write_comparison(summaries, done[0].parent / "comparison")
+        if apart := differences(summaries):
+            say(apart)
+        say(f"-> {', '.join(map(str, files))}")

@@ -1,0 +1,9 @@
+"""`python -m bench.specialists` runs the command of that name."""
+
+from __future__ import annotations
+
+from bench.cli.entry import run
+from bench.commands.specialists import main
+
+if __name__ == "__main__":
+    run(main)
