@@ -24,6 +24,8 @@ from bench.system.locks import is_process
 
 _WATCH_SECONDS = 1.0
 _PATIENCE_SECONDS = 30.0
+# What multiprocessing says of a process whose fork server is gone.
+_UNKNOWN = 255
 
 
 class Local(Launcher):
@@ -54,12 +56,17 @@ class Local(Launcher):
                         said = Path(folder) / str(number)
                         text = said.read_bytes() if said.is_file() else b""
                         free.append(slot)
-                        yield Ended(number, process.exitcode, last_line(text))
+                        yield Ended(number, _code_of(process), last_line(text))
             finally:
                 _end([process for _, _, process in running.values()])
 
     def _words(self, words: Sequence[str], slot: int) -> list[str]:
         return [*words, *([f"--device=cuda:{slot}"] if self.how.gpus else [])]
+
+
+def _code_of(process: multiprocessing.Process) -> int | None:
+    """The exit status; None where the process that forks the others was killed, and nobody knows."""
+    return None if process.exitcode == _UNKNOWN else process.exitcode
 
 
 def _end(processes: Sequence[multiprocessing.Process]) -> None:

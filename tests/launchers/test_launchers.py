@@ -25,6 +25,14 @@ def test_processes_of_this_machine_end_each_in_its_way(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_becomes_of_the_processes_of_a_killed_fork_server_is_not_known(tmp_path):
+    kill = "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(0.5)"
+    launcher = make_launcher("local", Launching("timeit", 1, 1, 0, tmp_path))
+    first, second = launcher.run([["-n1", "-r1", kill], timed("well")])
+    assert first.is_lost and first.code is None
+    assert second == Ended(1, 0, "")
+
+
 def test_a_launcher_that_is_stopped_stops_its_processes(tmp_path):
     launcher = make_launcher("local", Launching("timeit", 2, 1, 0, tmp_path))
     slow = ["-n1", "-r1", f"import pathlib, time; time.sleep(30); pathlib.Path({str(tmp_path / 'late')!r}).touch()"]
