@@ -14,11 +14,13 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from bench.errors import first_line
 from bench.launchers.base import Ended, Launcher, last_line
 from bench.system.locks import is_process
 
@@ -48,9 +50,15 @@ class Local(Launcher):
                         process = context.Process(
                             target=_become, args=(self.how.module, self._words(words, slot), said)
                         )
-                        process.start()
+                        try:
+                            process.start()
+                        except (EOFError, OSError) as error:
+                            # The process that forks the others was killed; there is a new one the next time.
+                            free.append(slot)
+                            yield Ended(number, None, f"it could not be started ({first_line(error)})")
+                            continue
                         running[process.sentinel] = (number, slot, process)
-                    for sentinel in wait(list(running)):
+                    for sentinel in wait(list(running)) if running else ():
                         number, slot, process = running.pop(sentinel)
                         process.join()
                         said = Path(folder) / str(number)
@@ -89,6 +97,8 @@ def _become(module: str, words: Sequence[str], said: str) -> None:
     file = os.open(said, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # That it was imported before it is run.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

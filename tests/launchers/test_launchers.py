@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
 
 from bench.errors import UsageError
@@ -30,6 +32,25 @@ def test_what_becomes_of_the_processes_of_a_killed_fork_server_is_not_known(tmp_
     launcher = make_launcher("local", Launching("timeit", 1, 1, 0, tmp_path))
     first, second = launcher.run([["-n1", "-r1", kill], timed("well")])
     assert first.is_lost and first.code is None
+    # The new one is there at once, or for the next try.
+    assert second == Ended(1, 0, "") or second.is_lost
+
+
+def test_a_process_that_cannot_be_started_is_lost(tmp_path, monkeypatch):
+    starts = []
+
+    def start(process):
+        starts.append(process)
+        if len(starts) == 1:
+            raise EOFError("unexpected EOF")
+        unpatched(process)
+
+    kind = multiprocessing.get_context("forkserver").Process
+    unpatched = kind.start
+    monkeypatch.setattr(kind, "start", start)
+    launcher = make_launcher("local", Launching("timeit", 1, 1, 0, tmp_path))
+    first, second = launcher.run([timed("well"), timed("well")])
+    assert first == Ended(0, None, "it could not be started (unexpected EOF)") and first.is_lost
     assert second == Ended(1, 0, "")
 
 
