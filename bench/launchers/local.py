@@ -14,16 +14,20 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from bench.errors import first_line
 from bench.launchers.base import Ended, Launcher, last_line
 from bench.system.locks import is_process
 
 _WATCH_SECONDS = 1.0
 _PATIENCE_SECONDS = 30.0
+# What multiprocessing says of a process whose fork server is gone.
+_UNKNOWN = 255
 
 
 class Local(Launcher):
@@ -46,20 +50,31 @@ class Local(Launcher):
                         process = context.Process(
                             target=_become, args=(self.how.module, self._words(words, slot), said)
                         )
-                        process.start()
+                        try:
+                            process.start()
+                        except (EOFError, OSError) as error:
+                            # The process that forks the others was killed; there is a new one the next time.
+                            free.append(slot)
+                            yield Ended(number, None, f"it could not be started ({first_line(error)})")
+                            continue
                         running[process.sentinel] = (number, slot, process)
-                    for sentinel in wait(list(running)):
+                    for sentinel in wait(list(running)) if running else ():
                         number, slot, process = running.pop(sentinel)
                         process.join()
                         said = Path(folder) / str(number)
                         text = said.read_bytes() if said.is_file() else b""
                         free.append(slot)
-                        yield Ended(number, process.exitcode, last_line(text))
+                        yield Ended(number, _code_of(process), last_line(text))
             finally:
                 _end([process for _, _, process in running.values()])
 
     def _words(self, words: Sequence[str], slot: int) -> list[str]:
         return [*words, *([f"--device=cuda:{slot}"] if self.how.gpus else [])]
+
+
+def _code_of(process: multiprocessing.Process) -> int | None:
+    """The exit status; None where the process that forks the others was killed, and nobody knows."""
+    return None if process.exitcode == _UNKNOWN else process.exitcode
 
 
 def _end(processes: Sequence[multiprocessing.Process]) -> None:
@@ -82,6 +97,8 @@ def _become(module: str, words: Sequence[str], said: str) -> None:
     file = os.open(said, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # That it was imported before it is run.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -44,8 +44,7 @@ class Launched:
         self._threads = threads = commands.threads or max(1, (os.cpu_count() or 1) // how.jobs)
         gpus = 1 if device.type == "cuda" else 0
         jobs = min(how.jobs, torch.cuda.device_count()) if gpus and how.launcher == "local" else how.jobs
-        preload = ("bench.commands.benchmark", "bench.sweep.run")
-        launching = Launching(MODULE, jobs, threads, gpus, self._logs, how.launcher_options, preload)
+        launching = Launching(MODULE, jobs, threads, gpus, self._logs, how.launcher_options, ("bench.sweep.run",))
         self._launcher = make_launcher(how.launcher, launching)
 
     def ended(self) -> Iterator[tuple[Cell, str | None]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
 
 from bench.errors import UsageError
@@ -23,6 +25,33 @@ def test_processes_of_this_machine_end_each_in_its_way(tmp_path):
     assert ends[1].said == "SystemExit: no such thing"
     assert [end.is_lost for _, end in sorted(ends.items())] == [False, False, True]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_becomes_of_the_processes_of_a_killed_fork_server_is_not_known(tmp_path):
+    kill = "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(0.5)"
+    launcher = make_launcher("local", Launching("timeit", 1, 1, 0, tmp_path))
+    first, second = launcher.run([["-n1", "-r1", kill], timed("well")])
+    assert first.is_lost and first.code is None
+    # The new one is there at once, or for the next try.
+    assert second == Ended(1, 0, "") or second.is_lost
+
+
+def test_a_process_that_cannot_be_started_is_lost(tmp_path, monkeypatch):
+    starts = []
+
+    def start(process):
+        starts.append(process)
+        if len(starts) == 1:
+            raise EOFError("unexpected EOF")
+        unpatched(process)
+
+    kind = multiprocessing.get_context("forkserver").Process
+    unpatched = kind.start
+    monkeypatch.setattr(kind, "start", start)
+    launcher = make_launcher("local", Launching("timeit", 1, 1, 0, tmp_path))
+    first, second = launcher.run([timed("well"), timed("well")])
+    assert first == Ended(0, None, "it could not be started (unexpected EOF)") and first.is_lost
+    assert second == Ended(1, 0, "")
 
 
 def test_a_launcher_that_is_stopped_stops_its_processes(tmp_path):
