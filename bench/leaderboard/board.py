@@ -18,6 +18,7 @@ from bench.leaderboard.published import compares_with
 from bench.leaderboard.standings import MOST_SEEDS, Pair, estimate, pairs_of, shared_ranks
 from bench.leaderboard.summaries import Summary
 from bench.plan.target import Goal
+from bench.report import summary_record
 from bench.report.comparison_rows import (
     Entry,
     agreeing_latencies,
@@ -35,10 +36,10 @@ FORMAT = "leaderboard/1"
 CONTROLS = ("random", "l1")
 """The methods that others are set against, where the comparison has them."""
 
-SCRATCH = {"miou_scratch": "scratch", "miou_scratch_full": "scratch-full"}
+SCRATCH = {key: key.removeprefix("miou_").replace("_", "-") for key in summary_record.CONTROLS}
 """Row key -> what a network is set against: its own architecture trained from new weights, where that was done."""
 
-CORRUPTED = ("corrupted", "noise", "blur", "fog", "brightness", "contrast", "jpeg")
+CORRUPTED = [key.removeprefix("miou_") for key in summary_record.CORRUPTED if key.startswith("miou_")]
 """Under which corruptions a network may have been scored: all of them, and each kind."""
 
 _COSTS = ("macs", "macs_kept", "parameters", "parameters_kept", "nonzero_kept", "bytes_on_disk", "channels_removed")
