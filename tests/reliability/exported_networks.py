@@ -77,7 +77,6 @@ def judge(name: str, folder: Path) -> bool:
     dense = lively(spec)
     batches = [(torch.randn(2, 3, *SIZES[0]), torch.zeros(2, *SIZES[0], dtype=torch.int64))]
     cut = bench.prune(dense, batches, method="l1", target={"channels": 0.5})
-    bench.recalibrate(cut.model, batches, torch.device("cpu"))
     kinds = {"dense": SavedModel(dense, spec), "pruned": SavedModel(cut.model.eval(), spec, cut.plan.kept)}
     largest, rounding, is_right, written = {}, {}, True, []
     for kind, saved in kinds.items():
@@ -108,9 +107,8 @@ def judge(name: str, folder: Path) -> bool:
     for line in judged.stdout.splitlines():
         kind, form, worst = line.split()
         is_near = float(worst) <= TOLERANCE * max(1.0, largest[kind])
-        print(
-            f"{name} {kind} {form}: {float(worst):.1e} of logits up to {largest[kind]:.1f}" + " WRONG" * (not is_near)
-        )
+        beside = f"of logits up to {largest[kind]:.1f}; float32 itself is {rounding[kind]:.1e} from float64"
+        print(f"{name} {kind} {form}: {float(worst):.1e} {beside}" + ("" if is_near else " WRONG"))
         is_right &= is_near
     if judged.returncode:
         print(judged.stderr.splitlines()[-1])
