@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT, PEER_LIMIT, OUTPUTS = 600, 120, 12
+LIMIT, PEER_LIMIT, OUTPUTS = 600, 60, 12
 MEMORY = 6 << 30
 
 # What nobody can name on a command line is a factory of a few lines, as a user would write it.
