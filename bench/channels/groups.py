@@ -24,7 +24,7 @@ from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
 from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, traced_at
 from bench.errors import BenchError, first_line
 from bench.torch_utils.dry_run import blank_image
-from bench.torch_utils.network_form import form_of
+from bench.torch_utils.network_form import USUAL_SIZES, form_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +113,7 @@ def find_groups(
     protect_first: bool = False,
     check: bool = True,
     trace_size: tuple[int, int] | None = None,
+    input_size: tuple[int, int] | None = None,
 ) -> list[ChannelGroup]:
     """Finds the groups of coupled channels of a network.
 
@@ -131,6 +132,7 @@ def find_groups(
         check: whether groups are tried out on the network before they are believed; what fails is protected.
         trace_size: (height, width) in pixels of the image that the network is run with; by default the smallest of
             some usual sizes that it runs at, from 64x64 upwards.
+        input_size: (height, width) in pixels to try where it runs at none of these.
 
     Returns:
         All groups in the order of their first producers, the protected ones included.
@@ -148,7 +150,8 @@ def find_groups(
             "layers first: torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove"
         ) from error
     budget = Budget()
-    trace = traced_at(model, trace_size or form_of(model).trace_size, budget)
+    only = trace_size or form_of(model).trace_size
+    trace = traced_at(model, [only] if only else [*USUAL_SIZES, *([input_size] if input_size else [])], budget)
     size = trace.size
     while True:
         found = _as_groups(trace, model)

@@ -11,6 +11,9 @@ from torch import nn
 from bench.channels.layer_axes import NORMS
 from bench.torch_utils.contexts import flags_kept
 
+# What drops values, and a weight that comes closer to its spectral norm with every pass.
+_CHANGING = (nn.modules.dropout._DropoutNd, nn.utils.parametrizations._SpectralNorm)
+
 
 @contextlib.contextmanager
 def without_chance(model: nn.Module, is_training: bool) -> Iterator[None]:
@@ -22,6 +25,6 @@ def without_chance(model: nn.Module, is_training: bool) -> Iterator[None]:
         torch.manual_seed(0)
         model.train(is_training)
         for module in model.modules():
-            if isinstance(module, (*NORMS, nn.modules.dropout._DropoutNd)):
+            if isinstance(module, (*NORMS, *_CHANGING)):
                 module.eval()
         yield

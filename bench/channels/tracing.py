@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,23 +249,21 @@ def _norms_noted(model: nn.Module, flow: Flow, norm_behind: dict[str, str]) -> I
         yield
 
 
-def traced_at(model: nn.Module, size: tuple[int, int] | None, budget: Budget | None = None) -> Trace:
-    """The trace of a network at a size, or at the smallest usual one that it takes.
+def traced_at(model: nn.Module, sizes: Sequence[tuple[int, int]], budget: Budget | None = None) -> Trace:
+    """The trace of a network at the first of some sizes that it takes.
 
     Args:
         model: any network; a copy.
-        size: (height, width) of the image in pixels; None tries some.
+        sizes: (height, width) of the image in pixels, one at least.
         budget: the time for it (`Trace`).
 
     Raises:
-        BenchError: it cannot be traced; at the smallest of the usual sizes, if at none of them.
+        BenchError: it cannot be traced; at the first of the sizes, if at none of them.
     """
-    if size is not None:
-        return Trace(model, size, budget)
     failure: BenchError | None = None
-    for usual in USUAL_SIZES:
+    for size in sizes:
         try:
-            return Trace(model, usual, budget)
+            return Trace(model, size, budget)
         except BenchError as error:
             failure = failure or error
     raise failure

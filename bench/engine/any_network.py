@@ -92,6 +92,8 @@ def prune(
     recalibrate: bool = True,
     input_size: tuple[int, int] | None = None,
     output_key: str | int | None = None,
+    trace_size: tuple[int, int] | None = None,
+    check: bool = True,
     calib_images: int = 64,
     calib_batch_size: int = 4,
     ignore_index: int | None = None,
@@ -132,6 +134,9 @@ def prune(
         recalibrate: re-estimate BatchNorm statistics on the images after the cut.
         input_size: (height, width) in pixels that costs are counted at; by default that of the images.
         output_key: which part of the output are the logits, a name or a number; needed where it is not clear.
+        trace_size: (height, width) in pixels that the network is traced at; by default the smallest of some usual ones
+            that it runs at, else that which costs are counted at.
+        check: whether groups of channels are tried out on the network before they are believed.
         calib_images: how many images are looked at, the first there are; of a data set as many, chosen by seed.
         calib_batch_size: images a batch of a data set's; part of a method's definition. Batches stay as they are.
         ignore_index: label that does not count; by default the data set's, else 255.
@@ -161,7 +166,9 @@ def prune(
     model = unwrapped_network(model)
     subject = _adapted_copy(model, output_key)
     whole = model if isinstance(subject, type(model)) else subject
-    groups = find_groups(whole, ignore=ignore, protect_first=protect_first)
+    groups = find_groups(
+        whole, ignore=ignore, protect_first=protect_first, check=check, trace_size=trace_size, input_size=size
+    )
     table = CostTable(whole, groups, size)
     plan, scores = None, {}
     if isinstance(pruner, Sparsifier):

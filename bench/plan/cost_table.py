@@ -70,6 +70,9 @@ class CostTable:
             model: the network the groups were found in.
             groups: all its groups.
             input_size: (height, width) of an image in pixels.
+
+        Raises:
+            BenchError: the network does not run at that size.
         """
         self.channels = np.array([group.channels for group in groups], dtype=np.int64)
         self._number = {group.name: column for column, group in enumerate(groups)}

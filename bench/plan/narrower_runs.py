@@ -18,6 +18,8 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from bench.channels.groups import ChannelGroup
 from bench.channels.positions import keep_positions, positions_left
+from bench.config.values import size_text
+from bench.errors import BenchError, first_line
 from bench.measure.operators import OperatorCall, OperatorCalls
 from bench.torch_utils.dry_run import blank_image, stand_in
 
@@ -46,10 +48,19 @@ class NarrowerRuns:
             model: the network the groups were found in.
             groups: all its groups.
             input_size: (height, width) of an image in pixels.
+
+        Raises:
+            BenchError: it does not run at that size.
         """
         self._model, self._groups, self._input_size = model, groups, input_size
         self._runs = 0
-        self.dense = self.calls(np.array([group.channels for group in groups], dtype=np.int64))
+        try:
+            self.dense = self.calls(np.array([group.channels for group in groups], dtype=np.int64))
+        except Exception as error:
+            raise BenchError(
+                f"{type(model).__name__} does not run at {size_text(input_size)}, the size its cost is asked for at "
+                f"({first_line(error)}); ask for another"
+            ) from error
 
     def frozen(self) -> NarrowerRuns:
         """The same for a copy of the network, which may change afterwards."""

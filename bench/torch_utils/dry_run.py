@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import logging
 from collections.abc import Iterator
 
 import torch
@@ -28,8 +29,19 @@ def stand_in(model: nn.Module) -> Iterator[nn.Module]:
     # deepcopy takes what its memo knows for copied already.
     shadow = copy.deepcopy(model, {id(tensor): mode.from_tensor(tensor) for tensor in tensors}).eval()
     # Fused attention is one operator that not every torch release counts; its parts are always counted.
-    with attention_in_parts(), mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with attention_in_parts(), mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _quiet():
         yield shadow
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the traceback that fake tensors log before they raise."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was
 
 
 def blank_image(model: nn.Module, input_size: tuple[int, int] | None = None, batch: int = 1) -> Tensor:

@@ -225,3 +225,31 @@ def test_a_network_that_is_no_numbers_is_refused_by_name(network, batches, name,
     network.state_dict()[name].view(-1)[0] = float("nan")
     with pytest.raises(BenchError, match=f"{name} is not finite"):
         bench.prune(network, batches, method=method, target={"channels": 0.4})
+
+
+class OfOneSize(nn.Module):
+    """Takes images of one size alone, for the sake of a scale a pixel; and one width is written in its code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.places = nn.Parameter(torch.ones(1, 1, *SIZE))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.second((self.first(images) * self.places).relu()).relu()
+        return self.head(features.view(len(features), 8, *SIZE))
+
+
+def test_a_network_that_takes_one_size_alone_is_traced_at_the_size_of_its_images(batches):
+    pruned = bench.prune(OfOneSize(), batches, target={"channels": 0.5})
+    assert [group.protected is None for group in pruned.groups] == [True, False, False]
+    assert pruned.model(batches[0][0]).shape == (2, 4, *SIZE)
+    with pytest.raises(BenchError, match="cannot trace OfOneSize at 32x48"):
+        bench.prune(OfOneSize(), batches, target={"channels": 0.5}, trace_size=(32, 48))
+
+
+def test_groups_may_be_left_untried(batches):
+    with pytest.raises(BenchError, match="every group is protected"):
+        bench.prune(OfOneSize(), batches, target={"channels": 0.5}, ignore=["first"])
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        bench.prune(OfOneSize(), batches, target={"channels": 0.5}, ignore=["first"], check=False)

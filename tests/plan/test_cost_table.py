@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
 from bench.cut.network import cut
+from bench.errors import BenchError
 from bench.measure.cost import layer_macs, measure_cost
 from bench.plan.cost_model import exact_cost
 from bench.plan.cost_table import CostTable, Prediction
+from bench.plan.narrower_runs import NarrowerRuns
 from bench.plan.pruning_plan import make_plan
 from bench.plan.target import Goal, Target
 
@@ -190,3 +192,40 @@ def test_products_are_counted_by_hand() -> None:
     assert measure_cost(ChannelScores().eval(), SIZE).macs == by_layers + 2 * 10 * 10 * places
     assert measure_cost(Scores().eval(), SIZE).macs == by_layers + places * 10 * (6 + 6 + 10) + scores // 2 * (6 + 10)
     assert measure_cost(Fused().eval(), SIZE).macs == measure_cost(Scores().eval(), SIZE).macs
+
+
+def test_a_size_that_a_network_does_not_run_at_is_told_in_a_line() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(16), nn.Conv2d(8, 4, 1))
+    groups = find_groups(model)
+    with pytest.raises(BenchError, match=r"^Sequential does not run at 16x24, the size its cost is asked for at"):
+        CostTable(model, groups, SIZE)
+
+
+class Two(Net):
+    """Products that several groups have a say in beside those that one has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.query, self.key = (nn.Conv2d(10, n, 1) for n in (6, 7, 13, 5))
+        self.more = nn.Conv2d(10, 5, 1)
+
+    def middle(self, features: Tensor) -> Tensor:
+        both = torch.cat([self.left(features), self.right(features)], 1).flatten(2)
+        wide = torch.einsum("ncp,ncq->npq", both, self.query(features).flatten(2)).softmax(-1)
+        narrow = torch.einsum("ncp,ncq->npq", self.key(features).flatten(2), self.more(features).flatten(2)).softmax(-1)
+        return (features.flatten(2) @ wide @ narrow).view_as(features)
+
+
+def test_few_runs_tell_which_groups_a_product_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    monkeypatch.setattr(
+        NarrowerRuns, "calls", lambda self, kept, calls=NarrowerRuns.calls: runs.append(kept) or calls(self, kept)
+    )
+    model = Two()
+    groups = find_groups(model, check=False)
+    table = CostTable(model, groups, SIZE)
+    assert len(runs) <= 12 and not table.is_counted
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        kept = np.array([g.channels if g.protected else draw.integers(1, g.channels + 1) for g in groups])
+        assert table.predict(kept).macs == sum(call.macs for call in NarrowerRuns(model, groups, SIZE).calls(kept))

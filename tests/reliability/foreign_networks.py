@@ -175,7 +175,8 @@ def peer(name: str, outputs: list[str]) -> str:
     model = as_it_was(model)
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     ignored = [model.get_submodule(layer) for layer in outputs]
-    everything = sum(m.weight.shape[0] for m in model.modules() if isinstance(m, kinds) and m not in ignored)
+    widths = {m: getattr(m, "out_channels", None) or m.out_features for m in model.modules() if isinstance(m, kinds)}
+    everything = sum(width for layer, width in widths.items() if layer not in ignored)
     before = tp.utils.count_ops_and_params(copy.deepcopy(model), images)[0]
     try:
         pruner = tp.pruner.BasePruner(
@@ -185,8 +186,8 @@ def peer(name: str, outputs: list[str]) -> str:
         for group in pruner.DG.get_all_groups(ignored, pruner.root_module_types):
             for dependency, indices in group:
                 layer = dependency.target.module
-                if isinstance(layer, kinds) and pruner.DG.is_out_channel_pruning_fn(dependency.handler):
-                    found[layer] = max(found.get(layer, 0), len(set(indices)))
+                if layer in widths and layer not in ignored and pruner.DG.is_out_channel_pruning_fn(dependency.handler):
+                    found[layer] = min(widths[layer], max(found.get(layer, 0), len(set(indices))))
         share = sum(found.values()) / everything
         pruner.step()
         model(images)

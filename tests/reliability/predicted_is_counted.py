@@ -46,7 +46,7 @@ def verdict(networks: ModuleType, name: str, size: tuple[int, int]) -> str:
     torch.manual_seed(0)
     model = networks.NETS[name][1](OUTPUTS).eval()
     try:
-        groups = find_groups(model)
+        groups = find_groups(model, input_size=size)
         table = CostTable(model, groups, size)
         free = prunable(groups)
         generator = torch.Generator().manual_seed(0)
