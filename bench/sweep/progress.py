@@ -18,6 +18,7 @@ class SweepProgress:
         total: how many there are.
         workers: how many are run at once.
         known: seconds that cells took, in this run.
+        finished: how many are over.
     """
 
     total: int
@@ -42,7 +43,9 @@ class SweepProgress:
         self.finished += 1
         if seconds is not None:
             self.known.append(seconds)
-        say(f"[{self.finished}/{self.total}] {line}{self.left()}")
+        # A line between the bars would be drawn over.
+        with self._bar.external_write_mode() if self._bar is not None else contextlib.nullcontext():
+            say(f"[{self.finished}/{self.total}] {line}{self.left()}")
         if self._bar is not None:
             self._bar.update()
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.engine.session import Session
-from bench.errors import BenchError, DamagedFile
+from bench.errors import BenchError, DamagedFile, as_flags
 from bench.jobs.finished_cells import finished_cells, measured_in
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
@@ -203,8 +203,12 @@ class Sweep:
 
     def _finished(self, cell: Cell) -> bool:
         """Runs a cell, unless another process is at it, which makes it False."""
-        make_folder(cell.folder)
-        lock = try_lock(lock_of(cell.folder))
+        try:
+            lock = try_lock(lock_of(make_folder(cell.folder)))
+        except BenchError as error:
+            # A disk may be full for one and have room for the next.
+            self._end(cell, failed_row(cell, as_flags(str(error))), None)
+            return True
         if lock is None:
             return False
         try:
@@ -216,10 +220,13 @@ class Sweep:
             raise
         finally:
             lock.release()
-        self._rows[cell.name] = row
-        self._progress.finish(f"{cell.job}: {outcome(row)}", seconds)
+        self._end(cell, row, seconds)
         release_memory()
         return True
+
+    def _end(self, cell: Cell, row: ComparisonRow, seconds: float | None) -> None:
+        self._rows[cell.name] = row
+        self._progress.finish(f"{cell.job}: {outcome(row)}", seconds)
 
     def _row_of(self, cell: Cell) -> tuple[ComparisonRow, float | None]:
         """What came of a cell, and the seconds that took; None where it was done before."""

@@ -18,7 +18,7 @@ def provenance() -> dict[str, Any]:
 
     cuda = torch.cuda.is_available()
     return {
-        "command": shlex.join(sys.argv),
+        "command": shlex.join([*_called(), *sys.argv[1:]]),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git": _git_state(),
         "python": platform.python_version(),
@@ -52,3 +52,11 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _called() -> list[str]:
+    """What was run, as it is typed behind `python`: a package by its name, and not by the file in it."""
+    called = Path(sys.argv[0])
+    if called.name != "__main__.py":
+        return [sys.argv[0]]
+    return ["-m", f"{called.parent.parent.name}.{called.parent.name}"]

@@ -160,7 +160,7 @@ def main() -> None:
     for seed in asked.seeds:
         folder = make_folder(asked.out / f"seed{seed}")
         rows += compare(asked, seed, baseline_of(asked, seed, folder), folder / "specialists")
-        write_json(asked.out / "compared.json", {"asked": vars(asked), "rows": rows})
+        write_json(asked.out / "compared.json", {"asked": {**vars(asked), "out": None}, "rows": rows})
     names = ("baseline", "baseline+", "fused", "as large", "as fast")
     print(json.dumps({"cost": asked.cost, "seeds": asked.seeds}))
     print("| devices | seed | params % | " + " | ".join(names) + " | as fast is |")

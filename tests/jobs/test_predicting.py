@@ -266,6 +266,7 @@ def test_the_function_and_the_command_share_a_name(
     # As `python -m bench.predict` would have it; that imports the package, which takes the function's place.
     words = ["predict", "--ckpt", seven, "--images", scenes / "b.png", "--save", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    monkeypatch.delitem(sys.modules, "bench.predict.__main__", raising=False)
     runpy.run_module("bench.predict", run_name="__main__")
     expected = ids_of(tmp_path / "out" / "labels" / "b.png")
 

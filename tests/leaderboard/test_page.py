@@ -228,6 +228,21 @@ def test_the_files_are_to_be_had_from_the_page(chromium, out, tmp_path):
     assert visit.complaints == [] and all(address.startswith(("file:", "blob:")) for address in visit.requests)
 
 
+def test_what_another_network_beats_is_grey(chromium, out):
+    chromium.visit(out / "leaderboard.html")
+    # Few values, so that many points share a cost, a mIoU, or both.
+    beaten = "q => q.x <= p.x && q.y >= p.y && (q.x < p.x || q.y > p.y)"
+    script = f"""[...Array(50).keys()].every(draw => {{
+        const points = [...Array(30).keys()].map(n => ({{x: (n * n + draw * 7) % 9, y: (n * 5 + draw * n) % 11}}));
+        const found = dominatedOf(points);
+        return points.every(p => found.has(p) === points.some({beaten})) && found.size > 0 && found.size < 30;
+    }})"""
+    assert chromium.ask(script)
+    marks = "[...document.querySelectorAll('#cost svg.chart')[0].querySelectorAll('.mark')]"
+    grey = chromium.ask(f"{marks}.filter(e => e.classList.contains('dominated')).length")
+    assert 0 < grey < chromium.ask(f"{marks}.length")
+
+
 @pytest.mark.parametrize("width", [1400, 420])
 def test_the_page_fits_its_screen_and_is_dark_on_white(chromium, out, width):
     visit = chromium.visit(out / "leaderboard.html", width=width, dark=True)

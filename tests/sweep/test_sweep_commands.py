@@ -12,7 +12,7 @@ import pytest
 from records import faults
 from scripts import run_script
 
-from bench.errors import BenchError
+from bench.errors import BenchError, MachineError
 from bench.launchers import LAUNCHERS
 from bench.launchers.base import Ended, Launcher
 from bench.models.checkpoint import load_model
@@ -145,6 +145,18 @@ def test_what_another_process_found_to_fail_is_not_run_again(sweep, tmp_path, mo
     monkeypatch.setattr(L1, "score", pytest.fail)
     done = sweep("--methods", "l1", "--ratios", 0.2)
     assert done.code == 1 and "too little of it" in done.err
+
+
+def test_a_cell_whose_lock_cannot_be_written_costs_no_other(sweep, tmp_path, monkeypatch):
+    def try_most(path: Path):
+        if ".l1_" in path.name:
+            raise MachineError(f"cannot write {path}: No space left on device")
+        return try_lock(path)
+
+    monkeypatch.setattr("bench.sweep.run.try_lock", try_most)
+    done = sweep("--methods", "l1,random", "--ratios", 0.2)
+    assert done.code == 1 and "1 of 2 jobs failed, the first with: cannot write" in done.err
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["failed", "done"]
 
 
 class InThisProcess(Launcher):

@@ -175,6 +175,13 @@ def test_a_run_folder_says_how_the_run_ended(tmp_path):
     assert names(tmp_path) == {"failed"}
 
 
+def test_provenance_names_a_package_that_was_run_by_its_name(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bench/export/__main__.py", "--ckpt", "a b.pt"])
+    assert provenance()["command"] == "-m bench.export --ckpt 'a b.pt'"
+    monkeypatch.setattr("sys.argv", ["eval.py", "--report", "r.json"])
+    assert provenance()["command"] == "eval.py --report r.json"
+
+
 def test_provenance_is_plain_data(tmp_path):
     record = provenance()
     torch.save(record, tmp_path / "a.pt")
