@@ -238,18 +238,18 @@ class Sweep:
             cell.forget()
         began, worked = time.perf_counter(), []
 
-        def work() -> None:
-            if cell.is_done():
-                return
-            worked.append(True)
-            with alone_on(self._baseline.device) if cell.is_timed else contextlib.nullcontext():
-                cell.work()
+        def work() -> Measured:
+            if not cell.is_done():
+                worked.append(True)
+                with alone_on(self._baseline.device) if cell.is_timed else contextlib.nullcontext():
+                    cell.work()
+            return measured_in(cell.folder, self._baseline)
 
         def made() -> Measured:
-            with_kept(work, cell.folder)
+            measured = with_kept(work, cell.folder)
             if worked:
                 self._note(cell, time.perf_counter() - began)
-            return measured_in(cell.folder, self._baseline)
+            return measured
 
         row = attempt(cell.job, cell.folder, made, cell.settings)
         if row["status"] == "failed":

@@ -42,14 +42,25 @@ def made_once(
         what: what it is, for who waits.
         folder: whether it is one file of a folder that is made as a whole.
     """
+    seen = _version(path)
     kept = read_kept(path, read)
     if kept is not None:
         return kept
     whole = path.parent if folder else path
     make_folder(whole.parent)
     with locked(lock_of(whole), what):
-        kept = read_kept(path, read)
+        # A file that was of no use and is still the same is not read, and said to be of no use, again.
+        kept = None if _version(path) == seen else read_kept(path, read)
         return make() if kept is None else kept
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Tells a file from the one that took its place; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def with_kept(work: Callable[[], Content], folder: Path) -> Content:

@@ -334,7 +334,7 @@ def test_a_ratio_out_of_reach_fails_alone(commands):
     assert "failed: cannot remove 99.0% of the channels" in result.out
     (marker,) = commands.out.glob("slimming_r0.99_*/failed")
     assert marker.read_text().startswith("cannot remove 99.0%")
-    assert {path.name for path in marker.parent.iterdir()} == {"failed"}
+    assert {path.name for path in marker.parent.iterdir()} == {"failed", "cell.json"}
     assert len(list(commands.out.glob("slimming_r0.1_*/done"))) == 1
     assert all((commands.out / f"benchmark_summary.{ending}").is_file() for ending in ("json", "csv", "md", "png"))
 

@@ -99,7 +99,7 @@ def test_the_types_name_every_field_in_its_order(folder):
         (report["candidate"]["cost"], CostRecord),
         (report["change"], Change),
     ):
-        assert list(record) == list(kind.__annotations__)
+        assert list(record) == [name for name in kind.__annotations__ if name in kind.__required_keys__]
     assert plain(latency_of(report)) == report["latency"]
     assert plain(layers_of(report)) == report["layers"]
     alone = read(folder / "alone.json")

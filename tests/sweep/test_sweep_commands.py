@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from records import faults
@@ -123,7 +125,8 @@ def held_by_another(sweep, out: Path, monkeypatch, before: Callable[[Path], obje
         before(folder)
         held.pop().release()
 
-    monkeypatch.setattr("bench.sweep.run.time.sleep", let_go)
+    # Its own clock alone: others sleep, too.
+    monkeypatch.setattr("bench.sweep.run.time", SimpleNamespace(**{**vars(time), "sleep": let_go}))
     return folder
 
 

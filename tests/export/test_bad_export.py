@@ -133,7 +133,7 @@ class _Chooses(nn.Module):
 def test_a_network_that_cannot_be_followed_says_why() -> None:
     with pytest.raises(
         BenchError,
-        match=r"_Chooses cannot be exported: .*data-dependent.* \(line \d+ of test_bad_input.py: return images",
+        match=r"_Chooses cannot be exported: .*data-dependent.* \(line \d+ of test_bad_export.py: return images",
     ) as told:
         exported(_Chooses(), (24, 32), fixed=True)
     assert "\n" not in str(told.value)
