@@ -93,8 +93,8 @@ def test_a_benchmark_is_done_again_on_corrected_labels(type_command, root, shall
     assert summary(tmp_path / "out") == summary(tmp_path / "fresh") != first
     # The scores of l1 depend on no image.
     now = written(tmp_path / "out" / "scores", "*")
-    changed = [name for name in now if now[name] != scores[name]]
-    assert [name.rpartition("_")[0] for name in changed] == ["evaluation", "scores_taylor"]
+    changed = {name.rpartition("_")[0] for name in now if now[name] != scores[name]}
+    assert changed == {"evaluation", "scores_taylor"}
     for path in (tmp_path / "out").glob("*/report.json"):
         report = json.loads(path.read_text())
         assert set(report["data"]) == {"train", "test"} and faults(report) == []
