@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing import util
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils import data
+from torch.utils.data import _utils
 
 from bench.config.values import size_text
 from bench.errors import BenchError, MachineError
@@ -87,6 +89,7 @@ class Loader:
                 return
             except Exception as error:
                 # Persistent workers of which one is gone would fail ever after.
+                _end_workers(self._batches)
                 self._batches = data.DataLoader(**self._settings)
                 known = explained(error)
                 if known is None:
@@ -111,6 +114,23 @@ class TrainLoader(Loader):
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch the next iteration runs; call it before every one."""
         self._order.epoch = epoch
+
+
+def _end_workers(batches: data.DataLoader) -> None:
+    """Ends the processes of a loader of which one was killed; without such a one torch does.
+
+    The killed one may have held the lock of the event by which torch ends them, for which it would wait for ever.
+    """
+    iterator = getattr(batches, "_iterator", None)
+    workers = getattr(iterator, "_workers", [])
+    if all(worker.is_alive() for worker in workers):
+        return
+    # That they end is no failure any more.
+    _utils.signal_handling._remove_worker_pids(id(iterator))
+    iterator._worker_pids_set = False
+    for worker in workers:
+        worker.kill()
+    iterator._workers_done_event = threading.Event()
 
 
 def _begin_worker(_number: int) -> None:

@@ -183,12 +183,18 @@ def test_a_loader_process_that_is_killed_is_replaced(tiny_camvid, number):
     loader = data.eval_loader("train", 1)
     with pytest.raises(MachineError, match="a process that loads images was killed"):
         for _ in loader:
-            (worker,) = loader._batches._iterator._workers
+            iterator = loader._batches._iterator
+            (worker,) = iterator._workers
+            lock = iterator._workers_done_event._cond
             os.kill(worker.pid, number)
             # torch tells of it in the middle of anything: here, and not in pytest's own code.
             with contextlib.suppress(RuntimeError):
                 time.sleep(0.5)
     assert len(list(loader)) == 8
+    # Where the process was killed while it held the lock, nobody may wait for it.
+    with lock:
+        iterator._shutdown_workers()
+    assert not worker.is_alive()
 
 
 def test_a_folder_for_temporary_files_is_looked_at_before_processes_wait_for_it(tiny_camvid, monkeypatch):
