@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench.cli.parser import Parser
-    from bench.jobs.sweep import Job
+    from bench.sweep.grid import Job
 
 
 def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
@@ -51,7 +51,6 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
 
     from bench.engine.cut_schedule import schedule_of
     from bench.jobs.controls import check_controls, controls_of
-    from bench.jobs.sweep import check_outcome, finetune_recipe
     from bench.jobs.training import ensure_baseline
     from bench.oracle.agreement_table import agreement_table
     from bench.oracle.compare_scores import measure_agreement
@@ -61,6 +60,8 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
     from bench.sweep.cells import cells_of, chosen, name_of
     from bench.sweep.command_line import CommandLines
     from bench.sweep.dry_run import plan_lines, planned
+    from bench.sweep.finetune_all import finetune_recipe
+    from bench.sweep.grid import check_outcome
     from bench.sweep.run import run_cells
     from bench.system.console import console, say
     from bench.system.files import make_folder
@@ -116,8 +117,8 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
     if cells and (named := sorted({"methods", "seeds"} & set(arguments.given))):
         raise UsageError(f"--cells names methods, targets and seeds; leave --{named[0]} out")
 
-    from bench.jobs.sweep import Job, grid
     from bench.plan.target import Goal
+    from bench.sweep.grid import Job, grid
 
     if cells:
         return [*dict.fromkeys(Job(cell.method, Goal(cell.kind, cell.value), cell.seed) for cell in cells)]

@@ -67,9 +67,10 @@ def main(argv: list[str]) -> None:
 
     from bench.errors import UsageError
     from bench.jobs.selection import Selection
-    from bench.jobs.sweep import check_outcome, finetune_benchmark, finetune_recipe
     from bench.report.console_tables import comparison_table
     from bench.report.summary_record import baseline_record
+    from bench.sweep.finetune_all import finetune_benchmark, finetune_recipe
+    from bench.sweep.grid import check_outcome
     from bench.system.console import console, say
     from bench.training.distillation import distillation_of
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from bench.leaderboard.page_file import PAGE, write_page
 from bench.leaderboard.summaries import read_summaries
-from bench.report import summary
+from bench.report.summary import write_summary
 from bench.report.summary_record import BaselineRecord, ComparisonRow
 
 
-def write_summary(
+def write_results(
     folder: Path | str,
     baseline: BaselineRecord,
     rows: Sequence[ComparisonRow],
@@ -31,5 +31,5 @@ def write_summary(
     Raises:
         BenchError: the folder cannot be written.
     """
-    summary.write_summary(folder, baseline, rows, provenance, name)
+    write_summary(folder, baseline, rows, provenance, name)
     write_page(Path(folder) / PAGE, read_summaries([folder]))

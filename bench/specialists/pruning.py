@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from bench.specialists.group_labels import data_of_group, with_group_outputs
 from bench.system.console import say
 from bench.system.files import digest, file_digest, make_folder, plain, read_json, write_json
 from bench.system.kept_files import read_kept
-from bench.system.locks import lock_of, try_lock
+from bench.system.locks import lock_of, share_out, try_lock
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, LAST
 from bench.train_eval import fit
@@ -89,15 +88,15 @@ def prune_specialists(
         reduction: share of the baseline's parameters that a specialist loses.
         folder: where they go.
     """
-    waiting, made, was_told = list(groups), {}, False
-    while waiting:
-        left = [group for group in waiting if not _made_here(session, recipe, group, reduction, folder, made)]
-        if len(left) == len(waiting):
-            if not was_told:
-                say(f"other processes are at the specialists of {', '.join(map(spelt, left))}; waiting for them")
-            was_told = True
-            time.sleep(1.0)
-        waiting = left
+    made: dict[Group, dict[str, Any]] = {}
+
+    def make(group: Group) -> bool:
+        return _made_here(session, recipe, group, reduction, folder, made)
+
+    def told(left: list[Group]) -> str:
+        return f"other processes are at the specialists of {', '.join(map(spelt, left))}; waiting for them"
+
+    share_out(groups, make, told)
     return [made[group] for group in groups]
 
 

@@ -16,11 +16,11 @@ from bench.errors import UsageError
 from bench.jobs.controls import PLACES, Control, kept_control, train_control
 from bench.jobs.finetuning import FINETUNING, finetune_model, kept_finetuning
 from bench.jobs.pruning import prune_model
-from bench.jobs.sweep import Job
 from bench.measure.latency import device_name
 from bench.measure.latency_mode import PLAIN_MODE
 from bench.pruners.base import Method
 from bench.report.row_settings import Settings, settings_of
+from bench.sweep.grid import Job
 from bench.sweep.names import CellName
 from bench.system.files import digest, plain, read_json
 from bench.system.run_folder import DONE, INFO, LAST, PRUNED, REPORT, is_done

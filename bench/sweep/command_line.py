@@ -9,9 +9,9 @@ from dataclasses import fields
 
 from bench.cli.parser import Parser
 from bench.jobs.options import GridOptions
-from bench.jobs.sweep import Job
 from bench.oracle.options import OracleOptions
 from bench.sweep.cells import name_of
+from bench.sweep.grid import Job
 from bench.sweep.options import SweepOptions
 
 MODULE = "bench.commands.benchmark"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.engine.session import Session
@@ -19,13 +19,12 @@ from bench.jobs.finished_cells import finished_cells, measured_in
 from bench.jobs.latency_format import settle_format
 from bench.jobs.pruning import time_model
 from bench.jobs.robustness import score_rows
-from bench.jobs.sweep import Job, attempt, outcome
-from bench.leaderboard.results import write_summary
+from bench.leaderboard.results import write_results
 from bench.measure.baseline import Baseline
-from bench.pruners.base import Method
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record, comparison_row
-from bench.sweep.cells import Cell, cells_of, chosen
+from bench.sweep.cells import Cell, chosen
 from bench.sweep.command_line import CommandLines
+from bench.sweep.grid import attempt, outcome
 from bench.sweep.launched import Launched
 from bench.sweep.options import SweepOptions
 from bench.sweep.progress import SweepProgress
@@ -33,37 +32,11 @@ from bench.system.console import say
 from bench.system.devices import release_memory
 from bench.system.files import make_folder, read_json, write_json
 from bench.system.kept_files import with_kept
-from bench.system.locks import alone_on, lock_of, locked, remove_unfinished, try_lock
+from bench.system.locks import alone_on, lock_of, locked, remove_unfinished, share_out, try_lock
 from bench.system.provenance import provenance
 from bench.system.run_folder import CELL, DONE, FAILED, fail
-from bench.training.distillation import Distillation
-from bench.training.options import TrainOptions
 
 SUMMARY = "benchmark_summary"
-
-
-def run_benchmark(
-    session: Session,
-    pruners: Mapping[str, Method],
-    jobs: Sequence[Job],
-    finetune: TrainOptions | None,
-    out: Path,
-    distillation: Distillation | None = None,
-) -> list[ComparisonRow]:
-    """Runs all jobs that are not done and writes `benchmark_summary.json/.csv/.md/.png`; see `run_cells`.
-
-    Args:
-        session: the baseline and what all jobs share.
-        pruners: the methods by name.
-        jobs: the grid.
-        finetune: the recipe of fine-tuning after each pruning, or None.
-        out: folder of the benchmark.
-        distillation: the teacher of fine-tuning, if there is one.
-
-    Returns:
-        One row a job, in their order.
-    """
-    return run_cells(cells_of(session, pruners, jobs, finetune, out, distillation), session, out)
 
 
 def run_cells(
@@ -115,7 +88,7 @@ def run_cells(
             earlier = finished_cells(baseline, out, {row["folder"] for row in rows})
             if earlier:
                 say(f"the summary also holds {len(earlier)} jobs that earlier runs finished in {out}")
-            write_summary(out, baseline_record(baseline), [*rows, *earlier], provenance())
+            write_results(out, baseline_record(baseline), [*rows, *earlier], provenance())
     return rows
 
 
@@ -190,16 +163,13 @@ class Sweep:
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM; what is finished stays.
         """
-        waiting, was_told = [cell for cell in self._cells if cell.name not in self._rows], False
+        waiting = [cell for cell in self._cells if cell.name not in self._rows]
+
+        def told(left: list[Cell]) -> str:
+            return f"other processes are at {len(left)} of the cells; waiting for them"
+
         with self._progress.shown(), self._telling():
-            while waiting:
-                left = [cell for cell in waiting if not self._finished(cell)]
-                if len(left) == len(waiting):
-                    if not was_told:
-                        say(f"other processes are at {len(left)} of the cells; waiting for them")
-                    was_told = True
-                    time.sleep(1.0)
-                waiting = left
+            share_out(waiting, self._finished, told)
 
     def _finished(self, cell: Cell) -> bool:
         """Runs a cell, unless another process is at it, which makes it False."""

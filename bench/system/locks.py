@@ -15,9 +15,10 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bench.errors import MachineError
 from bench.system.console import say
@@ -27,6 +28,8 @@ try:
     import fcntl
 except ImportError:  # no POSIX: the owner's process decides alone
     fcntl = None
+
+Item = TypeVar("Item")
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 180.0
@@ -247,6 +250,25 @@ def locked(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def share_out(items: Iterable[Item], do: Callable[[Item], bool], told: Callable[[list[Item]], str]) -> None:
+    """Does each of some items that other processes do, too: those that another is at come back until they are done.
+
+    Args:
+        items: what there is to do.
+        do: does one, or finds it done; False where another process is at it.
+        told: what is said, once, where nothing is left but what others are at.
+    """
+    waiting, was_told = list(items), False
+    while waiting:
+        left = [item for item in waiting if not do(item)]
+        if len(left) == len(waiting):
+            if not was_told:
+                say(told(left))
+            was_told = True
+            time.sleep(1.0)
+        waiting = left
 
 
 @contextlib.contextmanager

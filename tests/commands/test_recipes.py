@@ -18,10 +18,10 @@ from bench.cli.parser import collect
 from bench.data import SegmentationData
 from bench.datasets.options import DataOptions
 from bench.errors import UsageError
-from bench.jobs.sweep import finetune_recipe
 from bench.models import MODELS, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
 from bench.models.options import ModelOptions
+from bench.sweep.finetune_all import finetune_recipe
 from bench.system.files import read_json
 from bench.training.optimizer import learning_rate
 from bench.training.options import FinetuneOptions, TrainOptions

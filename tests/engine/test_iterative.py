@@ -14,6 +14,7 @@ import torch
 import toy_networks as toys
 from records import faults
 from torch import nn
+from toy_benchmarks import run_benchmark
 
 from bench.channels.groups import find_groups, prunable
 from bench.config.declare import identity_of
@@ -24,7 +25,6 @@ from bench.engine.pruning import prune_network
 from bench.engine.results import Pruned
 from bench.engine.session import Session
 from bench.errors import BenchError, UsageError
-from bench.jobs.sweep import grid
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.options import ScoringOptions, TimingOptions
@@ -34,7 +34,7 @@ from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Calibration
 from bench.recover.training_between_cuts import TrainingBetweenCuts
-from bench.sweep.run import run_benchmark
+from bench.sweep.grid import grid
 from bench.system.files import digest
 from bench.training.options import DistillOptions, TrainOptions
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from records import faults
 from torch import Tensor
+from toy_benchmarks import run_benchmark
 
 from bench import train_eval
 from bench.datasets.options import DataOptions
@@ -20,7 +21,6 @@ from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import measure_sensitivity
-from bench.jobs.sweep import grid
 from bench.measure.baseline import Baseline
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model
@@ -28,7 +28,7 @@ from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.pruners.base import Pruner
 from bench.pruners.slimming import pruner as slimming_pruner
-from bench.sweep.run import run_benchmark
+from bench.sweep.grid import grid
 from bench.system.files import file_digest, read_json
 from bench.training.options import TrainOptions
 from bench.training.state import TrainingState

@@ -19,7 +19,7 @@ from bench.engine.output_error import OutputError, squared_error
 from bench.engine.pruning import prune_network
 from bench.engine.session import RECONSTRUCTION_SEED, Session
 from bench.errors import UsageError
-from bench.jobs.sweep import measured_in
+from bench.jobs.finished_cells import measured_in
 from bench.measure.baseline import Baseline
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.plan.target import Goal, Target

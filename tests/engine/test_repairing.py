@@ -14,6 +14,7 @@ import toy_networks as toys
 from records import faults
 from scripts import Outcome
 from torch import nn
+from toy_benchmarks import run_benchmark
 from toy_latency import time_by_macs
 
 import bench
@@ -29,14 +30,13 @@ from bench.errors import UsageError
 from bench.jobs.options import SensitivityOptions
 from bench.jobs.pruning import prune_model
 from bench.jobs.sensitivity import measure_sensitivity
-from bench.jobs.sweep import grid
 from bench.measure.baseline import Baseline
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models.checkpoint import load_model
 from bench.plan.target import Goal, Target
 from bench.pruners import make_pruner
 from bench.recover.options import RepairOptions
-from bench.sweep.run import run_benchmark
+from bench.sweep.grid import grid
 from bench.system.files import digest, plain, read_json
 from bench.training.options import TrainOptions
 

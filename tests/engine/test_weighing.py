@@ -16,6 +16,7 @@ import torch
 import toy_latency
 from records import faults
 from torch import nn
+from toy_benchmarks import run_benchmark
 
 from bench.channels.groups import prunable
 from bench.config.declare import identity_of
@@ -32,7 +33,6 @@ from bench.engine.weighing.refining import mean_loss
 from bench.errors import BenchError, UsageError, as_flags
 from bench.jobs.options import SensitivityOptions
 from bench.jobs.sensitivity import measure_sensitivity
-from bench.jobs.sweep import grid
 from bench.measure.baseline import Baseline
 from bench.measure.cost import measure_cost
 from bench.measure.options import ScoringOptions, TimingOptions
@@ -41,7 +41,7 @@ from bench.plan.sensitivity_curves import channel_losses
 from bench.plan.target import Goal
 from bench.pruners import make_pruner, methods
 from bench.pruners.base import Pruner
-from bench.sweep.run import run_benchmark
+from bench.sweep.grid import grid
 from bench.system.files import digest
 from bench.training.options import TrainOptions
 

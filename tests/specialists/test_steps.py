@@ -14,8 +14,9 @@ from scripts import Outcome, run_script
 
 from bench.models.checkpoint import load_model, save_model
 from bench.models.state_dict_file import read_file
-from bench.specialists import fusion_training, pruning
+from bench.specialists import fusion_training
 from bench.specialists.fusion import read_head
+from bench.system import locks
 from bench.system.locks import lock_of, try_lock
 
 COMMAND = "bench.specialists.__main__"
@@ -122,7 +123,7 @@ def test_what_is_done_is_not_done_again(finished):
 
 def test_what_another_process_is_at_is_left_to_it(finished, monkeypatch):
     lock = try_lock(lock_of(finished.folder / FIRST))
-    monkeypatch.setattr(pruning.time, "sleep", lambda _seconds: lock.release())
+    monkeypatch.setattr(locks.time, "sleep", lambda _seconds: lock.release())
     shown = done(finished.prune())
     assert shown.index(f"{SECOND} is there") < shown.index("other processes are at the specialists of 0-4")
     assert shown.index("waiting for them") < shown.index(f"{FIRST} is there") and not lock.path.exists()

@@ -126,7 +126,7 @@ def held_by_another(sweep, out: Path, monkeypatch, before: Callable[[Path], obje
         held.pop().release()
 
     # Its own clock alone: others sleep, too.
-    monkeypatch.setattr("bench.sweep.run.time", SimpleNamespace(**{**vars(time), "sleep": let_go}))
+    monkeypatch.setattr("bench.system.locks.time", SimpleNamespace(**{**vars(time), "sleep": let_go}))
     return folder
 
 

@@ -1,113 +1,24 @@
-"""The grid of jobs: what is done is not done again, what fails costs nothing else, fine-tuning has one outcome."""
+"""The cells of a sweep: what is done stays done, what fails costs nothing else, what was done joins the summary."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from records import faults
+from toy_benchmarks import QUICK, TIMED, UNTIMED, numbers, of_method
 from toy_latency import time_by_macs
 
-from bench.datasets.options import DataOptions
-from bench.engine.options import PruneOptions
-from bench.engine.session import Session
 from bench.errors import BenchError
-from bench.jobs.selection import EVERYTHING, Selection
-from bench.jobs.sweep import Job, check_outcome, finetune_benchmark, finetune_recipe, grid
-from bench.measure.baseline import Baseline
-from bench.measure.options import ScoringOptions, TimingOptions
-from bench.models.checkpoint import SavedModel, load_model
+from bench.measure.options import ScoringOptions
 from bench.plan.target import Goal
-from bench.pruners import make_pruners
 from bench.pruners.norm.pruner import L1
 from bench.pruners.taylor.pruner import Taylor
 from bench.report.summary_record import CORRUPTED, BaselineRecord, ComparisonRow, SummaryRecord
-from bench.sweep.run import run_benchmark
-from bench.system.files import file_digest, read_json
-from bench.training.distillation import distillation_of
-from bench.training.options import DistillOptions, FinetuneOptions, TrainOptions
-
-QUICK = PruneOptions(calib_images=2, calib_batch_size=2, recalibration_images=2)
-UNTIMED = TimingOptions(latency=False, latency_channels_last=False)
-TIMED = TimingOptions(latency_warmup=0, latency_runs=10, latency_channels_last=False)
-RECIPE = TrainOptions(epochs=1, batch_size=4, lr=0.01)
-SCORING = ScoringOptions()
-
-
-@pytest.fixture
-def bench(tiny_camvid, shallow_baseline, tmp_path):
-    """The benchmark commands on a tiny network and data set, with results in one folder."""
-    return Benchmark(tiny_camvid, shallow_baseline, tmp_path / "out")
-
-
-@pytest.fixture
-def fine_bench(tiny_camvid, tiny_baseline, tmp_path):
-    """The same on a network of so many channels that a target is met closely."""
-    return Benchmark(tiny_camvid, tiny_baseline, tmp_path / "out")
-
-
-class Benchmark:
-    def __init__(self, data_root: Path, baseline: Path, out: Path):
-        self.data, self.baseline, self.out = DataOptions("camvid", str(data_root), num_workers=0), baseline, out
-
-    def reference(self, timing: TimingOptions = UNTIMED, scoring: ScoringOptions = SCORING, seed: int = 0) -> Baseline:
-        return Baseline(self.baseline, self.data, scoring, timing, device=torch.device("cpu"), seed=seed)
-
-    def run(
-        self,
-        methods: Sequence[str] = ("l1", "random"),
-        ratios: Sequence[float] = (0.1,),
-        seeds: Sequence[int] = (0,),
-        *,
-        kind: str = "channels",
-        options: PruneOptions = QUICK,
-        settings: dict[str, Any] | None = None,
-        timing: TimingOptions = UNTIMED,
-        scoring: ScoringOptions = SCORING,
-        finetune: TrainOptions | None = None,
-        seed: int = 0,
-    ) -> list[dict[str, Any]]:
-        session = Session(self.reference(timing, scoring, seed), options, self.out / "scores")
-        pruners = make_pruners(methods, settings or {})
-        jobs = grid(methods, [Goal(kind, ratio) for ratio in ratios], seeds)
-        return run_benchmark(session, pruners, jobs, finetune, self.out)
-
-    def finetune(
-        self,
-        recipe: TrainOptions = RECIPE,
-        distill: DistillOptions | None = None,
-        selection: Selection = EVERYTHING,
-        **changes: Any,
-    ) -> list[dict[str, Any]]:
-        reference = self.reference(**changes)
-        taught = distillation_of(distill or DistillOptions(), reference.saved.model, reference.digest)
-        return finetune_benchmark(reference, recipe, self.out, taught, selection)
-
-    def recipe(self) -> dict[str, Any]:
-        """What the report of the only job says about its fine-tuning."""
-        (path,) = self.out.glob("*/finetuned_report.json")
-        return json.loads(path.read_text())["finetune"]["recipe"]
-
-    def summary(self, name: str = "benchmark_summary") -> dict[str, Any]:
-        return json.loads((self.out / f"{name}.json").read_text())
-
-    def written(self, name: str) -> dict[str, int]:
-        """Folder -> when the file was last written, in nanoseconds."""
-        return {path.parent.name: path.stat().st_mtime_ns for path in self.out.glob(f"*/{name}")}
-
-
-def of_method(folders: dict[str, int], method: str) -> dict[str, int]:
-    return {name: written for name, written in folders.items() if name.startswith(method)}
-
-
-def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timed = ("seconds", "baseline_latency_ms", "latency_ms", "speedup", "speedup_low", "speedup_high")
-    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+from bench.sweep.grid import Job, check_outcome, grid
+from bench.system.files import read_json
 
 
 def test_the_grid_has_every_combination_once():
@@ -115,12 +26,6 @@ def test_the_grid_has_every_combination_once():
     jobs = [Job(method, goal, 0) for method in ("a", "b") for goal in (some, half, macs)]
     assert grid(["a", "b"], [some, half, macs], [0]) == jobs
     assert grid(["a", "a"], [some, Goal("channels", 0.10)], [3, 4, 3]) == [Job("a", some, 3), Job("a", some, 4)]
-
-
-def test_the_recipe_of_finetuning_is_that_of_training_but_for_length_and_rate():
-    training = TrainOptions(epochs=300, lr=0.01, batch_size=7)
-    assert finetune_recipe(training, FinetuneOptions(3, 0.02)) == TrainOptions(epochs=3, lr=0.02, batch_size=7)
-    assert finetune_recipe(training, FinetuneOptions(0)) is None
 
 
 def test_every_cell_has_a_row_and_a_folder_of_its_own(bench):
@@ -468,172 +373,3 @@ def test_a_latency_of_another_mode_does_not_join_the_summary(bench):
 
 
 # --- fine-tuning
-
-
-def test_finetuning_is_done_once_for_each_recipe(bench):
-    bench.run(["l1", "random"])
-    pruned = bench.written("pruned_model.pt")
-    rows = bench.finetune()
-    assert all(0 <= row["miou_finetuned"] <= 1 for row in rows)
-    first = bench.written("finetuned_model.pt")
-    assert first.keys() == pruned.keys()
-    assert numbers(bench.finetune()) == numbers(rows)
-    assert bench.written("finetuned_model.pt") == first
-    assert numbers(bench.summary("finetuned_summary")["rows"]) == numbers(rows)
-
-    bench.finetune(replace(RECIPE, lr=0.02))
-    second = bench.written("finetuned_model.pt")
-    assert all(second[name] > first[name] for name in first)
-    assert bench.written("pruned_model.pt") == pruned
-
-
-def test_some_networks_are_finetuned_and_join_those_of_the_same_recipe(bench, capsys):
-    bench.run(["l1", "l1_global"], [0.1], options=replace(QUICK, evaluate=False, recalibrate=False))
-    rows = bench.finetune(selection=Selection(["l1"], [Goal("channels", 0.1)], [0]))
-    assert [row["method"] for row in rows] == ["l1"], "and not all whose name begins so"
-    assert {name.partition("_r")[0] for name in bench.written("finetuned_model.pt")} == {"l1"}
-    assert [row["method"] for row in bench.finetune(selection=Selection(["l1_global"]))] == ["l1_global"]
-    assert "holds 1 of 1 further jobs: those fine-tuned by the same recipe" in capsys.readouterr().out
-    assert [row["method"] for row in bench.summary("finetuned_summary")["rows"]] == ["l1_global", "l1"]
-    # Another budget is another comparison.
-    bench.finetune(replace(RECIPE, lr=0.02), selection=Selection(["l1"]))
-    assert [row["method"] for row in bench.summary("finetuned_summary")["rows"]] == ["l1"]
-
-
-def test_a_teacher_is_part_of_the_recipe(bench):
-    bench.run(["l1"], options=replace(QUICK, evaluate=False))
-    bench.finetune()
-    plain, before = bench.recipe(), bench.written("finetuned_model.pt")
-    assert not {"distill_weight", "distill_temperature", "teacher"} & plain.keys()
-    bench.finetune(distill=DistillOptions(0.0, 3.0))
-    assert bench.written("finetuned_model.pt") == before, "without a weight there is no teacher"
-
-    bench.finetune(distill=DistillOptions(2.0, 3.0))
-    taught = {"distill_weight": 2.0, "distill_temperature": 3.0, "teacher": file_digest(bench.baseline)}
-    assert bench.recipe() == {**plain, **taught}
-    (name,) = before
-    meta = load_model(bench.out / name / "finetuned_model.pt").meta
-    assert meta["options"].items() >= taught.items()
-    after = bench.written("finetuned_model.pt")
-    assert after != before
-    bench.finetune(distill=DistillOptions(2.0, 3.0))
-    assert bench.written("finetuned_model.pt") == after
-
-
-def test_the_commands_distil_alike_from_the_network_that_is_open(bench, call, monkeypatch):
-    opened = []
-
-    def noted(path: Path, **how: Any) -> SavedModel:
-        opened.append(path)
-        return load_model(path, **how)
-
-    for module in ("measure.baseline", "jobs.finetuning", "jobs.pruning"):
-        monkeypatch.setattr(f"bench.{module}.load_model", noted)
-    flags = ["--dataset", "camvid", "--data-root", bench.data.data_root, "--num-workers", 0, "--model", "unet_small"]
-    flags += ["--baseline", bench.baseline, "--no-latency", "--finetune-epochs", 1, "--batch-size", 4]
-    flags += ["--distill-weight", 2, "--distill-temperature", 3]
-    cut = ["--methods", "l1", "--ratios", 0.1, "--out-dir", bench.out, "--no-evaluate"]
-    outcome = call("benchmark.py", *flags, *cut, "--recalibration-images", 2)
-    assert outcome.code == 0, outcome.err
-    assert opened.count(bench.baseline) == 1, "the teacher is the baseline as it was opened"
-    first, (tuned,) = bench.recipe(), bench.out.glob("*/finetuned_model.pt")
-    tensors = load_model(tuned).model.state_dict()
-    assert (first["distill_weight"], first["distill_temperature"]) == (2.0, 3.0)
-    for name in ("finetuned_model.pt", "finetuned_report.json"):
-        (tuned.parent / name).unlink()
-    outcome = call("finetune_batch.py", *flags, "--benchmark-dir", bench.out)
-    assert outcome.code == 0, outcome.err
-    assert bench.recipe() == first
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_model(tuned).model.state_dict().items())
-
-
-def test_a_finetuned_network_is_as_narrow_as_the_pruned_one(bench):
-    (row,) = bench.run(["l1"], [0.3], finetune=RECIPE)
-    folder = bench.out / row["folder"]
-    pruned, tuned = (load_model(folder / name) for name in ("pruned_model.pt", "finetuned_model.pt"))
-    assert tuned.channels == pruned.channels
-    shapes = [{name: tensor.shape for name, tensor in saved.model.state_dict().items()} for saved in (pruned, tuned)]
-    assert shapes[0] == shapes[1]
-    assert any(
-        not torch.equal(before, after)
-        for before, after in zip(pruned.model.parameters(), tuned.model.parameters(), strict=True)
-    )
-
-
-def test_benchmark_and_batch_finetune_alike_whatever_the_seed(bench, tmp_path):
-    """A job is fine-tuned with its own seed, also in the order and augmentation of its images."""
-    other = Benchmark(Path(bench.data.data_root), bench.baseline, tmp_path / "other")
-    direct = bench.run(["l1"], seeds=[1], finetune=RECIPE)
-    other.run(["l1"], seeds=[1], seed=5)
-    batch = other.finetune(seed=5)
-    assert numbers(direct) == numbers(batch)
-    records = [
-        json.loads((folder / row["folder"] / "finetuned_report.json").read_text())["finetune"]["history"]
-        for folder, (row,) in ((bench.out, direct), (other.out, batch))
-    ]
-    assert records[0][0]["train_loss"] == records[1][0]["train_loss"]
-
-
-def test_seeds_see_other_images_in_finetuning(bench):
-    rows = bench.run(["l1"], seeds=[0, 1], options=replace(QUICK, recalibrate=False), finetune=RECIPE)
-    losses = {
-        json.loads((bench.out / row["folder"] / "finetuned_report.json").read_text())["finetune"]["history"][0][
-            "train_loss"
-        ]
-        for row in rows
-    }
-    assert len(losses) == 2
-
-
-def test_a_failed_finetuning_is_mended_without_pruning_again(bench):
-    wild = replace(RECIPE, lr=1e30)
-    rows = bench.run(["l1"], finetune=wild)
-    assert [row["status"] for row in rows] == ["failed"]
-    assert rows[0]["error"].startswith("the loss is nan in epoch 1")
-    pruned = bench.written("pruned_model.pt")
-    assert len(bench.written("failed")) == 1
-    assert bench.written("finetuned_model.pt") == {}
-
-    rows = bench.run(["l1"], finetune=RECIPE)
-    assert [row["status"] for row in rows] == ["done"]
-    assert bench.written("pruned_model.pt") == pruned
-    assert bench.written("failed") == {}
-
-
-def test_finetuning_refuses_what_does_not_compare(bench, shallow_baseline, tmp_path):
-    bench.run(["l1"])
-
-    def refused(**changes: Any) -> str:
-        with pytest.raises(BenchError) as caught:
-            bench.finetune(**changes)
-        return str(caught.value)
-
-    assert refused(scoring=ScoringOptions(split="val")) == (
-        f"no pruned network in {bench.out} fits: "
-        "1 of 1 was measured with --split test; pass that too, or its numbers do not compare"
-    )
-    bench.data = replace(bench.data, input_size=(32, 32))
-    assert "was measured with --input-size 48,64" in refused()
-    bench.data = replace(bench.data, input_size=None)
-    for changes, says in (
-        ({"scales": [0.5, 1.0]}, "with --scales 1.0; pass that too"),
-        ({"flip": True}, "without --flip; leave that out too"),
-        ({"sliding_window": (16, 16)}, "without --sliding-window; leave that out too"),
-    ):
-        assert f"was measured {says}, or its numbers do not compare" in refused(scoring=ScoringOptions(**changes))
-
-    other = load_model(shallow_baseline)
-    bench.baseline = tmp_path / "other.pt"
-    torch.save(other.model.state_dict(), bench.baseline)
-    with pytest.raises(BenchError, match="plain state_dict"):
-        bench.finetune()
-    bench.baseline.write_bytes(shallow_baseline.read_bytes() + b"\0")
-    assert "pass that one as --baseline" in refused()
-    # Found before the first job: nothing was begun, and there is no summary.
-    assert bench.written("finetuned_model.pt") == bench.written("failed") == {}
-    assert not list(bench.out.glob("finetuned_summary.*"))
-
-
-def test_there_must_be_something_to_finetune(bench):
-    with pytest.raises(BenchError, match=r"holds no pruned network; run benchmark\.py"):
-        bench.finetune()
