@@ -111,14 +111,8 @@ class _Training:
         folder: Path,
         device: torch.device,
     ):
-        self.fused, self.spec, self.options, self.seed, self.folder, self.device = (
-            fused,
-            spec,
-            options,
-            seed,
-            folder,
-            device,
-        )
+        self.fused, self.spec, self.seed = fused, spec, seed
+        self.options, self.folder, self.device = options, folder, device
         self.records = [plain(specialist.as_record()) for specialist in specialists]
         self.data, self.files, self.run = data, data.files("train", "val"), FusionRun()
         self.loader = data.train_loader(options.batch_size, crop_size=options.crop_size)
