@@ -47,9 +47,8 @@ class Local(Launcher):
                     while waiting and free:
                         (number, words), slot = waiting.popleft(), free.pop(0)
                         said = str(Path(folder) / str(number))
-                        process = context.Process(
-                            target=_become, args=(self.how.module, self._words(words, slot), said)
-                        )
+                        what = (self.how.module, self._words(words, slot), said, self._gpus(slot))
+                        process = context.Process(target=_become, args=what)
                         try:
                             process.start()
                         except (EOFError, OSError) as error:
@@ -69,7 +68,15 @@ class Local(Launcher):
                 _end([process for _, _, process in running.values()])
 
     def _words(self, words: Sequence[str], slot: int) -> list[str]:
-        return [*words, *([f"--device=cuda:{slot}"] if self.how.gpus else [])]
+        return [*words, *([f"--device=cuda:{slot}"] if self.how.gpus == 1 else [])]
+
+    def _gpus(self, slot: int) -> str | None:
+        """The GPUs that are visible to a process that has several; None where all are."""
+        count = self.how.gpus
+        if count < 2:
+            return None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count * self.how.jobs)))
+        return ",".join(visible.split(",")[slot * count : (slot + 1) * count])
 
 
 def _code_of(process: multiprocessing.Process) -> int | None:
@@ -89,8 +96,10 @@ def _end(processes: Sequence[multiprocessing.Process]) -> None:
             process.join()
 
 
-def _become(module: str, words: Sequence[str], said: str) -> None:
+def _become(module: str, words: Sequence[str], said: str, gpus: str | None) -> None:
     """Is the command line from here on; what it says on stderr goes to a file."""
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     # The launcher tells its processes itself when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process().pid,), daemon=True).start()

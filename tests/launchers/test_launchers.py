@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from bench.errors import UsageError
-from bench.launchers import make_launcher
+from bench.launchers import make_launcher, slurm, together
 from bench.launchers.base import Ended, Launching, run_command
 
 END = {"well": "pass", "badly": "raise SystemExit('no such thing')", "killed": "import os; os.kill(os.getpid(), 9)"}
@@ -26,6 +30,42 @@ def test_processes_of_this_machine_end_each_in_its_way(tmp_path):
     assert ends[1].said == "SystemExit: no such thing"
     assert [end.is_lost for _, end in sorted(ends.items())] == [False, False, True]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_with_several_gpus_sees_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7,8")
+    launcher = make_launcher("local", Launching("timeit", 2, 1, 2, tmp_path))
+    tell = ["-n1", "-r1", "import os; raise SystemExit(os.environ['CUDA_VISIBLE_DEVICES'])"]
+    assert {end.said for end in launcher.run([tell, tell])} == {"SystemExit: 5,6", "SystemExit: 7,8"}
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [([2, -15], 2), ([1, 1], 1), ([-15, -9], -9), ([1, -9], -9), ([-11, 1], -11)]
+)
+def test_processes_together_end_as_the_one_that_failed(monkeypatch, codes, expected):
+    failures = {rank: ProcessFailure(rank, 100 + rank, code, "") for rank, code in enumerate(codes)}
+    started, signals = [], []
+
+    def run(words):
+        started.append(words)
+        raise ChildFailedError("cell", failures)
+
+    monkeypatch.setattr(together.run, "main", run)
+    monkeypatch.setattr(os, "kill", lambda _pid, number: signals.append(-number))
+    monkeypatch.setattr(together.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert together.main("2", "bench.commands.benchmark", "--cells=l1@0.5@0") == expected
+    assert signals == [code for code in [expected] if code < 0]
+    assert started == [["--standalone", "--nproc_per_node=2", "-m", "bench.commands.benchmark", "--cells=l1@0.5@0"]]
+
+
+def test_jobs_of_slurm_are_looked_up_in_its_queue(monkeypatch):
+    jobs = {number: SimpleNamespace(job_id=f"7_{number}") for number in range(4)}
+    queue = [(0, "7_0 RUNNING\n7_1 CANCELLED\n7_2 PENDING\n"), (1, "")]
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], *queue.pop(0)))
+    assert slurm.gone(jobs) == {1: "CANCELLED", 3: "GONE"}
+    # A queue that says nothing says nothing of them.
+    assert slurm.gone(jobs) == {} and not queue
 
 
 def test_what_becomes_of_the_processes_of_a_killed_fork_server_is_not_known(tmp_path):
