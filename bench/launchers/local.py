@@ -47,7 +47,7 @@ class Local(Launcher):
                     while waiting and free:
                         (number, words), slot = waiting.popleft(), free.pop(0)
                         said = str(Path(folder) / str(number))
-                        what = (self.how.module, self._words(words, slot), said, self._gpus(slot))
+                        what = (self.how.module, self._words(words, slot), said)
                         process = context.Process(target=_become, args=what)
                         try:
                             process.start()
@@ -68,15 +68,12 @@ class Local(Launcher):
                 _end([process for _, _, process in running.values()])
 
     def _words(self, words: Sequence[str], slot: int) -> list[str]:
-        return [*words, *([f"--device=cuda:{slot}"] if self.how.gpus == 1 else [])]
-
-    def _gpus(self, slot: int) -> str | None:
-        """The GPUs that are visible to a process that has several; None where all are."""
         count = self.how.gpus
         if count < 2:
-            return None
+            return [*words, *([f"--device=cuda:{slot}"] if count else [])]
+        # Processes together have one each.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count * self.how.jobs)))
-        return ",".join(visible.split(",")[slot * count : (slot + 1) * count])
+        return [f"gpus={','.join(visible.split(',')[slot * count : (slot + 1) * count])}", *words]
 
 
 def _code_of(process: multiprocessing.Process) -> int | None:
@@ -96,10 +93,8 @@ def _end(processes: Sequence[multiprocessing.Process]) -> None:
             process.join()
 
 
-def _become(module: str, words: Sequence[str], said: str, gpus: str | None) -> None:
+def _become(module: str, words: Sequence[str], said: str) -> None:
     """Is the command line from here on; what it says on stderr goes to a file."""
-    if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     # The launcher tells its processes itself when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process().pid,), daemon=True).start()

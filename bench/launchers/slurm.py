@@ -117,7 +117,14 @@ def gone(jobs: Mapping[int, Any]) -> dict[int, str]:
 
 
 def _ended(number: int, job: Any, state: str) -> Ended:
+    """How a job ended that has a result, or that is over by its state: then the file may need a moment to be seen."""
+    end = time.monotonic() + _QUEUE_SECONDS
+    while state and not job.paths.result_pickle.exists():
+        if state != "COMPLETED" or time.monotonic() > end:
+            # To ask submitit for the result would be to wait for it.
+            return Ended(number, None, f"SLURM job {job.job_id}: {state}")
+        time.sleep(_POLL_SECONDS)
     try:
         return Ended(number, *job.result())
     except Exception as error:  # noqa: BLE001 - a job that was cancelled or killed says so in submitit's own ways
-        return Ended(number, None, f"SLURM job {job.job_id}: {state or job.state}, {first_line(error)}")
+        return Ended(number, None, f"SLURM job {job.job_id}: {job.state}, {first_line(error)}")

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from bench.errors import UsageError
 from bench.launchers import make_launcher, slurm, together
 from bench.launchers.base import Ended, Launching, run_command
+from bench.launchers.local import Local
 
 END = {"well": "pass", "badly": "raise SystemExit('no such thing')", "killed": "import os; os.kill(os.getpid(), 9)"}
 
@@ -32,11 +33,15 @@ def test_processes_of_this_machine_end_each_in_its_way(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_with_several_gpus_sees_no_others(tmp_path, monkeypatch):
+def test_processes_together_see_their_own_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7,8")
-    launcher = make_launcher("local", Launching("timeit", 2, 1, 2, tmp_path))
-    tell = ["-n1", "-r1", "import os; raise SystemExit(os.environ['CUDA_VISIBLE_DEVICES'])"]
-    assert {end.said for end in launcher.run([tell, tell])} == {"SystemExit: 5,6", "SystemExit: 7,8"}
+    launcher = Local(Launching("bench.launchers.together", 2, 2, 2, tmp_path))
+    words = [launcher._words(["2", "bench.commands.benchmark"], slot) for slot in range(2)]
+    assert words == [[f"gpus={named}", "2", "bench.commands.benchmark"] for named in ("5,6", "7,8")]
+    started = []
+    monkeypatch.setattr(together.run, "main", started.extend)
+    assert together.main(*words[1]) == 0
+    assert {"--nproc_per_node=2", "CUDA_VISIBLE_DEVICES=7,8"} <= {*started}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +58,10 @@ def test_processes_together_end_as_the_one_that_failed(monkeypatch, codes, expec
     monkeypatch.setattr(together.run, "main", run)
     monkeypatch.setattr(os, "kill", lambda _pid, number: signals.append(-number))
     monkeypatch.setattr(together.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
     assert together.main("2", "bench.commands.benchmark", "--cells=l1@0.5@0") == expected
     assert signals == [code for code in [expected] if code < 0]
-    assert started == [["--standalone", "--nproc_per_node=2", "-m", "bench.commands.benchmark", "--cells=l1@0.5@0"]]
+    assert started[0][:3] == ["--standalone", "--nproc_per_node=2", "--no-python"]
+    assert started[0][-3:] == ["-m", "bench.commands.benchmark", "--cells=l1@0.5@0"]
 
 
 def test_jobs_of_slurm_are_looked_up_in_its_queue(monkeypatch):
