@@ -120,7 +120,6 @@ def save_head(
     spec: HeadSpec,
     specialists: Sequence[dict[str, Any]],
     meta: dict[str, Any],
-    **state: Any,
 ) -> None:
     """Writes a head: plain tensors and plain data, in one piece or not at all.
 
@@ -130,7 +129,6 @@ def save_head(
         spec: its widths.
         specialists: the record of each (`Specialist.as_record`), whose features it reads.
         meta: how it came about.
-        state: of an unfinished training, what it takes to go on.
     """
     content = {
         "format": FORMAT,
@@ -139,7 +137,7 @@ def save_head(
         "state_dict": stored_tensors(head),
         "meta": plain(meta),
     }
-    write_file(path, {**content, **({"state": state} if state else {})})
+    write_file(path, content)
 
 
 def read_head(path: Path) -> dict[str, Any]:

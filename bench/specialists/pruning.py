@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.config.declare import identity_of
 from bench.data import SegmentationData
+from bench.datasets.fingerprint import DataFiles
 from bench.engine.pruning import prune_network
 from bench.engine.results import Pruned
 from bench.engine.session import Session
@@ -72,6 +73,21 @@ def work_folder(folder: Path) -> Path:
 def record_of(path: Path) -> Path:
     """Where it is written how the network of a file was made: beside it, as JSON."""
     return path.with_suffix(".json")
+
+
+def training_folder(path: Path, identity: Mapping[str, Any], files: DataFiles) -> Path:
+    """Where a training is kept until the file that comes of it is there: one for each recipe.
+
+    An unfinished training on images that changed since is removed.
+
+    Args:
+        path: the file.
+        identity: all that the training depends on but the images.
+        files: the images and labels.
+    """
+    folder = path.parent / WORK / f"{path.stem}_{digest(identity)[:8]}"
+    drop_outdated_run(folder, files)
+    return folder
 
 
 def prune_specialists(
@@ -175,8 +191,7 @@ def _pruned_and_tuned(
         say(f"{path.name} is there already")
         return kept
     pruned, saved = _pruned(session, recipe, goal, group)
-    history = path.parent / WORK / f"{path.stem}_{digest(identity)[:8]}"
-    drop_outdated_run(history, files)
+    history = training_folder(path, identity, files)
     tuned = fit(
         saved,
         data.seeded(recipe.seed),
