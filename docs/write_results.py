@@ -273,12 +273,9 @@ def gather(folder: Path, into: Path) -> Iterator[Path]:
         raise BenchError(f"{folder} holds neither */benchmark_summary.json nor device_*.json; run the study first")
     for summary in summaries:
         name = f"{summary.parent.name}_{_hardware(summary)}"
-        files = {
-            summary.name: f"{name}.json",
-            "benchmark_summary.csv": f"{name}.csv",
-            "leaderboard.html": f"{name}.html",
-        }
-        for file, kept in {**files, "oracle_agreement.json": f"oracle_{name}.json"}.items():
+        files = {"benchmark_summary.json": f"{name}.json", "benchmark_summary.csv": f"{name}.csv"}
+        files |= {"oracle_agreement.json": f"oracle_{name}.json", "leaderboard.html": f"{name}.html"}
+        for file, kept in files.items():
             if (source := summary.with_name(file)).is_file():
                 yield _copied(source, into / kept)
     for day in days:
@@ -310,13 +307,18 @@ def _with_spread(values: Sequence[float]) -> str:
     return _percent(values, 1) + spread
 
 
-def main(argv: list[str]) -> int:
-    """Fills all pages."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="write_results", description=__doc__.splitlines()[0])
     parser.add_argument("--gather", type=Path, metavar="DIR", help="first take over what a study has written")
     parser.add_argument("--into", default="camvid", metavar="NAME", help="the folder in docs/results for that")
     parser.add_argument("--draw", action="store_true", help="draw all pictures again")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Fills all pages; 1 where that cannot be."""
+    arguments = build_parser().parse_args(argv)
     try:
         if arguments.gather:
             for path in gather(arguments.gather, RESULTS / arguments.into):

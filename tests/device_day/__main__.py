@@ -22,8 +22,8 @@ from pathlib import Path
 NEEDED = {"thop": "ultralytics-thop", "torchvision": "torchvision", "yaml": "pyyaml", "rich": "rich", "tqdm": "tqdm"}
 
 
-def main(argv: list[str]) -> int:
-    """Spends the day; 1 where a step failed, 2 where what is asked for cannot be."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="device_day", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--data-root", type=Path, help="CamVid, for the last part")
@@ -32,7 +32,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--tiny", action="store_true")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Spends the day; 1 where a step failed, 2 where what is asked for cannot be."""
+    arguments = build_parser().parse_args(argv)
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         print(f"device_day: error: not installed: {', '.join(missing)}; pip install them first", file=sys.stderr)
