@@ -11,6 +11,7 @@ repaired and fine-tuned by the same recipe, for as many epochs as a specialist a
 * `as large`: as many parameters as specialists and head together;
 * `as fast`: the MACs of the slowest specialist up to its last features plus those of the head (`--cost macs`), or
   their share of the baseline's latency, by ratios within rounds that time all of them by turns (`--cost latency`).
+  What is timed is the one thread, and only while it runs, so that whatever else the machine does counts little.
 
 The baseline of each seed is also trained on by that many epochs (`baseline+`), so that no one wins by training longer.
 What is done is kept in DIR: the same command goes on. Prints mIoU on test in percent and, paired by seed, what fused
@@ -23,12 +24,15 @@ import argparse
 import json
 import math
 import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import nn
 
 from bench.config.values import list_of, parse_arguments, parse_size, whole
 from bench.datasets.options import DataOptions
@@ -103,6 +107,13 @@ def specialist_macs(specialists: list[Specialist], size: tuple[int, int]) -> int
     return max(found)
 
 
+def thread_time(network: nn.Module, images: torch.Tensor) -> float:
+    """Milliseconds that this thread was running for one pass."""
+    began = time.thread_time()
+    network(images)
+    return 1000 * (time.thread_time() - began)
+
+
 def compare(asked: argparse.Namespace, seed: int, baseline: Baseline, folder: Path) -> Iterator[dict[str, Any]]:
     """A row a number of devices."""
     group_classes(baseline, GroupOptions(), make_folder(folder))
@@ -162,7 +173,8 @@ def main() -> None:
     rows = []
     for seed in asked.seeds:
         folder = make_folder(asked.out / f"seed{seed}")
-        rows += compare(asked, seed, baseline_of(asked, seed, folder), folder / "specialists")
+        with mock.patch("bench.measure.latency.time_on_cpu", thread_time):
+            rows += compare(asked, seed, baseline_of(asked, seed, folder), folder / "specialists")
         write_json(asked.out / "compared.json", {"asked": {**vars(asked), "out": None}, "rows": rows})
     names = ("baseline", "baseline+", "fused", "as large", "as fast")
     print(json.dumps({"cost": asked.cost, "seeds": asked.seeds}))
