@@ -19,14 +19,14 @@ from bench.models.checkpoint import SavedModel, read_stored
 from bench.plan.target import Goal
 from bench.recover.options import RepairOptions
 from bench.specialists.deployment import Grouping, spelt
-from bench.specialists.fusion import FUSION, Fused, FusionHead, HeadSpec, head_macs, open_head, save_head
+from bench.specialists.fusion import AGAIN, FUSION, Fused, FusionHead, HeadSpec, head_macs, open_head, save_head
 from bench.specialists.opened import Specialist
 from bench.specialists.options import FusionOptions
-from bench.specialists.pruning import Recipe, make_single, record_of, training_folder, work_folder
+from bench.specialists.pruning import Recipe, make_single, training_folder, work_folder
+from bench.specialists.records import kept_record, record_beside, record_of
 from bench.system.console import say
 from bench.system.devices import seed_everything
-from bench.system.files import file_digest, make_folder, plain, read_json, write_json
-from bench.system.kept_files import read_kept
+from bench.system.files import file_digest, make_folder, plain, write_json
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, LAST
 from bench.train_eval import fit
@@ -78,9 +78,8 @@ def fuse_specialists(
         "input_size": data.input_size,
     }
     identity = plain({"specialists": parts, "head": asdict(spec), **recipe})
-    kept = read_kept(record_of(path), read_json) if path.is_file() else None
-    is_same = kept is not None and kept.get("identity") == identity and kept["file"]["sha256"] == file_digest(path)
-    if is_same and files.fits(kept["data"], f"{path.name} was trained"):
+    kept = kept_record(path, identity, files, "trained")
+    if kept is not None:
         say(f"{path} is there already")
         return kept
     groups = ", ".join(spelt(specialist.group) for specialist in specialists)
@@ -175,13 +174,7 @@ def opened_head(folder: Path, specialists: list[Specialist], device: torch.devic
         BenchError: missing, damaged or of others.
     """
     path = folder / FUSION
-    head = open_head(path, specialists, device)
-    record = read_json(record_of(path))
-    if record.get("format") != FORMAT or record["file"]["sha256"] != file_digest(path):
-        raise BenchError(
-            f"{record_of(path)} was not written with {path.name}; run `python -m bench.specialists fuse` again"
-        )
-    return head, record
+    return open_head(path, specialists, device), record_beside(path, FORMAT, AGAIN)
 
 
 def _features_of_a_blank(

@@ -27,6 +27,9 @@ FUSION = "fusion_model.pt"
 
 FORMAT = "segmentation-pruning-bench/fusion-1"
 
+AGAIN = "run `python -m bench.specialists fuse` again"
+"""How a head, and the single network beside it, are written again."""
+
 
 @dataclass(frozen=True)
 class HeadSpec:
@@ -146,9 +149,12 @@ def read_head(path: Path) -> dict[str, Any]:
     Raises:
         BenchError: missing, damaged, or another kind of file.
     """
-    content = read_file(path)
+    try:
+        content = read_file(path)
+    except DamagedFile as error:
+        raise DamagedFile(f"{path} is damaged or no fusion head; {AGAIN}", path) from error
     if content.get("format") != FORMAT:
-        raise BenchError(f"{path} holds no fusion head; write it by `python -m bench.specialists fuse`")
+        raise BenchError(f"{path} holds no fusion head; {AGAIN}")
     widths = content.get("head")
     is_whole = (
         isinstance(widths, dict)
@@ -159,7 +165,7 @@ def read_head(path: Path) -> dict[str, Any]:
         and isinstance(content.get("meta"), dict)
     )
     if not is_whole:
-        raise DamagedFile(f"{path} is damaged: a part of it is missing or of another form; write it again", path)
+        raise DamagedFile(f"{path} is damaged: a part of it is missing or of another form; {AGAIN}", path)
     return content
 
 
@@ -174,15 +180,10 @@ def open_head(path: Path, specialists: Sequence[Specialist], device: torch.devic
     content = read_head(path)
     for found, specialist in zip(content["specialists"], specialists, strict=False):
         if found != plain(specialist.as_record()):
-            raise BenchError(
-                f"{path} was trained on another {found.get('file')} than {specialist.path}; run "
-                "`python -m bench.specialists fuse` again"
-            )
+            raise BenchError(f"{path} was trained on another {found.get('file')} than {specialist.path}; {AGAIN}")
     if len(content["specialists"]) != len(specialists):
         groups = ", ".join(spelt(found.get("classes", ())) for found in content["specialists"])
-        raise BenchError(
-            f"{path} fuses specialists of the classes {groups}; run `python -m bench.specialists fuse` again"
-        )
+        raise BenchError(f"{path} fuses specialists of the classes {groups}; {AGAIN}")
     spec = HeadSpec(tuple(content["head"]["channels"]), content["head"]["width"], content["head"]["outputs"])
     head = FusionHead(spec)
     weights = fitting_tensors(content["state_dict"], head.state_dict(), where=f"{path} does not fit its head")

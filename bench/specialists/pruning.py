@@ -20,9 +20,9 @@ from bench.plan.target import Goal
 from bench.pruners import make_pruner
 from bench.specialists.deployment import Group, group_name, specialist_file, spelt
 from bench.specialists.group_labels import data_of_group, with_group_outputs
+from bench.specialists.records import kept_record, record_of
 from bench.system.console import say
-from bench.system.files import digest, file_digest, make_folder, plain, read_json, write_json
-from bench.system.kept_files import read_kept
+from bench.system.files import digest, file_digest, make_folder, plain, write_json
 from bench.system.locks import lock_of, share_out, try_lock
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, LAST
@@ -68,11 +68,6 @@ class Recipe:
 def work_folder(folder: Path) -> Path:
     """Where scores and unfinished trainings of the specialists in a folder are."""
     return make_folder(folder / WORK)
-
-
-def record_of(path: Path) -> Path:
-    """Where it is written how the network of a file was made: beside it, as JSON."""
-    return path.with_suffix(".json")
 
 
 def training_folder(path: Path, identity: Mapping[str, Any], files: DataFiles) -> Path:
@@ -185,9 +180,8 @@ def _pruned_and_tuned(
     seen = {"dataset": data.name, "classes": data.classes.names, "input_size": data.input_size}
     identity = plain({**what, **seen, **session.identity, **recipe.as_record(), "baseline": baseline.digest})
     files = data.files(*dict.fromkeys(["train", "val", baseline.split]))
-    kept = read_kept(record_of(path), read_json) if path.is_file() else None
-    is_same = kept is not None and kept.get("identity") == identity and kept["file"]["sha256"] == file_digest(path)
-    if is_same and files.fits(kept["data"], f"{path.name} was made"):
+    kept = kept_record(path, identity, files, "made")
+    if kept is not None:
         say(f"{path.name} is there already")
         return kept
     pruned, saved = _pruned(session, recipe, goal, group)

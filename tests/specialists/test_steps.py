@@ -222,7 +222,12 @@ def trained_anew(path: Path) -> None:
         (lambda place: shutil.copy(place.folder / FIRST, place.fused / "fusion_model.pt"), "holds no fusion head"),
         (lambda place: truncate(place.fused / "fusion_model.pt"), "fusion_model.pt is damaged"),
         (lambda place: (place.folder / "grouping.json").unlink(), "grouping.json is missing"),
-        (lambda place: shutil.copy(place.folder / FIRST, place.fused / "single_model.pt"), "has 6 outputs"),
+        (
+            lambda place: shutil.copy(place.folder / FIRST, place.fused / "single_model.pt"),
+            "holds no network that was pruned to be compared",
+        ),
+        (lambda place: (place.folder / SECOND).with_suffix(".json").unlink(), f"{SECOND[:-3]}.json is missing; run"),
+        (lambda place: (place.fused / "fusion_model.json").write_text("[]"), "was not written with fusion_model.pt"),
     ],
 )
 def test_a_wrong_file_is_one_line(copied, spoil, fault):
