@@ -291,7 +291,7 @@ STAYS = {
     "summed up": (lambda: Does(lambda features: features.cumsum(1)), "construct passes them through cumsum"),
     "sorted": (lambda: Does(lambda features: features.sort(1).values), "construct passes them through sort"),
     "normed by neighbours": (lambda: nn.LocalResponseNorm(3), "construct passes them through avg_pool3d"),
-    "stored": (lambda: Does(stored), "construct writes them into a part of a tensor"),
+    "stored": (lambda: Does(stored), "all of its channels can only go at once"),
     "by index": (lambda: Does(lambda f: f[:, torch.arange(f.shape[1]).flip(0)]), "construct picks them by index"),
     "spectral norm": (
         lambda: spectral_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
@@ -299,7 +299,7 @@ STAYS = {
     ),
     "weight norm": (
         lambda: weight_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
-        "construct multiplies them with something of a fixed size",
+        "construct computes its weight in every pass",
     ),
 }
 
