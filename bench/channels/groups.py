@@ -21,7 +21,7 @@ from bench.channels.exchange import faults
 from bench.channels.joining import joined_by_size
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
 from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
-from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, traced_at
+from bench.channels.tracing import OUTPUT, Traced, TracedSide, traced_at
 from bench.errors import BenchError, first_line
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.network_form import USUAL_SIZES, form_of
@@ -141,12 +141,13 @@ def find_groups(
         UsageError: a pattern matches no layer that makes channels.
         BenchError: the network cannot be copied or traced.
     """
+    kind = type(model).__name__
     # A copy, because a forward pass in training mode may change a network, and a failed one leaves hooks behind.
     try:
         model = copy.deepcopy(model)
     except Exception as error:
         raise BenchError(
-            f"cannot copy {type(model).__name__} ({first_line(error)}); it must hold no open files or locks, no results "
+            f"cannot copy {kind} ({first_line(error)}); it must hold no locks or open files, no results "
             "of a pass with gradients, and no old-style weight norm or masks (torch.nn.utils.remove_weight_norm, "
             "torch.nn.utils.prune.remove)"
         ) from error
@@ -216,7 +217,7 @@ def _as_groups(
 
 
 def _made_by_none(channels: Iterable[Traced], model: nn.Module) -> list[ChannelGroup]:
-    """Channels that no layer of the table makes, such as those inside of torch's attention: they go with others or stay."""
+    """Channels that no layer of the table makes, such as those in torch's attention: they go with others or stay."""
     layers = dict(model.named_modules())
     order = {name: position for position, name in enumerate(layers)}
     return [
@@ -254,8 +255,16 @@ def _as_group(
     structure = tuple(sorted(f"{type(layers[m.layer]).__name__} {m.side}" for m in ordered))
     unit = len(named.positions) // traced.channels
     return ChannelGroup(
-        named.layer, traced.channels, producers, tuple(norms.values()), depthwise, consumers, scales, unit, structure=structure
-    )  # fmt: skip
+        name=named.layer,
+        channels=traced.channels,
+        producers=producers,
+        norms=tuple(norms.values()),
+        depthwise=depthwise,
+        consumers=consumers,
+        scales=scales,
+        unit=unit,
+        structure=structure,
+    )
 
 
 def _as_member(side: TracedSide, order: np.ndarray) -> Member:

@@ -147,5 +147,5 @@ def _channel_of(group: ChannelGroup) -> Tensor:
 
 
 def _narrowest(group: ChannelGroup) -> Member:
-    """The side with the fewest positions: what code that makes queries, keys and values at once has for each of them."""
+    """The side with the fewest positions: where code makes queries, keys and values at once, as many as each has."""
     return min(group.members, key=lambda member: len(member.positions))
