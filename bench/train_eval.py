@@ -10,12 +10,13 @@ import contextlib
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.datasets.base import Classes
 from bench.errors import BenchError, MachineError
@@ -79,6 +80,8 @@ def fit(
     device: torch.device,
     label: str = "train",
     knobs: Knobs = Knobs(),  # noqa: B008 - frozen
+    patience: int | None = None,
+    around: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> FitResult:
     """Trains a network, dense or pruned, and keeps `best.pt`, `last.pt` and `metrics.csv` in a folder.
 
@@ -103,6 +106,9 @@ def fit(
         device: where to run; under torchrun what `processes.joined` gave.
         label: what the progress bar says.
         knobs: what the options are called in messages, where they are not those of train.py.
+        patience: epochs without a better validation score that end the training; None: it takes all.
+        around: makes of the network that learns the one that images go through, where it is a part of that, and the
+            rest of it stays as it is.
 
     Raises:
         UsageError: fp16 on CPU.
@@ -111,10 +117,10 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
     """
     check_precision(options, device)
-    trainer = _Trainer(saved, data, options, seed, make_folder(folder), distillation, device, label, knobs)
+    trainer = _Trainer(saved, data, options, seed, make_folder(folder), distillation, device, label, knobs, around)
     with sigterm_as_interrupt():
         trainer.start(resume)
-        while trainer.state.epoch < options.epochs:
+        while not trainer.state.is_over(options.epochs, patience):
             trainer.one_epoch()
     trainer.close()
     state = trainer.state
@@ -135,8 +141,9 @@ class _Trainer:
         device: torch.device,
         label: str,
         knobs: Knobs,
+        around: Callable[[nn.Module], nn.Module],
     ):
-        self.knobs = knobs
+        self.knobs, self.around = knobs, around
         self.options, self.seed, self.folder, self.device, self.label = options, seed, folder, device, label
         self.world = processes.world()
         self.classes: Classes = data.classes
@@ -150,8 +157,9 @@ class _Trainer:
         self.loss = TrainingLoss(data, options, device, distillation, knobs)
         taught = distillation.as_record() if distillation else {}
 
-        to_device(saved.model, device, options.channels_last)
-        self.wrapped = processes.wrapped(saved.model, device)
+        self.network = around(saved.model)
+        to_device(self.network, device, options.channels_last)
+        self.wrapped = processes.wrapped(self.network, device)
         identity = run_identity(saved, data, options, seed, self.world.size, taught)
         self.state = new_state(saved, options, device, identity, data.files("train", "val"))
         self.meta = {
@@ -219,13 +227,13 @@ class _Trainer:
 
     def _train(self) -> tuple[float, int]:
         """One pass over the images; returns the mean loss and the number of images of this process."""
-        model, accumulate = self.state.saved.model, self.accumulate
+        network, accumulate = self.network, self.accumulate
         # Smaller batches may leave over fewer of the images.
         epoch, batches = self.state.epoch, min(len(self.train_loader), self.steps_per_epoch * accumulate)
         self.train_loader.set_epoch(epoch)
         # A network that was scored by its gradients still carries them.
         self.state.optimizer.zero_grad(set_to_none=True)
-        model.train()
+        network.train()
         total, images_seen = torch.zeros((), device=self.device), 0
         loader = self.train_loader
         taken = loader if batches == len(loader) else itertools.islice(loader, batches)
@@ -239,7 +247,7 @@ class _Trainer:
             group_size = min(accumulate, batches - group_start)
             images, labels = moved(images, labels, self.device, self.options.channels_last)
             # The processes exchange gradients only where a step follows.
-            waits = model is not self.wrapped and not is_step
+            waits = network is not self.wrapped and not is_step
             with self.wrapped.no_sync() if waits else contextlib.nullcontext():
                 loss = self.loss(self.wrapped, images, labels)
                 self.state.scaler.scale(loss / group_size).backward()
@@ -276,7 +284,7 @@ class _Trainer:
     def _validate(self, row: EpochRow) -> bool:
         state = self.state
         quality = evaluate(
-            state.scored,
+            self.around(state.scored),
             self.val_loader,
             self.classes,
             device=self.device,

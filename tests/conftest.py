@@ -11,9 +11,19 @@ from scripts import ROOT, Outcome, run_script
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests begin first, so that no process is left with one of them at the end."""
+    """Files with slow tests begin first, so that no process is left with one at the end; those of GPUs need one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    on_cuda = [item for item in items if item.get_closest_marker("cuda")]
+    if on_cuda and not _has_gpu():
+        for item in on_cuda:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available() or "CUDA_TESTS_ON" in os.environ
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,6 +25,8 @@ from bench.datasets import DATASETS
 from bench.models import MODELS, ModelSpec, build_model
 from bench.pruners import methods
 from bench.pruners.magnitude.rules import read_rules
+from docs import write_results
+from tests.device_day import __main__ as device_day
 
 FOLDER = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(FOLDER.rglob("*.md"))]
@@ -152,6 +154,7 @@ def test_a_command_is_one_that_parses(command: Command, tmp_path: Path, monkeypa
 def test_a_flag_is_one_that_exists(page: Path) -> None:
     parsers = [*map(script_parser, SCRIPTS), *(command.build_parser() for command in (compare, scan, predict, export))]
     parsers += map(specialists.build_parser, specialists.STEPS)
+    parsers += [write_results.build_parser(), device_day.build_parser()]
     known = {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
     shown = set(FLAG.findall(text_of(page)))
     assert shown - known - FOREIGN == set()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -278,6 +279,43 @@ def test_validation_every_other_epoch_and_at_the_end(tmp_path):
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert len(lines) == 6
     assert lines[1].split(",")[3] == "" and lines[2].split(",")[3] != ""
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(None, 5), (9, 5), (2, 4), (1, 3)])
+def test_patience_ends_a_training_that_gets_no_better(tmp_path, monkeypatch, patience, epochs):
+    scores = iter([0.1, 0.3, 0.2, 0.3, 0.3])
+    monkeypatch.setattr(
+        "bench.train_eval.evaluate", lambda *_, **__: SimpleNamespace(miou=next(scores), pixel_accuracy=0.5)
+    )
+    options = TrainOptions(epochs=5, batch_size=12)
+    result = fit(new_network(), ToyData(), options, 0, tmp_path, device=CPU, patience=patience)
+    assert (result.epochs, result.best_epoch) == (epochs, 2)
+
+
+class Behind(nn.Module):
+    """A network that sees the images through a frozen convolution."""
+
+    def __init__(self, frozen, network):
+        super().__init__()
+        self.frozen, self.network = frozen.requires_grad_(False), network
+
+    def forward(self, images):
+        return self.network(self.frozen(images))
+
+
+def test_a_network_learns_behind_one_that_stays_as_it_is(tmp_path):
+    frozen, saved, whole = nn.Conv2d(3, 3, 1), new_network(), new_network()
+    before = frozen.weight.clone()
+    options = TrainOptions(epochs=2, batch_size=4, lr=0.1, ema=0.5)
+    best = fit(saved, ToyData(), options, 0, tmp_path, device=CPU, around=lambda network: Behind(frozen, network)).best
+    seen = ToyData()
+    seen.train, seen.val = ((frozen(images).detach(), labels) for images, labels in (seen.train, seen.val))
+    alone = fit(whole, seen, options, 0, tmp_path / "alone", device=CPU).best
+    assert torch.equal(frozen.weight, before)
+    one, other = (load_model(path).model.state_dict() for path in (best, alone))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name])
 
 
 def test_knowledge_of_the_network_is_kept(tmp_path):

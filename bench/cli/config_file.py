@@ -61,7 +61,7 @@ def config_settings(
     known = [action for action in actions if action.dest not in COMMAND_LINE_ONLY]
     spellings = {flag.lstrip("-"): (flag, action) for action in known for flag in action.option_strings}
     files = _opened(argv)
-    sources = _chosen_recipe(argv, files) if "recipe" in spellings else []
+    sources = _chosen_recipe(argv, files, part) if "recipe" in spellings else []
     for path, content in files:
         taken = {_RECIPES} if part is None else {_RECIPES, BENCHMARKS}
         sources.append((f"config {path}", {key: value for key, value in content.items() if key not in taken}))
@@ -118,9 +118,10 @@ def _recipes_of(files: Sequence[ConfigFile]) -> dict[str, tuple[Path, dict[str, 
     return found
 
 
-def _chosen_recipe(argv: Sequence[str], files: Sequence[ConfigFile]) -> list[tuple[str, dict[str, Any]]]:
+def _chosen_recipe(argv: Sequence[str], files: Sequence[ConfigFile], part: ConfigPart | None) -> list[ConfigPart]:
     """Where the recipe stands that is asked for, and its settings; nothing where none is."""
-    names = [content["recipe"] for _, content in files if "recipe" in content] + words_after(argv, "--recipe")
+    contents = [content for _, content in files] + ([part[1]] if part else [])
+    names = [content["recipe"] for content in contents if "recipe" in content] + words_after(argv, "--recipe")
     if not names:
         for path, content in files:
             if set(content) == {_RECIPES} and "--list-recipes" not in argv:

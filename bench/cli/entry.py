@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -21,9 +22,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     A defect of the program keeps its traceback, and with `--debug` everything does.
     """
     argv = sys.argv[1:]
-    called = Path(sys.argv[0])
-    # A package that is run has its own name, and not that of the file in it.
-    name = f"{called.parent.name}.py" if called.stem == "__main__" else called.name
+    name = _typed(Path(sys.argv[0]))
     _show_everything()
     try:
         Path.cwd()
@@ -46,6 +45,14 @@ def run(main: Callable[[list[str]], None]) -> None:
             raise
         hint = f" (see {name} --help)" if known.exit_code == UsageError.exit_code else ""
         _end(known.exit_code, f"{name}: error: {as_flags(str(known))}{hint}")
+
+
+def _typed(called: Path) -> str:
+    """What was typed: a script's name, or of a package that was run `python -m bench.predict`."""
+    if called.stem != "__main__":
+        return called.name
+    folders = itertools.takewhile(lambda folder: (folder / "__init__.py").is_file(), called.parents)
+    return f"python -m {'.'.join(reversed([folder.name for folder in folders]))}"
 
 
 def _show_everything() -> None:

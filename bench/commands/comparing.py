@@ -126,29 +126,32 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
 
 
 def benchmarks_of(parser: Parser, argv: Sequence[str]) -> list[argparse.Namespace]:
-    """What a command line asks for: one benchmark, or those that a study's file lists, each in a folder of its own.
+    """What a command line asks for: one benchmark, or those that a study's file lists, each in the folder of its name.
+
+    Those of one name and one baseline share a folder and end in one summary, which tells them apart by what differs.
 
     Args:
         parser: of benchmark.py.
         argv: the command line.
 
     Raises:
-        UsageError: what cannot be parsed, or two of a study in one folder.
+        UsageError: what cannot be parsed, or two baselines of a study in one folder.
     """
     parts = benchmarks_in(argv)
     if not parts:
         return [parser.parse(argv)]
-    found = {}
+    found, folders = [], {}
     for where, part in parts:
-        name = part.pop("name", None)
+        given = part.pop("name", None)
         arguments = parser.parse(argv, (where, part))
         require_flags(arguments, "out_dir")
-        name = name or "_".join(filter(None, (arguments.dataset, arguments.model))) or f"benchmark{len(found) + 1}"
-        folder = f"{arguments.out_dir}/{name}"
-        if folder in found:
+        name = given or "_".join(filter(None, (arguments.dataset, arguments.model))) or f"benchmark{len(found) + 1}"
+        folder, whose = f"{arguments.out_dir}/{name}", (given, arguments.baseline)
+        if folder in folders and (None in whose or folders[folder] != whose):
             raise UsageError(f"{where} goes to {folder}, as another one does; give it a `name` of its own")
-        found[folder] = parser.parse([*argv, f"--out-dir={folder}"], (where, part))
-    return list(found.values())
+        folders[folder] = whose
+        found.append(parser.parse([*argv, f"--out-dir={folder}"], (where, part)))
+    return found
 
 
 def compare_all(parser: Parser, study: Sequence[argparse.Namespace]) -> None:
@@ -166,6 +169,8 @@ def compare_all(parser: Parser, study: Sequence[argparse.Namespace]) -> None:
     if len(study) == 1:
         compare_methods(parser, study[0])
         return
+    # Of a study, `only` picks cells wherever they are; where there are none at all, the first benchmark says so.
+    study = [arguments for arguments in study if _picks_cells(arguments)] or study[:1]
     failures = []
     for number, arguments in enumerate(study, start=1):
         say(f"benchmark {number} of {len(study)}: {arguments.out_dir}")
@@ -175,9 +180,17 @@ def compare_all(parser: Parser, study: Sequence[argparse.Namespace]) -> None:
             failures.append(f"{arguments.out_dir}: {as_flags(str(error))}")
             say(failures[-1])
     if not (study[0].dry_run or study[0].cells_only):
-        _put_side_by_side([Path(arguments.out_dir) for arguments in study])
+        _put_side_by_side(list(dict.fromkeys(Path(arguments.out_dir) for arguments in study)))
     if failures:
         raise BenchError(f"{len(failures)} of {len(study)} benchmarks failed, the first: {failures[0]}")
+
+
+def _picks_cells(arguments: argparse.Namespace) -> bool:
+    from bench.sweep.cells import name_of
+    from bench.sweep.names import fits
+
+    names = [str(name_of(job)) for job in jobs_of(arguments)]
+    return not arguments.only or any(fits(name, pattern) for name in names for pattern in arguments.only)
 
 
 def _put_side_by_side(folders: Sequence[Path]) -> None:

@@ -55,10 +55,7 @@ _ASKED_ELSEWHERE = (
     *("sensitivity_curves", "refine"),
 )
 # Of a whole network's training, not of a head's.
-_OF_NETWORKS = (
-    *("backbone_lr_factor", "freeze_backbone_epochs", "aux_weight", "accumulate", "sparsity_lambda", "ema"),
-    *("channels_last", "eval_every", "tensorboard"),
-)
+_OF_NETWORKS = ("backbone_lr_factor", "freeze_backbone_epochs", "aux_weight", "sparsity_lambda")
 
 
 def build_parser(step: str) -> Parser:

@@ -17,7 +17,7 @@ from bench.measure.inference import Scoring
 from bench.measure.options import ScoringOptions, TimingOptions
 from bench.models import new_model
 from bench.models.backbone import load_backbone
-from bench.models.checkpoint import SavedModel, load_model, read_meta
+from bench.models.checkpoint import SavedModel, load_model, read_meta, read_stored
 from bench.models.options import ModelOptions
 from bench.models.own_network import check_input, name_factory
 from bench.system import processes
@@ -101,7 +101,7 @@ def train_model(
         data, saved = _open(data_options, model_options, run.seed, scoring.eval_batch_size, checkpoint, reset_head)
         if finished and resume:
             identity = run_identity(saved, data, options, run.seed, world.size)
-            check_same_run(folder, load_model(folder / LAST), saved, identity, data.files("train", "val"))
+            check_same_run(folder, read_stored(folder / LAST), saved, identity, data.files("train", "val"))
             if options.epochs == done:
                 say(f"{folder} is finished already; nothing to do")
                 return read_json(folder / REPORT)

@@ -147,8 +147,6 @@ def load_model(
         )
     if key_map:
         raise BenchError(f"{path} has the names of its network already; leave `key_map` out")
-    if content["format"] != FORMAT:
-        raise BenchError(f"{path} has format '{content['format']}'; this version reads '{FORMAT}'")
     _check_form(path, content)
     spec = _expected(path, content, name, kwargs or {})
     weights = content["state_dict"]
@@ -168,6 +166,17 @@ def load_model(
     if head == "fresh":
         _announce(path, spec)
     return SavedModel(model, spec, content["channels"], content["meta"], content.get("state", {}))
+
+
+def read_stored(path: Path | str) -> dict[str, Any]:
+    """What `save_model` wrote, its form checked; no network is built of it.
+
+    Raises:
+        BenchError: missing, truncated or foreign file.
+    """
+    content = read_file(path)
+    _check_form(path, content)
+    return content
 
 
 def spec_in(path: Path | str, content: Mapping[str, Any]) -> ModelSpec:
@@ -253,7 +262,9 @@ def check_outputs(path: Path | str, spec: ModelSpec, outputs: int) -> None:
 
 
 def _check_form(path: Path | str, content: Mapping[str, Any]) -> None:
-    """Raises BenchError unless a file of this project's format has the parts that its writer gave it."""
+    """Raises BenchError unless a file is of this project's format and has the parts that its writer gave it."""
+    if content.get("format") != FORMAT:
+        raise BenchError(f"{path} has format '{content.get('format')}'; this version reads '{FORMAT}'")
 
     def is_mapping(value: Any, of: type = object) -> bool:
         return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, of) for k, v in value.items())

@@ -14,19 +14,24 @@ from bench.engine.session import Session
 from bench.errors import BenchError
 from bench.measure.baseline import Baseline
 from bench.measure.cost import count_parameters, state_bytes
+from bench.models import ModelSpec
+from bench.models.checkpoint import SavedModel, read_stored
 from bench.plan.target import Goal
 from bench.recover.options import RepairOptions
 from bench.specialists.deployment import Grouping, spelt
-from bench.specialists.fusion import FUSION, FusionHead, HeadSpec, head_macs, open_head, read_head, save_head
-from bench.specialists.fusion_training import BEST_HEAD, LAST_HEAD, train_head
+from bench.specialists.fusion import AGAIN, FUSION, Fused, FusionHead, HeadSpec, head_macs, open_head, save_head
 from bench.specialists.opened import Specialist
 from bench.specialists.options import FusionOptions
-from bench.specialists.pruning import Recipe, make_single, record_of, work_folder
+from bench.specialists.pruning import Recipe, make_single, training_folder, work_folder
+from bench.specialists.records import kept_record, record_beside, record_of
 from bench.system.console import say
-from bench.system.files import file_digest, make_folder, plain, read_json, write_json
-from bench.system.kept_files import read_kept
+from bench.system.devices import seed_everything
+from bench.system.files import file_digest, make_folder, plain, write_json
 from bench.system.provenance import provenance
+from bench.system.run_folder import BEST, LAST
+from bench.train_eval import fit
 from bench.training.options import TrainOptions
+from bench.training.state import can_resume
 
 SINGLE = "single_model.pt"
 
@@ -73,33 +78,45 @@ def fuse_specialists(
         "input_size": data.input_size,
     }
     identity = plain({"specialists": parts, "head": asdict(spec), **recipe})
-    kept = read_kept(record_of(path), read_json) if path.is_file() else None
-    is_same = kept is not None and kept.get("identity") == identity and kept["file"]["sha256"] == file_digest(path)
-    if is_same and files.fits(kept["data"], f"{path.name} was trained"):
+    kept = kept_record(path, identity, files, "trained")
+    if kept is not None:
         say(f"{path} is there already")
         return kept
     groups = ", ".join(spelt(specialist.group) for specialist in specialists)
     say(f"fusing the specialists of the classes {groups} -> {path}")
-    run = train_head(specialists, spec, data.seeded(seed), training, options.patience, seed, folder, baseline.device)
-    best = read_head(folder / BEST_HEAD)
+    history = training_folder(path, identity, files)
+    seed_everything(seed)
     head = FusionHead(spec)
+    run = fit(
+        SavedModel(head, ModelSpec("fusion_head", spec.outputs, {"channels": spec.channels, "width": spec.width})),
+        data.seeded(seed),
+        training,
+        seed,
+        history,
+        resume=can_resume(history),
+        device=baseline.device,
+        label="fusion head",
+        patience=options.patience,
+        around=lambda network: Fused([specialist.features for specialist in specialists], network),
+    )
+    best = read_stored(run.best)
     head.load_state_dict(best["state_dict"])
-    save_head(path, head, spec, parts, {**data.record, **best["meta"]})
+    save_head(path, head.cpu(), spec, parts, best["meta"])
     record = {
         "format": FORMAT,
         "specialists": parts,
         "head": {**asdict(spec), "parameters": count_parameters(head), "state_bytes": state_bytes(head)},
         "macs": head_macs(head, _features_of_a_blank(specialists, data.input_size, baseline.device)),
         "file": {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size},
-        "training": asdict(run),
+        "training": {"history": run.history, "best_epoch": run.best_epoch, "best_miou": run.best_miou},
         "recipe": recipe,
         "identity": identity,
         "data": files.record(),
         "provenance": provenance(),
     }
     write_json(record_of(path), record)
-    for name in (BEST_HEAD, LAST_HEAD):
-        (folder / name).unlink(missing_ok=True)
+    for name in (BEST, LAST):
+        (history / name).unlink(missing_ok=True)
     return plain(record)
 
 
@@ -157,13 +174,7 @@ def opened_head(folder: Path, specialists: list[Specialist], device: torch.devic
         BenchError: missing, damaged or of others.
     """
     path = folder / FUSION
-    head = open_head(path, specialists, device)
-    record = read_json(record_of(path))
-    if record.get("format") != FORMAT or record["file"]["sha256"] != file_digest(path):
-        raise BenchError(
-            f"{record_of(path)} was not written with {path.name}; run `python -m bench.specialists fuse` again"
-        )
-    return head, record
+    return open_head(path, specialists, device), record_beside(path, FORMAT, AGAIN)
 
 
 def _features_of_a_blank(

@@ -27,6 +27,9 @@ FUSION = "fusion_model.pt"
 
 FORMAT = "segmentation-pruning-bench/fusion-1"
 
+AGAIN = "run `python -m bench.specialists fuse` again"
+"""How a head, and the single network beside it, are written again."""
+
 
 @dataclass(frozen=True)
 class HeadSpec:
@@ -120,7 +123,6 @@ def save_head(
     spec: HeadSpec,
     specialists: Sequence[dict[str, Any]],
     meta: dict[str, Any],
-    **state: Any,
 ) -> None:
     """Writes a head: plain tensors and plain data, in one piece or not at all.
 
@@ -130,7 +132,6 @@ def save_head(
         spec: its widths.
         specialists: the record of each (`Specialist.as_record`), whose features it reads.
         meta: how it came about.
-        state: of an unfinished training, what it takes to go on.
     """
     content = {
         "format": FORMAT,
@@ -139,7 +140,7 @@ def save_head(
         "state_dict": stored_tensors(head),
         "meta": plain(meta),
     }
-    write_file(path, {**content, **({"state": state} if state else {})})
+    write_file(path, content)
 
 
 def read_head(path: Path) -> dict[str, Any]:
@@ -148,9 +149,12 @@ def read_head(path: Path) -> dict[str, Any]:
     Raises:
         BenchError: missing, damaged, or another kind of file.
     """
-    content = read_file(path)
+    try:
+        content = read_file(path)
+    except DamagedFile as error:
+        raise DamagedFile(f"{path} is damaged or no fusion head; {AGAIN}", path) from error
     if content.get("format") != FORMAT:
-        raise BenchError(f"{path} holds no fusion head; write it by `python -m bench.specialists fuse`")
+        raise BenchError(f"{path} holds no fusion head; {AGAIN}")
     widths = content.get("head")
     is_whole = (
         isinstance(widths, dict)
@@ -161,7 +165,7 @@ def read_head(path: Path) -> dict[str, Any]:
         and isinstance(content.get("meta"), dict)
     )
     if not is_whole:
-        raise DamagedFile(f"{path} is damaged: a part of it is missing or of another form; write it again", path)
+        raise DamagedFile(f"{path} is damaged: a part of it is missing or of another form; {AGAIN}", path)
     return content
 
 
@@ -176,15 +180,10 @@ def open_head(path: Path, specialists: Sequence[Specialist], device: torch.devic
     content = read_head(path)
     for found, specialist in zip(content["specialists"], specialists, strict=False):
         if found != plain(specialist.as_record()):
-            raise BenchError(
-                f"{path} was trained on another {found.get('file')} than {specialist.path}; run "
-                "`python -m bench.specialists fuse` again"
-            )
+            raise BenchError(f"{path} was trained on another {found.get('file')} than {specialist.path}; {AGAIN}")
     if len(content["specialists"]) != len(specialists):
         groups = ", ".join(spelt(found.get("classes", ())) for found in content["specialists"])
-        raise BenchError(
-            f"{path} fuses specialists of the classes {groups}; run `python -m bench.specialists fuse` again"
-        )
+        raise BenchError(f"{path} fuses specialists of the classes {groups}; {AGAIN}")
     spec = HeadSpec(tuple(content["head"]["channels"]), content["head"]["width"], content["head"]["outputs"])
     head = FusionHead(spec)
     weights = fitting_tensors(content["state_dict"], head.state_dict(), where=f"{path} does not fit its head")

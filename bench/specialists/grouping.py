@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFile
 from bench.measure.baseline import Baseline
 from bench.specialists.clustering import ClassTree, class_covariance, class_distances, cluster
 from bench.specialists.dendrogram import draw_dendrogram
@@ -52,7 +52,7 @@ def group_classes(baseline: Baseline, options: GroupOptions, folder: Path) -> di
         }
     )
     kept = read_kept(path, read_json)
-    is_same = kept is not None and kept.get("format") == FORMAT and kept.get("identity") == identity
+    is_same = isinstance(kept, dict) and kept.get("format") == FORMAT and kept.get("identity") == identity
     if is_same and files.fits(kept["data"], f"{GROUPING} was written") and (folder / DEPLOYMENT).is_file():
         say(f"{folder / DEPLOYMENT} is there already and stays; remove it to have it written again")
         return kept
@@ -136,7 +136,10 @@ def _record(folder: Path) -> dict[str, Any]:
     path = folder / GROUPING
     if not path.is_file():
         raise BenchError(f"{path} is missing; run `python -m bench.specialists group` into that folder first")
-    record = read_json(path)
+    try:
+        record = read_json(path)
+    except DamagedFile as error:
+        raise BenchError(f"{path} is damaged; run `python -m bench.specialists group` again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise BenchError(f"{path} is no record of grouped classes; run `python -m bench.specialists group` again")
     return record

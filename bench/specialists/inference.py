@@ -19,9 +19,10 @@ from bench.measure.latency_report import LatencyReport
 from bench.models.checkpoint import SavedModel
 from bench.specialists.deployment import Grouping, spelt
 from bench.specialists.fusing import SINGLE, opened_head
-from bench.specialists.fusion import FUSION, Fused, FusionHead, scaled
+from bench.specialists.fusion import AGAIN, FUSION, Fused, FusionHead, scaled
 from bench.specialists.group_labels import data_of_group
 from bench.specialists.opened import Specialist, open_frozen, open_specialists
+from bench.specialists.records import said_in
 from bench.specialists.split import SplitFused, split_over_processes
 from bench.system.console import say
 from bench.system.files import file_digest, plain, write_json
@@ -130,14 +131,10 @@ def infer(
 def _single(path: Path, baseline: Baseline) -> SavedModel | None:
     if not path.is_file():
         return None
-    saved = open_frozen(path, baseline.device, outputs=baseline.data.classes.outputs)
-    said = saved.meta.get("single")
-    if not isinstance(said, dict) or said.get("baseline") != baseline.digest:
-        raise BenchError(
-            f"{path} is no network that was pruned from this baseline to be compared; run "
-            "`python -m bench.specialists fuse` again"
-        )
-    return saved
+    said = said_in(path, "single", "network that was pruned to be compared", AGAIN)
+    if said.get("baseline") != baseline.digest:
+        raise BenchError(f"{path} was pruned from another baseline; {AGAIN}")
+    return open_frozen(path, baseline.device, outputs=baseline.data.classes.outputs)
 
 
 def _scored(baseline: Baseline, network: nn.Module) -> tuple[dict[str, Any], str]:

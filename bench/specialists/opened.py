@@ -14,8 +14,8 @@ from bench.measure.baseline import Baseline
 from bench.models.checkpoint import SavedModel, load_model
 from bench.specialists.deployment import Group, Grouping, specialist_file, spelt
 from bench.specialists.features import LastFeatures, output_layer
-from bench.specialists.pruning import FORMAT, record_of
-from bench.system.files import file_digest, read_json
+from bench.specialists.pruning import FORMAT
+from bench.specialists.records import record_beside, said_in
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,7 @@ def open_frozen(path: Path, device: torch.device, **expected: Any) -> SavedModel
 def _opened(folder: Path, group: Group, threshold: float, baseline: Baseline) -> Specialist:
     path = folder / specialist_file(group, threshold)
     again = f"run `python -m bench.specialists prune` with `params_reduction={threshold / 100:g}`"
-    if not path.is_file():
-        raise BenchError(f"{path} is missing; {again}")
-    saved = open_frozen(path, baseline.device)
-    found = saved.meta.get("specialist")
-    if not isinstance(found, dict):
-        raise BenchError(f"{path} holds no specialist but some other network; {again}")
+    found = said_in(path, "specialist", "specialist", again)
     wanted = {
         "classes": list(group),
         "threshold": threshold,
@@ -87,15 +82,13 @@ def _opened(folder: Path, group: Group, threshold: float, baseline: Baseline) ->
         if found.get(key) != value:
             held = _in_words(key, found.get(key))
             raise BenchError(f"{path} is of {held}, not of {_in_words(key, value)}; {again}")
+    saved = open_frozen(path, baseline.device)
     if saved.spec.outputs != len(group) + 1:
         raise BenchError(
             f"{path} has {saved.spec.outputs} outputs, but {len(group)} classes and one for the rest; {again}"
         )
-    record = read_json(record_of(path))
-    sha256 = file_digest(path)
-    if record.get("format") != FORMAT or record["file"]["sha256"] != sha256:
-        raise BenchError(f"{record_of(path)} was not written with {path.name}; {again}")
-    return Specialist(group, path, sha256, saved, record)
+    record = record_beside(path, FORMAT, again)
+    return Specialist(group, path, record["file"]["sha256"], saved, record)
 
 
 def _in_words(key: str, value: Any) -> str:

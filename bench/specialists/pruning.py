@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.config.declare import identity_of
 from bench.data import SegmentationData
+from bench.datasets.fingerprint import DataFiles
 from bench.engine.pruning import prune_network
 from bench.engine.results import Pruned
 from bench.engine.session import Session
@@ -19,9 +20,9 @@ from bench.plan.target import Goal
 from bench.pruners import make_pruner
 from bench.specialists.deployment import Group, group_name, specialist_file, spelt
 from bench.specialists.group_labels import data_of_group, with_group_outputs
+from bench.specialists.records import kept_record, record_of
 from bench.system.console import say
-from bench.system.files import digest, file_digest, make_folder, plain, read_json, write_json
-from bench.system.kept_files import read_kept
+from bench.system.files import digest, file_digest, make_folder, plain, write_json
 from bench.system.locks import lock_of, share_out, try_lock
 from bench.system.provenance import provenance
 from bench.system.run_folder import BEST, LAST
@@ -69,9 +70,19 @@ def work_folder(folder: Path) -> Path:
     return make_folder(folder / WORK)
 
 
-def record_of(path: Path) -> Path:
-    """Where it is written how the network of a file was made: beside it, as JSON."""
-    return path.with_suffix(".json")
+def training_folder(path: Path, identity: Mapping[str, Any], files: DataFiles) -> Path:
+    """Where a training is kept until the file that comes of it is there: one for each recipe.
+
+    An unfinished training on images that changed since is removed.
+
+    Args:
+        path: the file.
+        identity: all that the training depends on but the images.
+        files: the images and labels.
+    """
+    folder = path.parent / WORK / f"{path.stem}_{digest(identity)[:8]}"
+    drop_outdated_run(folder, files)
+    return folder
 
 
 def prune_specialists(
@@ -169,14 +180,12 @@ def _pruned_and_tuned(
     seen = {"dataset": data.name, "classes": data.classes.names, "input_size": data.input_size}
     identity = plain({**what, **seen, **session.identity, **recipe.as_record(), "baseline": baseline.digest})
     files = data.files(*dict.fromkeys(["train", "val", baseline.split]))
-    kept = read_kept(record_of(path), read_json) if path.is_file() else None
-    is_same = kept is not None and kept.get("identity") == identity and kept["file"]["sha256"] == file_digest(path)
-    if is_same and files.fits(kept["data"], f"{path.name} was made"):
+    kept = kept_record(path, identity, files, "made")
+    if kept is not None:
         say(f"{path.name} is there already")
         return kept
     pruned, saved = _pruned(session, recipe, goal, group)
-    history = path.parent / WORK / f"{path.stem}_{digest(identity)[:8]}"
-    drop_outdated_run(history, files)
+    history = training_folder(path, identity, files)
     tuned = fit(
         saved,
         data.seeded(recipe.seed),

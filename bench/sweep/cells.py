@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from bench.measure.latency_mode import PLAIN_MODE
 from bench.pruners.base import Method
 from bench.report.row_settings import Settings, settings_of
 from bench.sweep.grid import Job
-from bench.sweep.names import CellName
+from bench.sweep.names import CellName, fits
 from bench.system.files import digest, plain, read_json
 from bench.system.run_folder import DONE, INFO, LAST, PRUNED, REPORT, is_done
 from bench.training.distillation import Distillation
@@ -109,20 +108,13 @@ def cells_of(
 def chosen(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     """The cells that fit one of some patterns; all where there are none.
 
-    Each part of a pattern fits the whole of a part of METHOD@TARGET@SEED; parts that are left out fit anything.
-
     Raises:
         UsageError: a pattern that no cell fits.
     """
-
-    def fits(cell: Cell, pattern: str) -> bool:
-        parts = pattern.split("@")
-        return len(parts) <= 3 and all(map(fnmatchcase, cell.name.split("@"), parts))
-
     for pattern in patterns:
-        if not any(fits(cell, pattern) for cell in cells):
+        if not any(fits(cell.name, pattern) for cell in cells):
             raise UsageError(f"no cell fits --only '{pattern}'; there are {_some(cells)}")
-    return [cell for cell in cells if not patterns or any(fits(cell, pattern) for pattern in patterns)]
+    return [cell for cell in cells if not patterns or any(fits(cell.name, pattern) for pattern in patterns)]
 
 
 def _some(cells: Sequence[Cell]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from bench.config.values import parse_bytes, parse_kept, parse_latency, parse_ratio, whole
@@ -49,3 +50,9 @@ def parse_cell(text: str) -> CellName:
         return CellName(method, *parse_latency(target.removeprefix(kind)), whole(seed))
     value = _KINDS[kind](target.removeprefix(kind)) if kind in _KINDS else parse_ratio(target)
     return CellName(method, kind, value, whole(seed))
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether each part of a pattern fits the whole of a part of METHOD@TARGET@SEED; those left out fit anything."""
+    parts = pattern.split("@")
+    return len(parts) <= 3 and all(map(fnmatchcase, name.split("@"), parts))

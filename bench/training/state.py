@@ -19,7 +19,8 @@ from torch import nn
 from bench.config.declare import identity_of
 from bench.datasets.fingerprint import DataFiles
 from bench.errors import BenchError, DamagedFile
-from bench.models.checkpoint import SavedModel, load_model, read_meta, save_model, stored_tensors
+from bench.models.checkpoint import SavedModel, read_meta, read_stored, save_model, stored_tensors
+from bench.models.state_dict_file import fitting_tensors
 from bench.system.files import plain, write_csv
 from bench.system.kept_files import read_kept
 from bench.system.run_folder import BEST, LAST, METRICS
@@ -112,16 +113,23 @@ def _damage_explained(folder: Path) -> Iterator[None]:
 
 
 def check_same_run(
-    folder: Path, found: SavedModel, saved: SavedModel, identity: dict[str, Any], files: DataFiles
+    folder: Path, found: Mapping[str, Any], saved: SavedModel, identity: dict[str, Any], files: DataFiles
 ) -> None:
     """Refuses to go on with a run under other options, but for more epochs than a finished one had, or on other images.
+
+    Args:
+        folder: of the run.
+        found: what its `last.pt` holds.
+        saved: the network that is to be trained.
+        identity: of the training that is asked for.
+        files: the images and labels it is to see.
 
     Raises:
         BenchError: names the first option that differs, and its old value, or the splits that changed.
     """
-    if not found.state:
+    if not found.get("state"):
         raise BenchError(f"{folder / LAST} holds no training state; start a new run with `ckpt={folder / LAST}`")
-    before, done = found.state["identity"], found.state["epoch"]
+    before, done = found["state"]["identity"], found["state"]["epoch"]
     for name in {**identity, **before}:
         now, then = identity.get(name), before.get(name)
         if name == "epochs" and done == then < now:
@@ -140,9 +148,9 @@ def check_same_run(
                 f"cannot resume {folder}: {flag} is {shown(now)}, the run was started with {shown(then)}; "
                 "repeat that value or start a new run in another folder"
             )
-    if plain(found.channels) != plain(saved.channels):
+    if plain(found["channels"]) != plain(saved.channels):
         raise BenchError(f"cannot resume {folder}: its network was pruned differently; repeat the `ckpt` it began with")
-    changed = files.changed_since(found.state.get("data"))
+    changed = files.changed_since(found["state"].get("data"))
     if changed:
         raise BenchError(
             f"cannot resume {folder}: images or labels of {' and '.join(changed)} changed since the run was started; "
@@ -153,7 +161,10 @@ def check_same_run(
 def drop_outdated_run(folder: Path, files: DataFiles) -> None:
     """Removes the state of an unfinished run that began on images or labels that have changed since."""
     last = folder / LAST
-    if last.is_file() and not files.fits(load_model(last).state.get("data"), f"the training in {folder} began"):
+    if not last.is_file():
+        return
+    began_on = read_stored(last).get("state", {}).get("data")
+    if not files.fits(began_on, f"the training in {folder} began"):
         last.unlink()
 
 
@@ -170,7 +181,7 @@ def shown(value: Any) -> str:
 
 def can_resume(folder: Path) -> bool:
     """Whether a folder holds a run to go on with unasked; a damaged one is begun anew, with a line about it."""
-    return read_kept(folder / LAST, load_model) is not None
+    return read_kept(folder / LAST, read_stored) is not None
 
 
 @dataclass
@@ -212,6 +223,11 @@ class TrainingState:
         """Notes where the network's sparse tensors are zero; to be called again when it was cut."""
         self.zeros = FixedZeros(self.saved.model, self.saved.meta.get(SPARSE, ()))
 
+    def is_over(self, epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are done, or the last `patience` of them were no better than one before."""
+        has_waited = patience is not None and self.best_epoch > 0 and self.epoch - self.best_epoch >= patience
+        return self.epoch >= epochs or has_waited
+
     @property
     def scored(self) -> nn.Module:
         """The network that is validated and saved: the averaged one where there is one."""
@@ -224,9 +240,10 @@ class TrainingState:
             BenchError: no or a damaged `last.pt`, or one of a run with other options or on other images.
         """
         with _damage_explained(folder):
-            found = load_model(folder / LAST)
+            found = read_stored(folder / LAST)
         check_same_run(folder, found, self.saved, self.identity, self.files)
-        state, scored = found.state, found.model.state_dict()
+        where = f"{folder / LAST} does not fit {self.saved.spec.name}"
+        state, scored = found["state"], fitting_tensors(found["state_dict"], self.scored.state_dict(), where=where)
         self.saved.model.load_state_dict(state["live"] if self.ema else scored)
         if self.ema:
             self.ema.model.load_state_dict(scored)

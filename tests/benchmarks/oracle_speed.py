@@ -46,11 +46,16 @@ OUTPUTS, VOID = 12, 11
 Groups = Sequence[ChannelGroup]
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where its weights are."""
+    return next(model.parameters()).device
+
+
 def by_oracle(model: nn.Module, groups: Groups, removals: list[Removal], batches: list[Batch]) -> Tensor:
     """Losses [removals, images] by the project's own way, nothing known before."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "losses.json"
-        device = torch.device("cpu")
+        device = device_of(model)
         ablation = Ablation(model, batches, ignore_index=VOID, device=device, path=path, identity=None)
         return ablation.losses(removals)
 
@@ -58,8 +63,9 @@ def by_oracle(model: nn.Module, groups: Groups, removals: list[Removal], batches
 @torch.inference_mode()
 def passes(model: nn.Module, batches: list[Batch]) -> Tensor:
     """Losses [images] by whole forward passes."""
-    sums = []
+    sums, device = [], device_of(model)
     for images, labels in batches:
+        images, labels = images.to(device), labels.to(device)
         sums += [loss_sums(part, label, VOID) for part, label in zip(model(images).split(1), labels, strict=True)]
     return torch.cat(sums)
 
@@ -70,7 +76,7 @@ def by_gate(model: nn.Module, groups: Groups, removals: list[Removal], batches: 
     for group, channels in removals:
 
         def close(positions: Tensor):
-            return lambda layer, inputs, output: output.index_fill(1, positions, 0)
+            return lambda layer, inputs, output: output.index_fill(1, positions.to(output.device), 0)
 
         hooks = [
             layers[name].register_forward_hook(close(positions))

@@ -9,8 +9,9 @@ each group, as the command does it; the head is trained. The two rivals are prun
 repaired and fine-tuned by the same recipe, for as many epochs as a specialist and the head together:
 
 * `as large`: as many parameters as specialists and head together;
-* `as fast`: the MACs of the slowest specialist up to its last features plus those of the head (`--cost macs`), or as
-  many milliseconds (`--cost milliseconds`, on a machine that does nothing else).
+* `as fast`: the MACs of the slowest specialist up to its last features plus those of the head (`--cost macs`), or
+  their share of the baseline's latency, by ratios within rounds that time all of them by turns (`--cost latency`).
+  What is timed is the one thread, and only while it runs, so that whatever else the machine does counts little.
 
 The baseline of each seed is also trained on by that many epochs (`baseline+`), so that no one wins by training longer.
 What is done is kept in DIR: the same command goes on. Prints mIoU on test in percent and, paired by seed, what fused
@@ -23,12 +24,15 @@ import argparse
 import json
 import math
 import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import nn
 
 from bench.config.values import list_of, parse_arguments, parse_size, whole
 from bench.datasets.options import DataOptions
@@ -66,7 +70,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=list_of(whole), default=[0, 1, 2])
     parser.add_argument("--device-counts", type=list_of(whole), default=[2, 3])
-    parser.add_argument("--cost", choices=("macs", "milliseconds"), default="macs")
+    parser.add_argument("--cost", choices=("macs", "latency"), default="macs")
     parser.add_argument("--model-args", type=parse_arguments, default={"width": 8, "depth": 3})
     parser.add_argument("--size", type=parse_size, default=(64, 96))
     parser.add_argument("--images", type=int, default=64)
@@ -89,7 +93,7 @@ def baseline_of(asked: argparse.Namespace, seed: int, folder: Path) -> Baseline:
     recipe = TrainOptions(epochs=asked.baseline_epochs, batch_size=8, lr=0.1, eval_every=5)
     network = ModelOptions(model="unet_small", model_args=asked.model_args)
     train_model(data, network, recipe, run, scoring, folder / "baseline", resume=True, unasked=True)
-    timing = TimingOptions(latency=asked.cost == "milliseconds")
+    timing = TimingOptions(latency=asked.cost == "latency")
     return open_baseline(folder / "baseline" / "best.pt", data, run, scoring, timing)
 
 
@@ -101,6 +105,13 @@ def specialist_macs(specialists: list[Specialist], size: tuple[int, int]) -> int
             shadow(blank_image(shadow, size))
         found.append(operators.macs)
     return max(found)
+
+
+def thread_time(network: nn.Module, images: torch.Tensor) -> float:
+    """Milliseconds that this thread was running for one pass."""
+    began = time.thread_time()
+    network(images)
+    return 1000 * (time.thread_time() - began)
 
 
 def compare(asked: argparse.Namespace, seed: int, baseline: Baseline, folder: Path) -> Iterator[dict[str, Any]]:
@@ -122,8 +133,9 @@ def compare(asked: argparse.Namespace, seed: int, baseline: Baseline, folder: Pa
         single_beside(baseline, specialists, fusion, out)
         record = infer(baseline, folder, grouping, THRESHOLD, out, RunOptions("cpu", seed), split=False)
         longer = replace(recipe, training=replace(tuning, epochs=asked.epochs + asked.head_epochs))
-        if asked.cost == "milliseconds":
-            goal = Goal("milliseconds", record["latency"]["split"]["total_ms"])
+        timed = record["latency"] and record["latency"]["split"]
+        if timed:
+            goal = Goal("latency", min(1.0, 1 / timed["speedup"]))
         else:
             macs = specialist_macs(specialists, baseline.data.input_size) + fusion["macs"]
             goal = Goal("macs", min(1.0, macs / baseline.cost["macs"]))
@@ -135,6 +147,8 @@ def compare(asked: argparse.Namespace, seed: int, baseline: Baseline, folder: Pa
             "devices": grouping.devices,
             "params_share": sizes["specialists + head"]["parameters"] / sizes["baseline"]["parameters"],
             "goal": str(goal),
+            "split latency": timed and {key: timed[key] for key in ("speedup", "speedup_p10", "speedup_p90")},
+            "as fast reached": fast["pruning"]["latency_search"] and fast["pruning"]["latency_search"]["reached"],
             "baseline": record["quality"]["baseline"]["miou"],
             "baseline+": whole["quality"]["miou"],
             "fused": record["quality"]["fused"]["miou"],
@@ -159,7 +173,8 @@ def main() -> None:
     rows = []
     for seed in asked.seeds:
         folder = make_folder(asked.out / f"seed{seed}")
-        rows += compare(asked, seed, baseline_of(asked, seed, folder), folder / "specialists")
+        with mock.patch("bench.measure.latency.time_on_cpu", thread_time):
+            rows += compare(asked, seed, baseline_of(asked, seed, folder), folder / "specialists")
         write_json(asked.out / "compared.json", {"asked": {**vars(asked), "out": None}, "rows": rows})
     names = ("baseline", "baseline+", "fused", "as large", "as fast")
     print(json.dumps({"cost": asked.cost, "seeds": asked.seeds}))

@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_counted_all_the_same(
 def test_the_module_is_a_command(tmp_path: Path, project_root: Path) -> None:
     words = [sys.executable, "-m", "bench.datasets.scan", tmp_path / "none"]
     done = subprocess.run(words, cwd=project_root, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("scan.py: error: there is no folder")
+    assert done.returncode == 1 and done.stderr.startswith("python -m bench.datasets.scan: error: there is no folder")
     assert len(done.stderr.splitlines()) == 1
 
 

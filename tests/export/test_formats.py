@@ -202,6 +202,34 @@ def test_padding_for_open_sizes_gives_the_numbers_of_the_network() -> None:
             assert torch.allclose(mirrored(images), model(images), atol=1e-5)
 
 
+class _Cancels(torch.nn.Module):
+    """Loses the last digits of its input in single precision: up to a thousandth."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + 3e4 - 3e4
+
+
+@pytest.mark.parametrize(
+    ("file", "is_near"),
+    [
+        (lambda images: images, True),
+        (lambda images: images * 1.1, False),
+        (lambda images: images * torch.nan, False),
+        (lambda images: images / 0, False),
+        (lambda images: images[:, :1], False),
+    ],
+)
+def test_no_file_is_held_to_digits_that_the_network_itself_loses(file: Callable, is_near: bool) -> None:
+    network = _Cancels()
+    facts = facts_of(SavedModel(network, ModelSpec("unet_small", 3), meta={"input_size": [23, 32]}), "x")
+    if is_near:
+        found = check_parity(file, network, facts, fixed=True, what="file")
+        assert 5e-4 < found["largest_difference"] < 1e-2
+    else:
+        with pytest.raises(BenchError, match=r"file is not the network: .* a logit differs by"):
+            check_parity(file, network, facts, fixed=True, what="file")
+
+
 class _Means(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         from bench.torch_utils.open_sizes import means_of_parts

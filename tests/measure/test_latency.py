@@ -365,7 +365,7 @@ def test_speedup_text(numbers, text):
     assert Latency(1, 1, 1, 1, 1, "float32", "contiguous", *numbers).speedup_text() == text
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_cuda_events_agree_with_the_clock():
     model = toy(64).cuda()
     report = time_networks({"a": model, "b": model}, (256, 256), device="cuda", **quick())

@@ -324,7 +324,7 @@ def test_every_repaired_network_opens_in_a_new_process(project_root: Path, tmp_p
         model = toys.settled(build_model(spec))
         # Which groups hold is tried out elsewhere.
         groups = find_groups(model, check=False)
-        target = Target(Goal("channels", 0.7), "local")
+        target = Target(Goal("channels", 0.9), "local")
         table = CostTable(model, groups, (32, 48))
         plan = make_plan(groups, toys.random_scores(groups), table, target)
         network = toys.cut_copy(model, groups, plan)

@@ -14,10 +14,10 @@ from scripts import Outcome, run_script
 
 from bench.models.checkpoint import load_model, save_model
 from bench.models.state_dict_file import read_file
-from bench.specialists import fusion_training
 from bench.specialists.fusion import read_head
 from bench.system import locks
 from bench.system.locks import lock_of, try_lock
+from bench.train_eval import _Trainer
 
 COMMAND = "bench.specialists.__main__"
 GROUPS = "2,*,,0-4|5-10,\n3,,,0-4|5-7|8-10,\n"
@@ -168,28 +168,22 @@ def test_specialists_in_processes_of_their_own_say_the_same_to_the_last_bit(fini
 
 def test_an_interrupted_training_of_the_head_goes_on_to_the_same_weights(finished, copied, monkeypatch):
     shutil.rmtree(copied.fused)
-    one_epoch = fusion_training._Training.one_epoch
+    one_epoch = _Trainer.one_epoch
 
-    def interrupted(training):
-        if training.run.epoch == 1:
+    def interrupted(trainer):
+        if trainer.state.epoch == 1:
             raise KeyboardInterrupt
-        one_epoch(training)
+        one_epoch(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fusion_training._Training, "one_epoch", interrupted)
+        patch.setattr(_Trainer, "one_epoch", interrupted)
         outcome = copied.fuse("--no-single")
     assert outcome.code == 130 and not (copied.fused / "fusion_model.pt").exists()
-    assert "going on with the training of the head after epoch 1" in done(copied.fuse("--no-single"))
+    shown = done(copied.fuse("--no-single"))
+    assert "fusion head 2/2: loss" in shown and "fusion head 1/2: loss" not in shown
     once, twice = (read_head(place.fused / "fusion_model.pt")["state_dict"] for place in (finished, copied))
     assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)
-    assert not (copied.fused / "fusion_last.pt").exists()
-
-
-def test_patience_ends_a_training():
-    run = fusion_training.FusionRun([{"epoch": 1}, {"epoch": 2}, {"epoch": 3}], best_epoch=1, best_miou=0.5)
-    options = fusion_training.TrainOptions(epochs=9)
-    assert run.is_over(options, patience=2) and not run.is_over(options, patience=3)
-    assert run.is_over(fusion_training.TrainOptions(epochs=3), patience=9)
+    assert not [*copied.fused.rglob("last.pt")]
 
 
 def truncate(path: Path) -> None:
@@ -228,7 +222,12 @@ def trained_anew(path: Path) -> None:
         (lambda place: shutil.copy(place.folder / FIRST, place.fused / "fusion_model.pt"), "holds no fusion head"),
         (lambda place: truncate(place.fused / "fusion_model.pt"), "fusion_model.pt is damaged"),
         (lambda place: (place.folder / "grouping.json").unlink(), "grouping.json is missing"),
-        (lambda place: shutil.copy(place.folder / FIRST, place.fused / "single_model.pt"), "has 6 outputs"),
+        (
+            lambda place: shutil.copy(place.folder / FIRST, place.fused / "single_model.pt"),
+            "holds no network that was pruned to be compared",
+        ),
+        (lambda place: (place.folder / SECOND).with_suffix(".json").unlink(), f"{SECOND[:-3]}.json is missing; run"),
+        (lambda place: (place.fused / "fusion_model.json").write_text("[]"), "was not written with fusion_model.pt"),
     ],
 )
 def test_a_wrong_file_is_one_line(copied, spoil, fault):
