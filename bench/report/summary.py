@@ -65,11 +65,12 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
     header, lines = comparison_lines(baseline, rows, full=True)
     found = entries(rows)
     parts = [f"# {comparison_title(baseline)}", "", *markdown_table(header, lines), ""]
+    measured = [when for key, when in STAGES.items() if any(entry.values(key) for entry in found)]
     parts += [
-        "mIoU in percent over the whole split: right after the cut, after recalibration of the BatchNorm statistics, "
-        "after fine-tuning. Parameters and MACs: share kept."
+        f"mIoU in percent over the whole split{': ' * bool(measured)}{', '.join(measured)}. "
+        "Parameters and MACs: share kept."
     ]
-    if any(entry.values("miou_repaired") for entry in found):
+    if STAGES["miou_repaired"] in measured:
         parts += [
             "Repaired: by least squares, without training; cut and recalibrated are the same networks without it."
         ]

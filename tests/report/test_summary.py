@@ -370,3 +370,17 @@ def test_prediction_picture_wraps_panels_and_shortens_captions(tmp_path):
         assert wide.width == 12 + 3 * (PANEL_WIDTH + 12)
         assert single.width == 12 + PANEL_WIDTH + 12
         assert wide.height > 2 * (single.height - 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "right after the cut, after recalibration, after fine-tuning"),
+        ({"miou_finetuned": None, "miou_repaired": 0.4}, "right after the cut, after recalibration, after repair"),
+        ({"miou_finetuned": None, "miou_recalibrated": None}, "right after the cut"),
+    ],
+)
+def test_the_text_names_the_stages_that_were_measured(tmp_path, changes: dict, said: str) -> None:
+    write_summary(tmp_path, BASELINE, [row("taylor", 0.5, **changes)], PROVENANCE)
+    text = (tmp_path / "benchmark_summary.md").read_text(encoding="utf-8")
+    assert f"over the whole split: {said}. Parameters" in text
