@@ -7,7 +7,7 @@ the end (`bench.channels.exchange`), so a rule may leave out what only code can 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class Flow:
         labels: Labels,
         of_stored: Callable[[Tensor], Axes | None],
         of_bare_norm: Callable[[str], Axis | None],
+        computing: Collection[str],
         budget: Budget,
     ):
         """Begins with the tensors a network holds.
@@ -47,9 +48,10 @@ class Flow:
             labels: gets what is found out.
             of_stored: the axes of a parameter or buffer, None for any other tensor.
             of_bare_norm: the channels of a normalisation without tensors, None for any other module.
+            computing: names of layers that make their weights of others in every pass.
             budget: the time for it; channels of operators behind its end stay.
         """
-        self._of_bare_norm, self._budget = of_bare_norm, budget
+        self._of_bare_norm, self._computing, self._budget = of_bare_norm, computing, budget
         self.labels, self.running = labels, [""]
         self._of_stored = of_stored
         self._axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -85,6 +87,8 @@ class Flow:
 
     def hold(self, *axes: Axis | None, why: str) -> None:
         """Says that channels on some axes stay."""
+        if self.where in self._computing:
+            why = "computes its weight in every pass (weight norm, spectral norm, a mask) and cannot be narrowed"
         for axis in axes:
             self.labels.fix(axis, f"{self.where or 'the network'} {why}")
 
@@ -174,12 +178,19 @@ def _is_part(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
 
 
+@rule("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like")
+def _like(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Constants, and random numbers, that are as wide as something: the state that a recurrence begins with."""
+    # Of a part of a tensor, such as a single channel, the number is written in the code.
+    if not _is_part(args[0]):
+        flow.put(out, flow.of(args[0]))
+
+
 @rule(
-    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros"),
-    *("new_ones", "new_empty", "new_full", "arange", "zeros", "ones", "full", "empty", "_local_scalar_dense", "equal"),
+    *("new_zeros", "new_ones", "new_empty", "new_full", "arange", "zeros", "ones", "full", "empty", "equal"),
     *("is_nonzero", "item", "linspace", "scalar_tensor", "rand", "randn", "randperm", "eye", "tril_indices"),
     *("new_empty_strided", "empty_strided", "bernoulli_", "uniform_", "normal_", "random_", "empty_permuted"),
-    *("is_same_size", "lift", "resize_", "set_", "logspace", "tril", "triu", "detach_"),
+    *("is_same_size", "lift", "resize_", "set_", "logspace", "tril", "triu", "detach_", "_local_scalar_dense"),
 )
 def _begins_anew(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Constants and random numbers have no channels."""

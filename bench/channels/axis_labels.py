@@ -221,12 +221,15 @@ class _Cluster:
             # How so many agree takes too long to find out: none goes.
             self._ways: list[list[int | None]] = [[None] * len(splits)]
             return
-        ways = [self._assigned(order, base, stuck) for order in (-1, 0, 1)]
+        ways = [self._assigned(order, base, stuck, is_late) for is_late in (False, True) for order in (-1, 0, 1)]
         different = {repr(choice): choice for choice in ways}
         self._ways = sorted(different.values(), key=lambda choice: -self._count(choice, base))
 
-    def _assigned(self, order: int, base: np.ndarray, stuck: set[int]) -> list[int | None]:
-        """Of each split the factor that shrinks; the last where there is a choice, the first, or the second."""
+    def _assigned(self, order: int, base: np.ndarray, stuck: set[int], is_late: bool) -> list[int | None]:
+        """Of each split the factor that shrinks; the last where there is a choice, the first, or the second.
+
+        Those with one factor that may shrink decide first, or late: heads that are merged with windows, say, need not.
+        """
         is_free: dict[int, bool] = {}
         # Factors that are joined, label by label, are one.
         families = _families([axis for split in self._splits for axis in split.factors if axis is not None], base)
@@ -247,7 +250,8 @@ class _Cluster:
                 free = [k for k in split.allowed if factors[k] is not None and is_free.get(factors[k]) is True]
                 return free[:1] or [k for k in split.allowed if factors[k] is not None and factors[k] not in is_free]
 
-            number = min(waiting, key=lambda one: len(open_to(one)))
+            late = [len(split.allowed) == 1 and is_late for split in self._splits]
+            number = min(waiting, key=lambda one: (late[one], len(open_to(one))))
             waiting.remove(number)
             options, factors = open_to(number), of[number]
             if options:

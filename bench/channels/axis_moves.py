@@ -75,6 +75,27 @@ def _strided(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         flow.hold(*axes, why="reads them in strides of its own")
 
 
+@rule("view_as_real", "view_as_real_copy")
+def _real(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    flow.put(out, [*flow.of(args[0]), None])
+
+
+@rule("view_as_complex", "view_as_complex_copy")
+def _complex(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    *axes, pair = flow.of(args[0])
+    flow.hold(pair, why="reads them as real and imaginary parts")
+    flow.put(out, axes)
+
+
+@rule("diag_embed")
+def _diagonal(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    axes = flow.of(args[0])
+    if len(args) > 1 or kwargs:
+        flow.hold(*axes, why="puts them on a diagonal")
+    else:
+        flow.put(out, [*axes, axes[-1]])
+
+
 @rule("permute", "transpose", "t", "transpose_", "t_", "permute_copy", "movedim", "swapaxes", "numpy_T", "mT")
 def _permute(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     tensor, name = args[0], func.overloadpacket.__name__

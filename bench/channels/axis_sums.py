@@ -65,6 +65,22 @@ def _matmul(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     flow.made(out, flow.where)
 
 
+@rule("_cdist_forward", "_euclidean_dist")
+def _distances(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    left, right = map(flow.of, args[:2])
+    _summed(flow, left[-1], right[-1])
+    lead = [flow.labels.join(parts) for parts in zip(left[:-2], right[:-2], strict=True)]
+    flow.put(out, [*lead, left[-2], right[-2]])
+
+
+@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
+def _transform(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A Fourier transform over some axes."""
+    axes, over = flow.of(args[0]), {axis % out.dim() for axis in args[1]}
+    flow.hold(*(axes[k] for k in over), why="transforms them")
+    flow.put(out, [None if k in over else axis for k, axis in enumerate(axes)])
+
+
 @rule("convolution", "_convolution", "convolution_overrideable")
 def _convolution(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     images, weight, bias = args[:3]
@@ -84,7 +100,10 @@ def _convolution(flow: Flow, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     else:
         ours, each = flow.labels.split(read, (groups, weight.shape[1]))
         blocks, _ = flow.labels.split(made, (groups, weight.shape[0] // groups))
-        flow.labels.join([ours, blocks])
+        blocks = flow.labels.join([ours, blocks])
+        if made is None:
+            # A filter that is written in the code, such as one that blurs.
+            made = flow.labels.merge([blocks, None], (groups, weight.shape[0] // groups))
         if weight.shape[1] > 1:
             _summed(flow, each, into)
     if bias is not None:

@@ -319,13 +319,15 @@ def without(model: nn.Module, groups: Sequence[ChannelGroup], lost: Mapping[str,
 def _numbers(groups: Iterable[ChannelGroup]) -> dict[str, int]:
     """Group name -> how many channels to take: other numbers where groups are as wide, as far as there are enough.
 
-    Code that reads the width of one of them for another does not show where both lose as many.
+    Code that reads the width of one of them for another does not show where both lose as many. Half at least, so that
+    code that asks whether there are so many shows, too; and the rest is quicker.
     """
     seen: Counter[int] = Counter()
     found = {}
     for group in groups:
         wide = len(group.producers[0].layer.positions)
-        found[group.name] = 1 + seen[wide] % max(1, group.channels // 2)
+        half = group.channels // 2
+        found[group.name] = half + seen[wide] % max(1, (group.channels + 1) // 2)
         seen[wide] += 1
     return found
 

@@ -21,7 +21,7 @@ from bench.channels.exchange import faults
 from bench.channels.joining import joined_by_size
 from bench.channels.layer_axes import IN, NORMS, OUT, WEIGHTED, is_depthwise
 from bench.channels.protection import FIRST, IGNORED, UNUSED, reasons_to_protect
-from bench.channels.tracing import OUTPUT, Trace, Traced, TracedSide, traced_at
+from bench.channels.tracing import OUTPUT, Traced, TracedSide, traced_at
 from bench.errors import BenchError, first_line
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.network_form import USUAL_SIZES, form_of
@@ -141,27 +141,30 @@ def find_groups(
         UsageError: a pattern matches no layer that makes channels.
         BenchError: the network cannot be copied or traced.
     """
+    kind = type(model).__name__
     # A copy, because a forward pass in training mode may change a network, and a failed one leaves hooks behind.
     try:
         model = copy.deepcopy(model)
-    except RuntimeError as error:
+    except Exception as error:
         raise BenchError(
-            f"cannot copy {type(model).__name__} ({first_line(error)}); take old-style weight norm and masks off its "
-            "layers first: torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove"
+            f"cannot copy {kind} ({first_line(error)}); it must hold no locks or open files, no results "
+            "of a pass with gradients, and no old-style weight norm or masks (torch.nn.utils.remove_weight_norm, "
+            "torch.nn.utils.prune.remove)"
         ) from error
     budget = Budget()
     only = trace_size or form_of(model).trace_size
     trace = traced_at(model, [only] if only else [*USUAL_SIZES, *([input_size] if input_size else [])], budget)
     size = trace.size
     while True:
-        found = _as_groups(trace, model)
+        channels = trace.channels()
+        found = _as_groups(channels, trace.norm_behind, model)
         groups, traced = [group for group, _ in found], [one for _, one in found]
         reasons = reasons_to_protect(model, groups, traced, trace.run, ignore, protect_first)
         free = [group for group in groups if group.name not in reasons]
         images = blank_image(model, size)
         wrong = faults(model, free, images, budget) if check else {}
         if wrong:
-            groups, wrong = joined_by_size(model, groups, free, wrong, images, budget)
+            groups, wrong = joined_by_size(model, groups, free, _made_by_none(channels, model), wrong, images, budget)
         # Where an axis is taken apart, either whole parts can go or the same of each; the network tells which.
         labels = {label for group, one in found if group.name in wrong for label in one.labels}
         if not labels or budget.is_spent or not trace.choose_others(labels):
@@ -193,15 +196,13 @@ def group_sides(groups: Iterable[ChannelGroup]) -> dict[tuple[str, str], list[tu
     return sides
 
 
-def _as_groups(trace: Trace, model: nn.Module) -> list[tuple[ChannelGroup, Traced]]:
+def _as_groups(
+    channels: Iterable[Traced], norm_behind: dict[str, str], model: nn.Module
+) -> list[tuple[ChannelGroup, Traced]]:
     """The groups of channels that layers make, in the order of their first producers, and what is known of each."""
     layers = dict(model.named_modules())
     order = {name: position for position, name in enumerate(layers)}
-    found = [
-        (_as_group(one, layers, order, trace.norm_behind), one)
-        for one in trace.channels()
-        if any(side.side == OUT and isinstance(layers[side.layer], WEIGHTED) for side in one.sides)
-    ]
+    found = [(_as_group(one, layers, order, norm_behind), one) for one in channels if _is_made(one, layers)]
     found.sort(key=lambda pair: (order[pair[0].name], _first_position(pair[0])))
     names: set[str] = set()
     for number, (group, one) in enumerate(found):
@@ -215,6 +216,21 @@ def _as_groups(trace: Trace, model: nn.Module) -> list[tuple[ChannelGroup, Trace
     return found
 
 
+def _made_by_none(channels: Iterable[Traced], model: nn.Module) -> list[ChannelGroup]:
+    """Channels that no layer of the table makes, such as those in torch's attention: they go with others or stay."""
+    layers = dict(model.named_modules())
+    order = {name: position for position, name in enumerate(layers)}
+    return [
+        _as_group(one, layers, order, {})
+        for one in channels
+        if one.channels > 1 and one.obstacle is None and not one.is_output and not _is_made(one, layers)
+    ]
+
+
+def _is_made(traced: Traced, layers: dict[str, nn.Module]) -> bool:
+    return any(side.side == OUT and isinstance(layers[side.layer], WEIGHTED) for side in traced.sides)
+
+
 def _first_position(group: ChannelGroup) -> int:
     return int(group.members[0].positions.min())
 
@@ -224,22 +240,31 @@ def _as_group(
 ) -> ChannelGroup:
     """Sorts the sides that channels reach by what the layers do with them."""
     sides = sorted(traced.sides, key=lambda side: order[side.layer])
-    first = next(side for side in sides if side.side == OUT and isinstance(layers[side.layer], WEIGHTED))
+    makers = (side for side in sides if side.side == OUT and isinstance(layers[side.layer], WEIGHTED))
+    first = next(makers, sides[0])
     # Channels are numbered in the order in which their first layer makes them.
     ordered = [_as_member(side, np.argsort(first.positions[:, 0], kind="stable")) for side in sides]
     made = [m for m in ordered if m.side == OUT and isinstance(layers[m.layer], WEIGHTED)]
-    norms = {m.layer: m for m in ordered if isinstance(layers[m.layer], NORMS)}
+    norms = {m.layer: m for m in ordered if m.side == OUT and isinstance(layers[m.layer], NORMS)}
     filters = [m for m in made if not is_depthwise(layers[m.layer])]
     producers = tuple(Producer(m, norms.get(norm_behind.get(m.layer, ""))) for m in filters)
     depthwise = tuple(m for m in ordered if m.side == OUT and m not in filters and m.layer not in norms)
     consumers = tuple(m for m in ordered if m.side == IN and not is_depthwise(layers[m.layer]))
     scales = tuple(m for m in ordered if m.side not in (OUT, IN))
-    name = (producers[0].layer if producers else ordered[0]).layer
+    named = producers[0].layer if producers else ordered[0]
     structure = tuple(sorted(f"{type(layers[m.layer]).__name__} {m.side}" for m in ordered))
-    unit = len((producers[0].layer if producers else ordered[0]).positions) // traced.channels
+    unit = len(named.positions) // traced.channels
     return ChannelGroup(
-        name, traced.channels, producers, tuple(norms.values()), depthwise, consumers, scales, unit, structure=structure
-    )  # fmt: skip
+        name=named.layer,
+        channels=traced.channels,
+        producers=producers,
+        norms=tuple(norms.values()),
+        depthwise=depthwise,
+        consumers=consumers,
+        scales=scales,
+        unit=unit,
+        structure=structure,
+    )
 
 
 def _as_member(side: TracedSide, order: np.ndarray) -> Member:

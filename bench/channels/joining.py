@@ -27,6 +27,7 @@ def joined_by_size(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
     free: Sequence[ChannelGroup],
+    loose: Sequence[ChannelGroup],
     wrong: Mapping[str, str],
     images: Tensor,
     budget: Budget,
@@ -37,6 +38,7 @@ def joined_by_size(
         model: the network the groups were found in; left as it was.
         groups: all its groups.
         free: those that were tried.
+        loose: channels that no layer makes; they go with a group or stay.
         wrong: group name -> why it cannot go.
         images: what they were tried with (`bench.channels.exchange.faults`).
         budget: the time for trying.
@@ -47,8 +49,16 @@ def joined_by_size(
     by_width: dict[int, list[ChannelGroup]] = defaultdict(list)
     for group in free:
         if wrong.get(group.name, "").startswith(SIZE_IN_CODE):
-            by_width[len(group.producers[0].layer.positions)].append(group)
+            by_width[len(_narrowest(group).positions)].append(group)
+    others: dict[int, list[ChannelGroup]] = defaultdict(list)
+    for group in loose:
+        others[len(_narrowest(group).positions)].append(group)
     tied = [_at_once(model, parts, images) for parts in by_width.values()]
+    # Only where layers by themselves do not do.
+    tied = [
+        _at_once(model, [*every, *others[wide]], images) if len(parts) == 1 and others[wide] else parts
+        for parts, (wide, every) in zip(tied, by_width.items(), strict=True)
+    ]
     found = {parts[0].name: (parts, as_one(parts)) for parts in tied if len(parts) > 1}
     found = {name: (parts, one) for name, (parts, one) in found.items() if one is not None}
     if not found:
@@ -72,8 +82,12 @@ def _at_once(model: nn.Module, parts: Sequence[ChannelGroup], images: Tensor) ->
             left.remove(min(left, key=lambda group: group.channels))
             continue
         small = without(model, [one], {one.name: torch.tensor([one.channels - 1])})
-        makers = {producer.layer.layer: group.name for group in left for producer in group.producers}
-        ran = [left[-1].name]
+        makers = {
+            layer: group
+            for group in left
+            for layer in [p.layer.layer for p in group.producers] or [scale.layer for scale in group.scales]
+        }
+        ran = [left[-1]]
         try:
             with torch.no_grad(), inputs_seen(small, makers, lambda name, _, ran=ran, of=makers: ran.append(of[name])):
                 for is_training in (False, True):
@@ -81,15 +95,18 @@ def _at_once(model: nn.Module, parts: Sequence[ChannelGroup], images: Tensor) ->
                         small(images[:1])
             break
         except Exception:  # noqa: BLE001  a network's own code
-            left = [group for group in left if group.name != ran[-1]]
+            left = [group for group in left if group is not ran[-1]]
     return left
 
 
 def as_one(parts: Sequence[ChannelGroup]) -> ChannelGroup | None:
     """A group of several that have as many positions each: the n-th position of all goes together.
 
-    Where some can only go by larger units than others, all go by the largest, in its pattern; None if they do not fit.
+    Where some can only go by larger units than others, all go by the largest, in its pattern; None if they do not fit,
+    or if no layer makes the first.
     """
+    if not parts[0].producers:
+        return None
     like = parts[0].producers[0].layer
     coarsest = min(parts, key=lambda group: group.channels)
     pattern = _channel_of(coarsest)
@@ -112,7 +129,8 @@ def as_one(parts: Sequence[ChannelGroup]) -> ChannelGroup | None:
         for member in found.pop("producers")
     )
     structure = tuple(sorted(side for part in parts for side in part.structure))
-    whole = replace(parts[0], channels=coarsest.channels, unit=coarsest.unit, structure=structure, producers=producers)
+    unit = len(producers[0].layer.positions) // coarsest.channels
+    whole = replace(parts[0], channels=coarsest.channels, unit=unit, structure=structure, producers=producers)
     return replace(whole, **found)
 
 
@@ -123,6 +141,11 @@ def _member(like: Member, key: tuple[str, str], pieces: Sequence[tuple[Tensor, T
 
 
 def _channel_of(group: ChannelGroup) -> Tensor:
-    """int64 [positions], the channel of each position of the first producer, in their order."""
-    first = group.producers[0].layer
-    return first.channels[first.positions.argsort()]
+    """int64 [positions], the channel of each position of the narrowest member, in their order."""
+    member = _narrowest(group)
+    return member.channels[member.positions.argsort()]
+
+
+def _narrowest(group: ChannelGroup) -> Member:
+    """The side with the fewest positions: where code makes queries, keys and values at once, as many as each has."""
+    return min(group.members, key=lambda member: len(member.positions))

@@ -49,6 +49,8 @@ def axes_of(layer: nn.Module) -> dict[str, tuple[str, ...]] | None:
     known = next((axes for kind, axes in _AXES.items() if isinstance(layer, kind)), None)
     if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
         return None  # one slope for all channels
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) > 1:
+        known = None  # one of several axes; which, only a trace tells
     if known is not None and is_depthwise(layer):
         # One filter a channel: the input side has no axis of its own.
         known = {"weight": (OUT,), "bias": (OUT,)}
@@ -62,11 +64,16 @@ def axes_of(layer: nn.Module) -> dict[str, tuple[str, ...]] | None:
 
 def is_rigid(layer: nn.Module) -> bool:
     """Whether a layer has channels but cannot be narrowed: what computes its weights would not know of it."""
-    if isinstance(layer, nn.utils.parametrize.ParametrizationList):
+    if isinstance(layer, (nn.utils.parametrize.ParametrizationList, torch.jit.ScriptModule)):
         return True
     if isinstance(layer, nn.ConvTranspose2d) and is_grouped(layer):
         # Its bias has an axis for all channels, its weight one for those of a group.
         return True
+    return computes_weight(layer)
+
+
+def computes_weight(layer: nn.Module) -> bool:
+    """Whether a layer makes its weight of others in every pass: weight norm, spectral norm, a mask."""
     return isinstance(layer, WEIGHTED) and "weight" not in layer._parameters
 
 
@@ -257,10 +264,22 @@ def _refresh_attributes(layer: nn.Module, kept: int) -> None:
     elif isinstance(layer, nn.GroupNorm):
         layer.num_channels = kept if layer.weight is None else layer.weight.shape[0]
     elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
-        last = kept if layer.weight is None else layer.weight.shape[-1]
-        layer.normalized_shape = (*layer.normalized_shape[:-1], last)
+        shape = (*layer.normalized_shape[:-1], kept) if layer.weight is None else layer.weight.shape
+        layer.normalized_shape = tuple(shape)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = layer.weight.numel()
+    elif isinstance(layer, nn.MultiheadAttention):
+        _refresh_attention(layer)
+
+
+def _refresh_attention(layer: nn.MultiheadAttention) -> None:
+    """Makes the widths that torch's attention knows agree with its tensors; it keeps its number of heads."""
+    if layer.in_proj_weight is None:
+        layer.embed_dim = layer.q_proj_weight.shape[0]
+        layer.kdim, layer.vdim = layer.k_proj_weight.shape[1], layer.v_proj_weight.shape[1]
+    else:
+        layer.embed_dim = layer.kdim = layer.vdim = layer.in_proj_weight.shape[0] // 3
+    layer.head_dim = layer.embed_dim // layer.num_heads
 
 
 def sizes_without_tensors(model: nn.Module) -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Reasons that have to do with what a layer is for, or with what the user wants.
 UNUSED, FIRST, IGNORED = "not run at inference", "first layer", "ignored by"
 _NOBODYS = "no layer makes these channels"
+_AT_ONCE = "all of its channels can only go at once"
 
 
 def reasons_to_protect(
@@ -49,7 +50,8 @@ def reasons_to_protect(
     pairs = list(zip(groups, traced, strict=True))
     # Of several reasons for one group the last of these is given.
     return (
-        {group.name: _NOBODYS for group in groups if not group.producers}
+        {group.name: _AT_ONCE for group in groups if group.channels == 1 < group.unit}
+        | {group.name: _NOBODYS for group in groups if not group.producers}
         | {group.name: one.obstacle for group, one in pairs if one.obstacle is not None}
         # An auxiliary head costs nothing at inference; removing its channels would be a reduction in name only.
         | {name: UNUSED for name, layers in makers.items() if layers and not any(layer in run for layer in layers)}

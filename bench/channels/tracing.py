@@ -23,7 +23,7 @@ import bench.channels.axis_sums  # noqa: F401  rules of operators
 from bench.channels.axis_flow import Axes, Flow
 from bench.channels.axis_labels import Axis, Labels, Settled
 from bench.channels.budget import Budget
-from bench.channels.layer_axes import NORMS, OUT, axes_of, is_rigid, own_tensors, width
+from bench.channels.layer_axes import NORMS, OUT, axes_of, computes_weight, is_rigid, own_tensors, width
 from bench.channels.modes import without_chance
 from bench.config.values import size_text
 from bench.errors import BenchError, first_line
@@ -111,7 +111,7 @@ class Trace:
         self._channel: np.ndarray = np.empty(0, dtype=np.int64)
 
     def _pass(self, model: nn.Module, size: tuple[int, int], is_training: bool) -> None:
-        flow = Flow(self._labels, self._stored.axes, self._stored.bare_norm, self._budget)
+        flow = Flow(self._labels, self._stored.axes, self._stored.bare_norm, self._stored.computing, self._budget)
         images = blank_image(model, size)
         labels = self._labels.new(images.shape[1])
         self._labels.fix(labels, IMAGE)
@@ -175,6 +175,7 @@ class _Stored:
         self._sides: dict[tuple[str, str], Axis] = {}
         self._axes: dict[int, Axes] = {}
         self.touched: set[str] = set()
+        self.computing = {name for name, layer in self._layers.items() if computes_weight(layer)}
         for name, layer in self._layers.items():
             for tensor_name, tensor in own_tensors(layer):
                 self._owners[id(tensor)].append((name, tensor_name))

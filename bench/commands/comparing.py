@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> list[Plann
     from bench.sweep.dry_run import plan_lines, planned
     from bench.sweep.finetune_all import finetune_recipe
     from bench.sweep.grid import check_outcome
+    from bench.sweep.helping import leads
     from bench.sweep.run import run_cells
     from bench.system.console import console, say
     from bench.system.files import make_folder
@@ -90,6 +92,8 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> list[Plann
             groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
             ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups), asked=arguments.given)
     baseline = baseline_of(arguments, checkpoint)
+    if not leads(baseline):
+        return []
     session = session_of(arguments, baseline, out / "scores", schedule)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     check = session.options.tries_groups
@@ -170,28 +174,48 @@ def compare_all(parser: Parser, study: Sequence[argparse.Namespace]) -> None:
     Raises:
         BenchError: one of several failed, or what the only one raises.
     """
+    _check_processes(collect(SweepOptions, study[0]))
+
     from bench.sweep.dry_run import each_once, total_line
+    from bench.sweep.helping import dismissing, led
     from bench.system.console import say
+    from bench.system.processes import world
 
     if len(study) == 1:
-        compare_methods(parser, study[0])
+        with led(study[0].device), dismissing():
+            compare_methods(parser, study[0])
         return
     # Of a study, `only` picks cells wherever they are; where there are none at all, the first benchmark says so.
     study = [arguments for arguments in study if _picks_cells(arguments)] or study[:1]
     failures, plan = [], []
-    for number, arguments in enumerate(study, start=1):
-        say(f"benchmark {number} of {len(study)}: {arguments.out_dir}")
-        try:
-            plan += compare_methods(parser, arguments)
-        except BenchError as error:
-            failures.append(f"{arguments.out_dir}: {as_flags(str(error))}")
-            say(failures[-1])
-    if plan:
-        say(f"all benchmarks: {total_line(each_once(plan))}")
-    if not (study[0].dry_run or study[0].cells_only):
-        _put_side_by_side(list(dict.fromkeys(Path(arguments.out_dir) for arguments in study)))
+    with led(study[0].device):
+        for number, arguments in enumerate(study, start=1):
+            say(f"benchmark {number} of {len(study)}: {arguments.out_dir}")
+            try:
+                with dismissing():
+                    plan += compare_methods(parser, arguments)
+            except BenchError as error:
+                failures.append(f"{arguments.out_dir}: {as_flags(str(error))}")
+                say(failures[-1])
+        if plan:
+            say(f"all benchmarks: {total_line(each_once(plan))}")
+        if world().is_first and not (study[0].dry_run or study[0].cells_only):
+            _put_side_by_side(list(dict.fromkeys(Path(arguments.out_dir) for arguments in study)))
     if failures:
         raise BenchError(f"{len(failures)} of {len(study)} benchmarks failed, the first: {failures[0]}")
+
+
+def _check_processes(how: SweepOptions) -> None:
+    """Raises UsageError where processes that train together are asked for in two places, or in none."""
+    if how.processes_per_cell > 1 and not how.launcher:
+        raise UsageError(
+            f"`processes_per_cell={how.processes_per_cell}` is for `launcher`; without one, start the command by "
+            f"torchrun --nproc_per_node {how.processes_per_cell}"
+        )
+    if how.launcher and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "`launcher` starts processes itself; leave torchrun out and pass `processes_per_cell`, or unset WORLD_SIZE"
+        )
 
 
 def _picks_cells(arguments: argparse.Namespace) -> bool:

@@ -27,6 +27,7 @@ from bench.datasets.options import DataOptions
 from bench.engine.options import PruneOptions
 from bench.errors import BenchError, first_line
 from bench.jobs.pruning import opened_network
+from bench.jobs.reopened import seeded_logits
 from bench.measure.cost import layer_macs, measure_cost
 from bench.models.checkpoint import SavedModel, save_model
 from bench.models.options import ModelOptions
@@ -252,8 +253,7 @@ def _trained(model: nn.Module, images: Tensor) -> str:
 
 
 def _reopened(saved: SavedModel, smaller: nn.Module, plan: PruningPlan, images: Tensor) -> str:
-    with torch.no_grad():
-        wanted = smaller(images)
+    wanted = seeded_logits(smaller, images)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("pruned.pt", "images.pt", "logits.pt")]
         kept = {**saved.channels, **plan.kept}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import torch
+from torch import Tensor, nn
 
 from bench.models.checkpoint import load_model
 from bench.models.state_dict_file import read_file, write_file
@@ -20,8 +21,14 @@ def main(model: str, network: str, images: str, logits: str) -> None:
         logits: the file to write, of `logits`.
     """
     opened = load_model(network, name=model).model
-    with torch.no_grad():
-        write_file(logits, {"logits": opened(read_file(images)["images"])})
+    write_file(logits, {"logits": seeded_logits(opened, read_file(images)["images"])})
+
+
+def seeded_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits of a network, the same each time for one that adds noise."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model(images)
 
 
 if __name__ == "__main__":

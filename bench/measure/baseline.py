@@ -42,6 +42,7 @@ from bench.models.checkpoint import SavedModel, check_outputs, load_model
 from bench.models.options import ModelOptions
 from bench.models.own_network import check_input
 from bench.models.state_dict_file import read_file, write_file
+from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
 from bench.system.failures import memory_of
@@ -383,5 +384,5 @@ def open_baseline(
         timing: whether and how they are timed.
         network: what the file must hold, as far as that is known.
     """
-    device = set_up(run)
+    device = processes.own_device(set_up(run))
     return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, network=network)

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import torch
 from thop import profile
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from bench.channels.layer_axes import WEIGHTED
 from bench.measure.activation_memory import LiveBytes
@@ -68,9 +70,14 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int]) -> Cost:
         model: maps images [N, 3, H, W] to anything.
         input_size: (height, width) in pixels.
     """
-    with stand_in(model) as shadow, OperatorCalls(shadow).noting() as operators, LiveBytes(shadow) as memory:
+    with stand_in(model) as shadow:
         image = blank_image(shadow, input_size)
-        by_thop, _, layers = profile(shadow, inputs=(image,), verbose=False, ret_layer_info=True)
+        # thop looks at weights, and those that are computed cost something each time.
+        is_apart = any(map(is_parametrized, shadow.modules()))
+        with OperatorCalls(shadow).noting() as operators, LiveBytes(shadow) as memory:
+            by_thop, layers = (shadow(image), {}) if is_apart else _by_thop(shadow, image)
+        if is_apart:
+            by_thop, layers = _by_thop(shadow, image)
         by_kind = _thop_by_kind(shadow, layers)
     macs, thop_macs = operators.macs, int(by_thop)
     return Cost(
@@ -85,6 +92,12 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int]) -> Cost:
         thop_note=_thop_note(macs, thop_macs, by_kind),
         input_size=tuple(input_size),
     )
+
+
+def _by_thop(shadow: nn.Module, image: Tensor) -> tuple[float, dict[str, tuple]]:
+    """thop's count of one pass, and of each module in it."""
+    macs, _, layers = profile(shadow, inputs=(image,), verbose=False, ret_layer_info=True)
+    return macs, layers
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -132,6 +145,8 @@ def _thop_by_kind(model: nn.Module, layers: Mapping[str, tuple]) -> Counter[str]
         layers: what thop says of the modules in it: name -> (MACs with all inside, parameters, the same of those).
     """
     found: Counter[str] = Counter()
+    if isinstance(model, torch.jit.ScriptModule):
+        return found  # its parts have no types of their own
     for name, (macs, _, inner) in layers.items():
         module = model.get_submodule(name)
         if not isinstance(module, WEIGHTED):

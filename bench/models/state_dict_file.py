@@ -156,7 +156,8 @@ def fitting_tensors(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor
         if given.shape != tensor.shape:
             raise BenchError(f"{where}: {key} is {list(given.shape)}, the network has {list(tensor.shape)}")
         kind = _kind(given)
-        if kind != "plain" and not (kind == "whole" and not tensor.is_floating_point()):
+        fits = {"plain": True, "whole": not tensor.is_floating_point(), "complex": tensor.is_complex()}
+        if not fits.get(kind, False):
             raise BenchError(f"{where}: {key} holds {kind} numbers, the network {str(tensor.dtype).partition('.')[2]}")
         fitted[key] = given.to(tensor.dtype, copy=True, memory_format=torch.contiguous_format)
     for key in weights:

@@ -8,6 +8,7 @@ products predicts any plan exactly. A network that does not keep to that is coun
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -112,6 +113,7 @@ class CostTable:
         self._products = np.zeros((0, FACTORS))
         self._product_loss = np.zeros((0, FACTORS, len(groups)))
         self._counted: NarrowerRuns | None = None
+        self._lone, self._counted_alone = np.zeros(len(groups), dtype=bool), None
         self._read_operators(runs, list(tensors), groups)
 
     def _side(self, size: int, parts: Sequence[tuple[ChannelGroup, Member]]) -> Width:
@@ -155,6 +157,17 @@ class CostTable:
         self._product_loss = losses
         if can_count and (seen is None or self.predict(less).macs != seen.sum()):
             self._counted = runs.frozen()
+        by_function = [owner[k] for k in np.flatnonzero(applied) if runs.dense[k].module not in self.layers]
+        lone = losses.any(axis=(0, 1)) | self._loss[by_function].any(axis=(0, 1))
+        if lone.any() and self._counted is None:
+            self._look_at_last_ones(runs, lone)
+
+    def _look_at_last_ones(self, runs: NarrowerRuns, lone: np.ndarray) -> None:
+        """Sees to groups that no layer multiplies: `einsum` takes one channel place by place, which costs nothing."""
+        single = np.where(lone, 1, self.channels)
+        with contextlib.suppress(Exception):  # what does not run so narrow is not asked for either
+            if sum(call.macs for call in runs.calls(single)) != self.predict(single).macs:
+                self._lone, self._counted_alone = lone, runs.frozen()
 
     @property
     def is_counted(self) -> bool:
@@ -171,8 +184,9 @@ class CostTable:
         removed = self.channels - kept
         numel = self._rest * (self._width - self._loss @ removed).prod(axis=1)
         parameters, macs, size = (numel @ self._per_element).tolist()
-        if self._counted is not None:
-            return Prediction(parameters, sum(call.macs for call in self._counted.calls(kept)), size)
+        runs = self._counted_alone if (kept[self._lone] == 1).any() else self._counted
+        if runs is not None:
+            return Prediction(parameters, sum(call.macs for call in runs.calls(kept)), size)
         # Floats are exact up to 2^53, but for thirds and fifths of a channel that goes with others.
         products = (self._products - self._product_loss @ removed).prod(axis=1)
         return Prediction(parameters, macs + round(products.sum()), size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -109,6 +110,129 @@ class Ties(nn.Module):
         mixed = (query @ query.transpose(2, 3)).softmax(-1) @ self.value(tokens).unflatten(2, (2, -1)).transpose(1, 2)
         attended = mixed.transpose(1, 2).reshape(images, 16, channels).transpose(1, 2).unflatten(2, (4, 4))
         return functional.interpolate(attended, size=tuple(size))
+
+
+class TorchAttention(nn.Module):
+    """Torch's own attention: four heads, as wide together as what they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = functional.adaptive_avg_pool2d(features, 4).flatten(2).transpose(1, 2)
+        attended = self.attention(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2).unflatten(2, (4, 4))
+        return features + functional.interpolate(attended, size=tuple(features.shape[2:]))
+
+
+class Windows(nn.Module):
+    """Attention in windows of 4x4: one layer makes queries, keys and values, as wide as what comes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.bias = nn.Parameter(torch.randn(2, 16, 16))
+
+    def forward(self, features: Tensor) -> Tensor:
+        images, channels, height, width = features.shape
+        parts = features.permute(0, 2, 3, 1).view(images, height // 4, 4, width // 4, 4, channels).transpose(2, 3)
+        parts = parts.reshape(-1, 16, channels)
+        qkv = self.qkv(parts).reshape(-1, 16, 3, 2, channels // 2).permute(2, 0, 3, 1, 4)
+        mixed = (qkv[0] @ qkv[1].transpose(2, 3) + self.bias).softmax(-1) @ qkv[2]
+        parts = self.out(mixed.transpose(1, 2).reshape(-1, 16, channels))
+        parts = parts.view(images, height // 4, width // 4, 4, 4, channels).transpose(2, 3)
+        return features + parts.reshape(images, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Recurrent(nn.Module):
+    """Three steps of a state that begins with zeros, as many as there are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Conv2d(2 * WIDTH, 2 * WIDTH, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        state = torch.zeros_like(features)
+        for _ in range(3):
+            gate, new = self.gates(torch.cat([features, state], 1)).chunk(2, 1)
+            state = state * gate.sigmoid() + new.tanh()
+        return state
+
+
+class Spectral(nn.Module):
+    """A convolution of real and imaginary parts, one behind the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(2 * WIDTH, 2 * WIDTH, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(features)
+        real, imaginary = self.mix(torch.cat([spectrum.real, spectrum.imag], 1)).chunk(2, 1)
+        return torch.fft.irfft2(torch.complex(real, imaginary), s=features.shape[2:])
+
+
+class Context(nn.Module):
+    """A norm over several axes of a bottleneck, as global context blocks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.less, self.norm, self.more = nn.Conv2d(WIDTH, 8, 1), nn.LayerNorm([8, 1, 1]), nn.Conv2d(8, WIDTH, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.more(self.norm(self.less(features.mean((2, 3), keepdim=True))).relu())
+
+
+class Gained(nn.BatchNorm2d):
+    """A norm with a tensor of its own besides those that every norm has."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH)
+        self.gain = nn.Parameter(torch.rand(WIDTH) + 0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) * self.gain[:, None, None]
+
+
+class Merged(nn.Module):
+    """In evaluation a kernel that an identity is part of, as RepVGG has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Conv2d(WIDTH, WIDTH, 1), nn.Parameter(torch.rand(WIDTH))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            return self.layer(features) + features * self.scale[:, None, None]
+        weight = self.layer.weight + torch.diag_embed(self.scale)[..., None, None]
+        return functional.conv2d(features, weight, self.layer.bias)
+
+
+class Asks(nn.Module):
+    """A layer that only so many channels pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(WIDTH, WIDTH, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer(features) if features.shape[1] > 9 else features
+
+
+class Prototypes(nn.Module):
+    """Where features are near the average of them, by a running average that training moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.rand(1, WIDTH))
+
+    def forward(self, features: Tensor) -> Tensor:
+        places = features.permute(0, 2, 3, 1)
+        near = torch.cdist(places.flatten(1, 2), self.average[None].expand(len(features), -1, -1))
+        if self.training:
+            with torch.no_grad():
+                self.average.mul_(0.9).add_(0.1 * places.mean((0, 1, 2)))
+        return features * (-near).exp().view_as(features[:, :1])
 
 
 class Twice(nn.Module):
@@ -232,6 +356,15 @@ def stored(features: Tensor) -> Tensor:
     return result
 
 
+def blurred(features: Tensor) -> Tensor:
+    kernel = features.new_full((1, 1, 3, 3), 1 / 9).expand(features.shape[1], -1, -1, -1)
+    return functional.conv2d(features, kernel, padding=1, groups=features.shape[1])
+
+
+def lucky(features: Tensor) -> Tensor:
+    return features * random.random()
+
+
 def shuffled(features: Tensor) -> Tensor:
     return features.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
 
@@ -261,6 +394,15 @@ CUT = {
     "one-dimensional": (Gate1d, 16, 16, 1, False),
     "attention": (Attention, 16, 16, 1, False),
     "sizes tied by code": (Ties, 16, 8, 2, False),
+    "torch's attention": (TorchAttention, 16, 4, 4, False),
+    "attention in windows": (Windows, 16, 8, 2, False),
+    "recurrent": (Recurrent, 16, 16, 1, True),
+    "Fourier transform": (Spectral, 16, 16, 1, True),
+    "norm over several axes": (Context, 16, 16, 1, False),
+    "norm with a gain": (Gained, 16, 16, 1, True),
+    "merged kernels": (Merged, 16, 16, 1, True),
+    "distances to an average": (Prototypes, 16, 16, 1, False),
+    "blurred": (lambda: Does(blurred), 16, 16, 1, True),
     "one layer twice": (Twice, 16, 16, 1, True),
     "sum of concatenations": (Concatenated, 16, 16, 1, True),
     "squeezed and excited": (Excited, 16, 16, 1, True),
@@ -291,7 +433,7 @@ STAYS = {
     "summed up": (lambda: Does(lambda features: features.cumsum(1)), "construct passes them through cumsum"),
     "sorted": (lambda: Does(lambda features: features.sort(1).values), "construct passes them through sort"),
     "normed by neighbours": (lambda: nn.LocalResponseNorm(3), "construct passes them through avg_pool3d"),
-    "stored": (lambda: Does(stored), "construct writes them into a part of a tensor"),
+    "stored": (lambda: Does(stored), "all of its channels can only go at once"),
     "by index": (lambda: Does(lambda f: f[:, torch.arange(f.shape[1]).flip(0)]), "construct picks them by index"),
     "spectral norm": (
         lambda: spectral_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
@@ -299,8 +441,14 @@ STAYS = {
     ),
     "weight norm": (
         lambda: weight_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
-        "construct multiplies them with something of a fixed size",
+        "construct computes its weight in every pass",
     ),
+}
+
+
+STAYS |= {
+    "scripted": (lambda: torch.jit.script(nn.Conv2d(WIDTH, WIDTH, 1)), "RecursiveScriptModule construct cannot be"),
+    "as many as there must be": (Asks, "a width is written in the network"),
 }
 
 
@@ -358,6 +506,16 @@ def test_what_stays(name: str) -> None:
     assert groups["first.0"].startswith(reason)
     # What comes behind it may go.
     assert groups["second.0"] is None
+
+
+def test_chance_is_the_same_each_time() -> None:
+    dense = built(lambda: Does(lucky), WIDTH)
+    random.seed(1)
+    wanted = random.random()
+    random.seed(1)
+    assert all(group.protected is None for group in find_groups(dense)[:-1])
+    # What the network draws is not drawn from others' numbers.
+    assert random.random() == wanted
 
 
 def test_a_constant_in_front_moves_no_channel() -> None:

@@ -188,7 +188,7 @@ def test_an_output_that_is_read_again_is_protected() -> None:
     ("layer", "read", "reason"),
     [
         (nn.ConvTranspose2d(8, 8, 2, groups=2), 8, "layer is a grouped transposed convolution"),
-        (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), 8, "layer multiplies them with something of"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), 8, "layer computes its weight in every pass"),
         (Rolled(), 8, "layer passes them through roll"),
         (nn.LocalResponseNorm(3), 8, "layer passes them through avg_pool3d"),
     ],

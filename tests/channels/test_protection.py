@@ -14,7 +14,7 @@ from bench.errors import UsageError
 
 def reasons_of(model: nn.Module, **options: object) -> dict[str, str]:
     trace = Trace(model)
-    groups, traced = zip(*_as_groups(trace, model), strict=True)
+    groups, traced = zip(*_as_groups(trace.channels(), trace.norm_behind, model), strict=True)
     return reasons_to_protect(model, groups, traced, trace.run, **options)
 
 
