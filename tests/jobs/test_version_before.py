@@ -157,7 +157,7 @@ def test_only_what_was_not_finetuned_is(runs, finetune):
     now = contents(runs / "benchmark")
     added = {name.partition("/")[2].partition("/")[0] for name in now.keys() - before.keys()}
     assert {name.partition("/")[0] for name in now.keys() - before.keys()} == {TAYLOR}
-    assert {"finetuned_model.pt", "finetuned_report.json"} < added and len(added) == 3
+    assert {"finetuned_model.pt", "finetuned_report.json", "worst_images.json"} < added and len(added) == 4
     assert {name: now[name] for name in before} == before
     finetune()
     assert contents(runs / "benchmark") == now
@@ -171,7 +171,9 @@ def test_a_job_that_is_not_done_finds_its_scores(unpacked, runs, compare):
     infos = {job: read_json(runs / "benchmark" / job / "pruning_info.json") for job in (L1, TAYLOR)}
     compare("--no-latency")
     now = contents(runs / "benchmark")
-    made = {name for name in now.keys() - before.keys() if not name.endswith(("/done", "/cell.json"))}
+    made = {
+        name for name in now.keys() - before.keys() if not name.endswith(("/done", "/cell.json", "/worst_images.json"))
+    }
     evaluation, scores = sorted(made)
     assert (evaluation[:18], scores[:21]) == ("scores/evaluation_", "scores/scores_taylor_")
     assert all(now[name] == before[name] for name in before if name.startswith("scores/"))
