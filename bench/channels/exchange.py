@@ -12,7 +12,7 @@ import copy
 import functools
 import itertools
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -317,18 +317,21 @@ def without(model: nn.Module, groups: Sequence[ChannelGroup], lost: Mapping[str,
 
 
 def _numbers(groups: Iterable[ChannelGroup]) -> dict[str, int]:
-    """Group name -> how many channels to take: other numbers where groups are as wide, as far as there are enough.
+    """Group name -> how many channels to take: a share by its name, another one for each group of the same width.
 
-    Code that reads the width of one of them for another does not show where both lose as many. Half at least, so that
-    code that asks whether there are so many shows, too; and the rest is quicker.
+    Code that reads the width of one of them for another does not show where both lose as many, or the same share. Half
+    at least, so that code that asks whether there are so many shows, too; and the rest is quicker.
     """
-    seen: Counter[int] = Counter()
+    taken: dict[int, set[int]] = defaultdict(set)
     found = {}
     for group in groups:
-        wide = len(group.producers[0].layer.positions)
-        half = group.channels // 2
-        found[group.name] = half + seen[wide] % max(1, (group.channels + 1) // 2)
-        seen[wide] += 1
+        wide = min(len(member.positions) for member in group.members)
+        choices = max(1, (group.channels + 1) // 2)
+        first = zlib.crc32(group.name.encode()) % choices
+        free = (one % choices for one in range(first, first + choices) if one % choices not in taken[wide])
+        more = next(free, first)
+        taken[wide].add(more)
+        found[group.name] = group.channels // 2 + more
     return found
 
 

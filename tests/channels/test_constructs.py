@@ -144,6 +144,18 @@ class Windows(nn.Module):
         return features + parts.reshape(images, height, width, channels).permute(0, 3, 1, 2)
 
 
+class Halves(nn.Module):
+    """A product of halves that is asked to be as wide as what they are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Conv2d(WIDTH, 2 * WIDTH, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        one, other = self.both(features).chunk(2, 1)
+        return (one * other).view(features.shape)
+
+
 class Recurrent(nn.Module):
     """Three steps of a state that begins with zeros, as many as there are channels."""
 
@@ -396,6 +408,7 @@ CUT = {
     "sizes tied by code": (Ties, 16, 8, 2, False),
     "torch's attention": (TorchAttention, 16, 4, 4, False),
     "attention in windows": (Windows, 16, 8, 2, False),
+    "halves as wide as what is read": (Halves, 16, 16, 1, True),
     "recurrent": (Recurrent, 16, 16, 1, True),
     "Fourier transform": (Spectral, 16, 16, 1, True),
     "norm over several axes": (Context, 16, 16, 1, False),
