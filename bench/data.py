@@ -106,6 +106,11 @@ class SegmentationData:
             **self.dataset.record,
         }
 
+    @property
+    def seed(self) -> int:
+        """What order and augmentation of training images follow."""
+        return self._seed
+
     def seeded(self, seed: int) -> SegmentationData:
         """The same data with the order and the augmentation of training images that another seed gives."""
         other = copy.copy(self)
@@ -124,11 +129,10 @@ class SegmentationData:
     ) -> TrainLoader:
         """Shuffled, augmented batches of the training split.
 
-        Every process gets equally many images; an incomplete last batch is dropped (it would upset BatchNorm)
-        unless it is the only one.
+        An incomplete last batch is dropped (it would upset BatchNorm) unless it is the only one.
 
         Args:
-            batch_size: images a batch and process.
+            batch_size: images a batch of all processes together, of which each gets its share.
             crop_size: (height, width) of the crops; by default the input size, or the data set's usual crop
                 where the input size is the data set's own.
             rank: this process.
@@ -137,6 +141,8 @@ class SegmentationData:
         split = self._split("train", decoded=True)
         if len(split) < world:
             raise BenchError(f"{self.name} has {len(split)} training images for {world} processes; use fewer")
+        if batch_size < world:
+            raise BenchError(f"a batch of {batch_size} has no image for some of {world} processes; use fewer")
         crop_size = crop_size or self.crop_size
         settings = {
             "input_size": self.input_size,
@@ -284,7 +290,6 @@ class _EpochBatches(data.Sampler):
 
     def __init__(self, images: int, batch_size: int, seed: int, rank: int, world: int):
         self._images = images
-        self._share = images // world
         self._batch_size = batch_size
         self._seed = seed
         self._rank = rank
@@ -292,14 +297,13 @@ class _EpochBatches(data.Sampler):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return max(1, self._share // self._batch_size)
+        return max(1, self._images // self._batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = torch.randperm(self._images, generator=_generator(self._seed, self.epoch, 0)).tolist()
-        mine = order[self._rank : self._share * self._world : self._world]
         for batch in range(len(self)):
-            chosen = mine[batch * self._batch_size : (batch + 1) * self._batch_size]
-            yield [(self.epoch, index) for index in chosen]
+            chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+            yield [(self.epoch, index) for index in chosen[self._rank :: self._world]]
 
 
 def _stacked(samples: list[tuple[Tensor, Tensor]]) -> Batch:

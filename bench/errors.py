@@ -22,6 +22,10 @@ class MachineError(BenchError):
     """The machine has run out of something or was not allowed to: nothing is wrong with the request itself."""
 
 
+class Diverged(BenchError):
+    """A training's loss or weights are no numbers any more, in all processes that train together alike."""
+
+
 class DamagedFile(BenchError):
     """A file cannot be what was once written there.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.datasets.base import Classes
-from bench.errors import BenchError, MachineError
+from bench.errors import BenchError, Diverged, MachineError
 from bench.measure.evaluation import evaluate
 from bench.models.checkpoint import SavedModel
 from bench.recover.recalibration import recalibrate
@@ -34,6 +34,7 @@ from bench.system.signals import sigterm_as_interrupt
 from bench.torch_utils.batches import moved, to_device
 from bench.torch_utils.finite import has_finite_weights
 from bench.training.distillation import Distillation
+from bench.training.helpers import shared_out
 from bench.training.options import TrainOptions
 from bench.training.state import EpochRow, run_identity
 from bench.training.step import Knobs, TrainingLoss, check_precision, mixed_seed, new_state, take_step
@@ -103,7 +104,8 @@ def fit(
         resume: go on after the last finished epoch of the run in the folder. A finished run may be given more epochs:
             the learning rate of those that follow is that of the longer run, which is not what the longer run alone
             would have given.
-        device: where to run; under torchrun what `processes.joined` gave.
+        device: where to run; under torchrun what `processes.joined` gave, or that of this process within
+            `processes.led`, where the others take part.
         label: what the progress bar says.
         knobs: what the options are called in messages, where they are not those of train.py.
         patience: epochs without a better validation score that end the training; None: it takes all.
@@ -117,12 +119,16 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM; `last.pt` holds the last finished epoch.
     """
     check_precision(options, device)
-    trainer = _Trainer(saved, data, options, seed, make_folder(folder), distillation, device, label, knobs, around)
-    with sigterm_as_interrupt():
+    make_folder(folder)
+    with (
+        sigterm_as_interrupt(),
+        shared_out(saved, data, options, seed, folder, distillation, resume=resume, label=label),
+    ):
+        trainer = _Trainer(saved, data, options, seed, folder, distillation, device, label, knobs, around)
         trainer.start(resume)
         while not trainer.state.is_over(options.epochs, patience):
             trainer.one_epoch()
-    trainer.close()
+        trainer.close()
     state = trainer.state
     return FitResult(state.best_miou, state.best_epoch, state.epoch, folder / BEST, state.history, state.extended)
 
@@ -149,7 +155,8 @@ class _Trainer:
         self.classes: Classes = data.classes
         data.check_labelled("train", "val")
         shard = {"rank": self.world.rank, "world": self.world.size}
-        self.train_loader = data.train_loader(options.batch_size, crop_size=options.crop_size, **shard)
+        images = options.batch_size * (1 if self.world.shares_batches else self.world.size)
+        self.train_loader = data.train_loader(images, crop_size=options.crop_size, **shard)
         self.val_loader = data.eval_loader("val", **shard)
         self.steps_per_epoch = math.ceil(len(self.train_loader) / options.accumulate)
         # What fits into memory may be less than was asked for.
@@ -160,7 +167,8 @@ class _Trainer:
         self.network = around(saved.model)
         to_device(self.network, device, options.channels_last)
         self.wrapped = processes.wrapped(self.network, device)
-        identity = run_identity(saved, data, options, seed, self.world.size, taught)
+        # Who shares batches does the same in any number.
+        identity = run_identity(saved, data, options, seed, 1 if self.world.shares_batches else self.world.size, taught)
         self.state = new_state(saved, options, device, identity, data.files("train", "val"))
         self.meta = {
             **data.record,
@@ -194,7 +202,7 @@ class _Trainer:
             "epoch": state.epoch,
             "lr": state.optimizer.param_groups[0]["lr"],
             "train_loss": loss,
-            "images_per_second": images * self.world.size / trained,
+            "images_per_second": images / trained,
         }
         if self.batch_size < self.options.batch_size:
             row["batch_size"] = self.batch_size
@@ -226,7 +234,7 @@ class _Trainer:
             self.train_loader = self.data.train_loader(self.batch_size, crop_size=self.options.crop_size)
 
     def _train(self) -> tuple[float, int]:
-        """One pass over the images; returns the mean loss and the number of images of this process."""
+        """One pass over the images; returns the mean loss and the number of images of all processes."""
         network, accumulate = self.network, self.accumulate
         # Smaller batches may leave over fewer of the images.
         epoch, batches = self.state.epoch, min(len(self.train_loader), self.steps_per_epoch * accumulate)
@@ -258,7 +266,8 @@ class _Trainer:
                 take_step(self.state, self.options, step, self.options.epochs * self.steps_per_epoch)
             if (number + 1) % _CHECK_EVERY == 0:
                 bar.set_postfix(loss=f"{self._checked_mean(total, number + 1):.3f}", refresh=False)
-        return self._checked_mean(total, batches), images_seen
+        seen = processes.sum_over_processes(torch.tensor(images_seen, device=self.device))
+        return self._checked_mean(total, batches), int(seen)
 
     def _checked_mean(self, total: Tensor, batches: int) -> float:
         # A copy, because the running total of this process must not take in the others'.
@@ -273,7 +282,7 @@ class _Trainer:
 
     def _stop(self, what: str) -> None:
         rate = self.state.optimizer.param_groups[0]["lr"]
-        raise BenchError(
+        raise Diverged(
             f"{what} (learning rate {rate:.3g}); try a lower {self.knobs.lr}, `grad_clip=1` or `amp=none`; "
             f"{self.folder} keeps the files of epoch {self.state.epoch}"
         )
@@ -322,6 +331,7 @@ class _Trainer:
 
     def close(self) -> None:
         """Leaves once every process sees the files."""
+        processes.unwrapped(self.network)
         self.state.saved.model.eval()
         if self.board:
             self.board.close()

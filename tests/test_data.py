@@ -368,11 +368,11 @@ class TestTraining:
             transforms, "augment", lambda image, label, _generator, **_sizes: (image.float(), label.long())
         )
         for rank in (0, 1):
-            loader = opened(root).train_loader(2, rank=rank, world=2)
+            loader = opened(root).train_loader(4, rank=rank, world=2)
             assert len(loader) == 1
             seen.append(epoch_of(loader, 4)[0])
-        both = torch.cat(seen).flatten(1)
-        assert both.shape[0] == 4 and both.unique(dim=0).shape[0] == 4
+        both, (whole, _) = torch.stack(seen, dim=1).flatten(0, 1), epoch_of(opened(root).train_loader(4), 4)
+        assert torch.equal(both, whole) and whole.flatten(1).unique(dim=0).shape[0] == 4
 
     def test_every_image_is_seen_once_an_epoch(self, root, monkeypatch):
         monkeypatch.setattr(
@@ -383,7 +383,9 @@ class TestTraining:
 
     def test_more_processes_than_images(self, root):
         with pytest.raises(BenchError, match="7 training images for 8 processes"):
-            opened(root).train_loader(1, rank=0, world=8)
+            opened(root).train_loader(8, rank=0, world=8)
+        with pytest.raises(BenchError, match="batch of 2 has no image for some of 3 processes"):
+            opened(root).train_loader(2, rank=0, world=3)
 
 
 class TestScoring:

@@ -13,7 +13,7 @@ from bench.errors import UsageError
 from bench.models.checkpoint import load_model
 from bench.system.files import read_json
 from tests.device_day import __main__ as command
-from tests.device_day import cuda
+from tests.device_day import cuda, training
 from tests.device_day.day import DONE, FAILED, LEFT, Part, Setting, Step, spend
 from tests.device_day.parts import PARTS, TINY
 
@@ -27,8 +27,12 @@ def setting(folder: Path, **changes: Any) -> Setting:
     return Setting(torch.device("cpu"), folder / "scratch", folder / "out", **{**TINY, **changes})
 
 
-def test_a_whole_day_in_small(out: Path, tiny_camvid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_day_in_small(
+    out: Path, tiny_camvid: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads = torch.get_num_threads()
+    # Half of the images are copies.
+    monkeypatch.setattr(training, "UNIQUE", TINY["images"] // 2)
     words = ["--out", str(out), "--data-root", str(tiny_camvid), "--device", "cpu", "--tiny"]
     assert command.main(words) == 0
     assert torch.get_num_threads() == threads

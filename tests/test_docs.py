@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib.util
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ def commands() -> Iterator[Command]:
             for part in re.split(r"&&|;", line):
                 program, *words = shlex.split(part, comments=True) or [""]
                 if program == "torchrun":
-                    words = words[words.index("train.py") :]
+                    words = [*itertools.dropwhile(lambda word: not word.endswith(".py"), words)]
                 if program in ("python", "torchrun"):
                     yield Command(name_of(page), tuple(words))
 

@@ -7,13 +7,16 @@ FOLDER/evaluationN.pt.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,7 @@ from bench.cli.entry import run
 from bench.cli.parser import Parser, collect
 from bench.datasets.base import Classes
 from bench.datasets.fingerprint import DataFiles
+from bench.errors import BenchError, Diverged
 from bench.models import MODELS, ModelEntry, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
 from bench.system import processes
@@ -33,6 +37,8 @@ from bench.training.options import DistillOptions, TrainOptions
 
 CLASSES = Classes(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), outputs=4, ignore_index=3)
 TOY = ModelEntry("toy_training:toy_net", "for tests")
+# The epoch that fails in one of the processes of a command that one of them leads.
+_BROKEN = 8
 
 
 class ToyNet(nn.Module):
@@ -77,7 +83,7 @@ def toy_distillation(
 
 
 class ToyLoader:
-    """Shuffled batches of this process's share; `watch(epoch, batch)` is called before each is made."""
+    """This process's share of shuffled batches; `watch(epoch, batch)` is called before each is made."""
 
     def __init__(
         self, images: Tensor, labels: Tensor, batch_size: int, shard: slice, watch: Callable[[int, int], None]
@@ -90,7 +96,7 @@ class ToyLoader:
 
     def _parts(self) -> list[Tensor]:
         order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(self._epoch))
-        return list(order[self._shard].split(self._batch_size))
+        return [part[self._shard] for part in order.split(self._batch_size)]
 
     def __len__(self) -> int:
         return len(self._parts())
@@ -127,13 +133,18 @@ class ToyData:
         self.val = self._draw(val_images, generator, void)
         self.watch = watch
         self.identity: dict[str, object] = {}
+        self.seed = 0
         self.record = {"dataset": self.name, "classes": list(CLASSES.names), "input_size": self.input_size}
+
+    def seeded(self, seed: int) -> ToyData:
+        return self
 
     def _draw(self, count: int, generator: torch.Generator, void: bool) -> tuple[Tensor, Tensor]:
         images = torch.randn(count, 3, *self.input_size, generator=generator)
         labels = images.argmax(1)
         if void:
             labels[:, 0] = CLASSES.ignore_index
+            labels[::3, :5] = CLASSES.ignore_index
         return images, labels
 
     def train_loader(
@@ -157,14 +168,42 @@ class ToyData:
         return torch.tensor([1.0, 2.0, 5.0, 0.0])
 
 
+def run_led(arguments: argparse.Namespace, saved: SavedModel, data: ToyData) -> None:
+    """A training that diverges, one that does not, and one in which a process that helps fails."""
+    from bench.sweep.helping import dismissing, leads, led
+    from bench.train_eval import fit
+
+    teacher, options = toy_distillation(), collect(TrainOptions, arguments)
+    baseline = SimpleNamespace(
+        saved=SimpleNamespace(model=teacher.teacher), digest=teacher.sha256, data=data, device=torch.device("cpu")
+    )
+
+    def train(network: SavedModel, name: str, **changed: object) -> None:
+        folder, recipe = arguments.folder / name, replace(options, **changed)
+        fit(network, data, recipe, 0, folder, distillation=teacher, device=baseline.device)
+
+    with led("cpu"), dismissing():
+        if not leads(baseline):
+            return
+        with contextlib.suppress(Diverged):
+            train(new_network(), "diverged", lr=1e30)
+        train(saved, "two")
+        for _ in range(2):
+            try:
+                train(new_network(), "broken", epochs=_BROKEN + 1)
+            except BenchError as error:
+                print(error, flush=True)
+        os._exit(3)
+
+
 def main(argv: list[str]) -> None:
     parser = Parser("toy_training.py", "Trains the toy network.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kill", default="", help="epoch,batch at which the (last) process kills itself")
     parser.add_argument("--slow", type=float, default=0.0, help="seconds a batch")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--no-norm", action="store_true")
-    parser.add_argument("--taught", action="store_true", help="follow a teacher beside the labels")
+    parser.add_argument("--no-dropout", action="store_true")
+    parser.add_argument("--led", action="store_true", help="the first process alone trains; the others help it")
     parser.add_options("training", TrainOptions, epochs=4, batch_size=2, lr=0.1)
     arguments = parser.parse(argv)
     kill = tuple(int(part) for part in arguments.kill.split(",") if part)
@@ -172,6 +211,8 @@ def main(argv: list[str]) -> None:
     def watch(epoch: int, batch: int) -> None:
         if (epoch, batch) == kill and processes.world().rank == processes.world().size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if (arguments.led, epoch, processes.world().rank) == (True, _BROKEN, 1):
+            raise BenchError("one of the images is damaged")
         time.sleep(arguments.slow)
 
     from bench.measure.evaluation import evaluate_images
@@ -181,16 +222,18 @@ def main(argv: list[str]) -> None:
 
     torch.set_num_threads(1)
     MODELS["toy"] = TOY
-    kwargs = {"norm": False} if arguments.no_norm else {"dropout": 0.3, "aux": True}
+    kwargs = {"dropout": 0.0 if arguments.no_dropout else 0.3, "aux": True}
+    if arguments.led:
+        run_led(arguments, new_network(**kwargs), ToyData(watch=watch))
+        return
     with processes.joined(torch.device("cpu")) as device:
-        saved, data = new_network(**kwargs), ToyData(watch=watch, void=not arguments.no_norm)
+        saved, data = new_network(**kwargs), ToyData(watch=watch)
         fit(
             saved,
             data,
             collect(TrainOptions, arguments),
             0,
             arguments.folder,
-            distillation=toy_distillation() if arguments.taught else None,
             resume=arguments.resume,
             device=device,
         )

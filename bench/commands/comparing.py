@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,22 +28,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench.cli.parser import Parser
+    from bench.sweep.dry_run import Planned
     from bench.sweep.grid import Job
 
 
-def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
+def compare_methods(parser: Parser, arguments: argparse.Namespace) -> list[Planned]:
     """Runs a comparison, or shows what it would do.
 
     Args:
         parser: of benchmark.py.
         arguments: what it made of the command line.
 
+    Returns:
+        What it would do, where it is only to show that and the baseline is there; else nothing.
+
     Raises:
         UsageError: what is asked for does not go together.
         BenchError: a job failed, or what all of them need cannot be had.
     """
     if look_at_records(arguments):
-        return
+        return []
     require_flags(arguments, "baseline", "out_dir")
     jobs = jobs_of(arguments)
     methods, goals = ([*dict.fromkeys(found)] for found in zip(*((job.method, job.goal) for job in jobs), strict=True))
@@ -62,6 +67,7 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
     from bench.sweep.dry_run import plan_lines, planned
     from bench.sweep.finetune_all import finetune_recipe
     from bench.sweep.grid import check_outcome
+    from bench.sweep.helping import leads
     from bench.sweep.run import run_cells
     from bench.system.console import console, say
     from bench.system.files import make_folder
@@ -79,22 +85,25 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
         for job in jobs:
             say(str(name_of(job)))
         say(f"{len(jobs)} cells, none of them done; {checkpoint} is trained first")
-        return
+        return []
     if not how.dry_run:
         make_folder(out)
         if arguments.train_baseline:
             groups = (DataOptions, ModelOptions, TrainOptions, RunOptions, ScoringOptions, TimingOptions)
             ensure_baseline(checkpoint, *(collect(group, arguments) for group in groups), asked=arguments.given)
     baseline = baseline_of(arguments, checkpoint)
+    if not leads(baseline):
+        return []
     session = session_of(arguments, baseline, out / "scores", schedule)
     taught = distillation_of(distill, baseline.saved.model, baseline.digest)
     check = session.options.tries_groups
     controls = controls_of(arguments.controls, baseline, tuning, taught, training, arguments.given, check=check)
     cells = cells_of(session, pruners, jobs, tuning, out, taught, controls)
     if how.dry_run:
-        for line in plan_lines(planned(chosen(cells, how.only), out, force=how.force)):
+        plan = planned(chosen(cells, how.only), out, force=how.force)
+        for line in plan_lines(plan):
             say(line)
-        return
+        return plan
     commands = CommandLines(parser, arguments)
     rows = run_cells(cells, session, out, how=how, commands=commands, corruptions=arguments.corruptions)
     if not how.cells_only:
@@ -104,6 +113,7 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> None:
             seeds = [*dict.fromkeys(job.seed for job in jobs)]
             console().print(agreement_table(measure_agreement(session, pruners, goals[0], seeds, oracle, out)))
     check_outcome(rows, out)
+    return []
 
 
 def jobs_of(arguments: argparse.Namespace) -> list[Job]:
@@ -164,32 +174,55 @@ def compare_all(parser: Parser, study: Sequence[argparse.Namespace]) -> None:
     Raises:
         BenchError: one of several failed, or what the only one raises.
     """
+    _check_processes(collect(SweepOptions, study[0]))
+
+    from bench.sweep.dry_run import each_once, total_line
+    from bench.sweep.helping import dismissing, led
     from bench.system.console import say
+    from bench.system.processes import world
 
     if len(study) == 1:
-        compare_methods(parser, study[0])
+        with led(study[0].device), dismissing():
+            compare_methods(parser, study[0])
         return
     # Of a study, `only` picks cells wherever they are; where there are none at all, the first benchmark says so.
     study = [arguments for arguments in study if _picks_cells(arguments)] or study[:1]
-    failures = []
-    for number, arguments in enumerate(study, start=1):
-        say(f"benchmark {number} of {len(study)}: {arguments.out_dir}")
-        try:
-            compare_methods(parser, arguments)
-        except BenchError as error:
-            failures.append(f"{arguments.out_dir}: {as_flags(str(error))}")
-            say(failures[-1])
-    if not (study[0].dry_run or study[0].cells_only):
-        _put_side_by_side(list(dict.fromkeys(Path(arguments.out_dir) for arguments in study)))
+    failures, plan = [], []
+    with led(study[0].device):
+        for number, arguments in enumerate(study, start=1):
+            say(f"benchmark {number} of {len(study)}: {arguments.out_dir}")
+            try:
+                with dismissing():
+                    plan += compare_methods(parser, arguments)
+            except BenchError as error:
+                failures.append(f"{arguments.out_dir}: {as_flags(str(error))}")
+                say(failures[-1])
+        if plan:
+            say(f"all benchmarks: {total_line(each_once(plan))}")
+        if world().is_first and not (study[0].dry_run or study[0].cells_only):
+            _put_side_by_side(list(dict.fromkeys(Path(arguments.out_dir) for arguments in study)))
     if failures:
         raise BenchError(f"{len(failures)} of {len(study)} benchmarks failed, the first: {failures[0]}")
+
+
+def _check_processes(how: SweepOptions) -> None:
+    """Raises UsageError where processes that train together are asked for in two places, or in none."""
+    if how.processes_per_cell > 1 and not how.launcher:
+        raise UsageError(
+            f"`processes_per_cell={how.processes_per_cell}` is for `launcher`; without one, start the command by "
+            f"torchrun --nproc_per_node {how.processes_per_cell}"
+        )
+    if how.launcher and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "`launcher` starts processes itself; leave torchrun out and pass `processes_per_cell`, or unset WORLD_SIZE"
+        )
 
 
 def _picks_cells(arguments: argparse.Namespace) -> bool:
     from bench.sweep.cells import name_of
     from bench.sweep.names import fits
 
-    names = [str(name_of(job)) for job in jobs_of(arguments)]
+    names = [str(name_of(job)) for job in jobs_of(arguments)] if arguments.only else []
     return not arguments.only or any(fits(name, pattern) for name in names for pattern in arguments.only)
 
 

@@ -71,6 +71,7 @@ def main(argv: list[str]) -> None:
     from bench.report.summary_record import baseline_record
     from bench.sweep.finetune_all import finetune_benchmark, finetune_recipe
     from bench.sweep.grid import check_outcome
+    from bench.sweep.helping import dismissing, leads, led
     from bench.system.console import console, say
     from bench.training.distillation import distillation_of
 
@@ -81,12 +82,15 @@ def main(argv: list[str]) -> None:
     goals = goals_among(arguments, "ratios")
     typed = arguments.typed | ({"goals"} if arguments.typed & set(target_fields("ratios").values()) else set())
     selection = Selection(choice.methods, goals, choice.seeds, typed)
-    baseline = baseline_of(arguments, arguments.baseline, benchmark=out, selection=selection)
-    taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
-    rows = finetune_benchmark(baseline, recipe, out, taught, selection, corruptions=arguments.corruptions)
-    console().print(comparison_table(baseline_record(baseline), rows))
-    say(f"-> {out / 'finetuned_summary.json'}, .csv, .md and .png")
-    check_outcome(rows, out)
+    with led(arguments.device), dismissing():
+        baseline = baseline_of(arguments, arguments.baseline, benchmark=out, selection=selection)
+        if not leads(baseline):
+            return
+        taught = distillation_of(collect(DistillOptions, arguments), baseline.saved.model, baseline.digest)
+        rows = finetune_benchmark(baseline, recipe, out, taught, selection, corruptions=arguments.corruptions)
+        console().print(comparison_table(baseline_record(baseline), rows))
+        say(f"-> {out / 'finetuned_summary.json'}, .csv, .md and .png")
+        check_outcome(rows, out)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,10 @@ def look_at_records(arguments: argparse.Namespace) -> bool:
     if not arguments.report_only:
         return False
     require_flags(arguments, "out_dir")
+    from bench.system.processes import world
+
+    if not world().is_first:
+        return True
     from bench.leaderboard.page_file import PAGE
     from bench.leaderboard.rebuilding import rebuild
     from bench.report.console_tables import comparison_table

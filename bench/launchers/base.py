@@ -16,6 +16,9 @@ from typing import Any
 from bench.config.shipped import PACKAGE
 from bench.errors import UsageError, unknown_name
 
+TOGETHER = "bench.launchers.together"
+"""The module that runs another one in several processes: `N MODULE` stand before the words."""
+
 
 @dataclass(frozen=True)
 class Launching:
@@ -24,7 +27,7 @@ class Launching:
     Attributes:
         module: what `python -m` runs.
         jobs: how many at once.
-        threads: CPU threads of each.
+        threads: CPU threads of each, and of all that it starts.
         gpus: GPUs of each.
         logs: a folder for what the processes say, where that has to be kept for a while.
         options: what else the launcher is told.
@@ -110,12 +113,11 @@ def run_command(module: str, words: Sequence[str], folder: str) -> tuple[int, st
     Returns:
         Exit status, and the last line on stderr.
     """
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as errors:
         done = subprocess.run(
             [sys.executable, "-m", module, *words],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": import_path()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -123,6 +125,11 @@ def run_command(module: str, words: Sequence[str], folder: str) -> tuple[int, st
         )
         errors.seek(0)
         return done.returncode, last_line(errors.read())
+
+
+def import_path() -> str:
+    """PYTHONPATH of a process that imports this package, wherever it begins."""
+    return os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
 
 
 def last_line(said: bytes) -> str:

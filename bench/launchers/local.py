@@ -47,9 +47,8 @@ class Local(Launcher):
                     while waiting and free:
                         (number, words), slot = waiting.popleft(), free.pop(0)
                         said = str(Path(folder) / str(number))
-                        process = context.Process(
-                            target=_become, args=(self.how.module, self._words(words, slot), said)
-                        )
+                        what = (self.how.module, self._words(words, slot), said)
+                        process = context.Process(target=_become, args=what)
                         try:
                             process.start()
                         except (EOFError, OSError) as error:
@@ -69,7 +68,12 @@ class Local(Launcher):
                 _end([process for _, _, process in running.values()])
 
     def _words(self, words: Sequence[str], slot: int) -> list[str]:
-        return [*words, *([f"--device=cuda:{slot}"] if self.how.gpus else [])]
+        count = self.how.gpus
+        if count < 2:
+            return [*words, *([f"--device=cuda:{slot}"] if count else [])]
+        # Processes together have one each.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count * self.how.jobs)))
+        return [f"gpus={','.join(visible.split(',')[slot * count : (slot + 1) * count])}", *words]
 
 
 def _code_of(process: multiprocessing.Process) -> int | None:

@@ -16,7 +16,7 @@ from bench.datasets import classes_of, dataset_class
 from bench.datasets.options import DataOptions
 from bench.datasets.recorded import check_recorded, said_of, settled
 from bench.measure.cost import measure_cost
-from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
+from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, lost_images, predictions
 from bench.measure.evaluation_report import (
     FORMAT,
     Change,
@@ -42,6 +42,7 @@ from bench.models.checkpoint import SavedModel, check_outputs, load_model
 from bench.models.options import ModelOptions
 from bench.models.own_network import check_input
 from bench.models.state_dict_file import read_file, write_file
+from bench.system import processes
 from bench.system.console import say
 from bench.system.devices import set_up
 from bench.system.failures import memory_of
@@ -323,7 +324,9 @@ class Baseline:
         if latency is None and self.is_timed:
             latency = self.time(candidate.model)
         measured = network_record(file_record(path, file_digest(path)), candidate, quality, cost)
-        return self._report(measured, change, latency, self.layers(candidate.model.to(self.device)))
+        layers = self.layers(candidate.model.to(self.device))
+        worst = lost_images(self.evaluation, evaluation, self.data.names(self.split))
+        return {**self._report(measured, change, latency, layers), "worst_images": worst}
 
     def describe(self) -> EvaluationReport:
         """All that is measured on the baseline alone: a report without a candidate."""
@@ -383,5 +386,5 @@ def open_baseline(
         timing: whether and how they are timed.
         network: what the file must hold, as far as that is known.
     """
-    device = set_up(run)
+    device = processes.own_device(set_up(run))
     return Baseline(Path(checkpoint), data_options, scoring, timing, device=device, seed=run.seed, network=network)

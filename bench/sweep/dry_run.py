@@ -52,7 +52,11 @@ def planned(cells: Sequence[Cell], out: Path, *, force: bool = False) -> list[Pl
 def plan_lines(plan: Sequence[Planned]) -> list[str]:
     """A line a cell, and one for all."""
     width = max(len(part.cell.name) for part in plan)
-    lines = [f"{part.cell.name:{width}}  {part.cell.folder.name}  {part.state}" for part in plan]
+    return [*(f"{part.cell.name:{width}}  {part.cell.folder.name}  {part.state}" for part in plan), total_line(plan)]
+
+
+def total_line(plan: Sequence[Planned]) -> str:
+    """How many cells there are, and how long those that are left may take."""
     left = [part for part in plan if part.seconds != 0.0]
     told = [part.seconds for part in left if part.seconds is not None]
     total = f"{len(plan)} cells, {len(plan) - len(left)} of them done"
@@ -61,7 +65,16 @@ def plan_lines(plan: Sequence[Planned]) -> list[str]:
         total += f" ({len(left) - len(told)} are of no known length)" if len(told) < len(left) else ""
     elif left:
         total += "; how long the others take is known when one is done"
-    return [*lines, total]
+    return total
+
+
+def each_once(plan: Sequence[Planned]) -> list[Planned]:
+    """Cells of several benchmarks without those that are the same; one is done when it is so in all of them."""
+    found: dict[Path, Planned] = {}
+    for part in plan:
+        if part.seconds != 0.0 or part.cell.folder not in found:
+            found[part.cell.folder] = part
+    return list(found.values())
 
 
 def _state(cell: Cell) -> str:

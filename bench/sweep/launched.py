@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from bench.errors import UsageError
 from bench.launchers import make_launcher
-from bench.launchers.base import Launching
+from bench.launchers.base import TOGETHER, Launching
 from bench.sweep.cells import Cell
 from bench.sweep.command_line import MODULE, CommandLines
 from bench.sweep.options import SweepOptions
@@ -33,18 +34,28 @@ class Launched:
             cells: what is to be run.
             how: by which launcher, and how many at once.
             commands: gives their command lines.
-            device: that of the sweep: with a GPU each process has one for itself.
+            device: that of the sweep: with a GPU each process has one for itself, each of several of a cell, too.
             out: folder of the benchmark.
 
         Raises:
-            BenchError: the launcher cannot be had.
+            BenchError: the launcher cannot be had, or too few GPUs.
         """
         self._cells, self._how, self._commands = cells, how, commands
         self._logs = out / "launcher_logs"
-        self._threads = threads = commands.threads or max(1, (os.cpu_count() or 1) // how.jobs)
-        gpus = 1 if device.type == "cuda" else 0
-        jobs = min(how.jobs, torch.cuda.device_count()) if gpus and how.launcher == "local" else how.jobs
-        launching = Launching(MODULE, jobs, threads, gpus, self._logs, how.launcher_options, ("bench.sweep.run",))
+        team = how.processes_per_cell
+        self._threads = commands.threads or max(1, (os.cpu_count() or 1) // (how.jobs * team))
+        gpus, jobs = team if device.type == "cuda" else 0, how.jobs
+        if gpus and how.launcher == "local":
+            jobs = min(jobs, torch.cuda.device_count() // gpus)
+            if not jobs:
+                raise UsageError(
+                    f"{torch.cuda.device_count()} GPUs are visible, too few for `processes_per_cell={team}`"
+                )
+        # The words before those of a cell.
+        self._before = [str(team), MODULE] if team > 1 else []
+        module, preload = (TOGETHER, TOGETHER) if team > 1 else (MODULE, "bench.sweep.run")
+        threads = self._threads * team
+        launching = Launching(module, jobs, threads, gpus, self._logs, how.launcher_options, (preload,))
         self._launcher = make_launcher(how.launcher, launching)
 
     def ended(self) -> Iterator[tuple[Cell, str | None]]:
@@ -52,7 +63,7 @@ class Launched:
         cells = list(self._cells)
         for number in range(1, _TRIES + 1):
             again = []
-            words = [self._commands.cell(cell.job, self._how, self._threads) for cell in cells]
+            words = [[*self._before, *self._commands.cell(cell.job, self._how, self._threads)] for cell in cells]
             with contextlib.closing(self._launcher.run(words)) as ends:
                 for end in ends:
                     cell = cells[end.number]

@@ -35,6 +35,11 @@ class SweepOptions:
         choices=("local", "slurm", "ray"),
     )
     jobs: int = option(1, "processes of --launcher at once", parse=positive)
+    processes_per_cell: int = option(
+        1,
+        "processes of --launcher that share the batches of a cell's trainings; --batch-size is that of all together",
+        parse=positive,
+    )
     launcher_options: dict[str, object] = option(
         {},
         "what the launcher is told, such as partition=gpu,timeout_min=240 (slurm) or address=HOST:PORT (ray)",

@@ -1,6 +1,7 @@
 """Several processes that train one network: `torchrun --nproc_per_node N train.py ...`.
 
-Every function also works, and does nothing, in a process that torchrun did not start.
+A command whose work is more than one training is run by the first of them alone; the others help it to train (`led`,
+`together`). Every function also works, and does nothing, in a process that torchrun did not start.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bench.errors import BenchError, UsageError, first_line
+from bench.torch_utils.shared_statistics import share_statistics, stop_sharing
 
 # How long processes that start together may be apart.
 _PATIENCE = timedelta(seconds=100)
@@ -30,10 +32,12 @@ class World:
     Attributes:
         rank: number of this process, 0 for the one that writes files.
         size: number of processes.
+        shares_batches: whether a batch is that of all processes together, and not one for each.
     """
 
     rank: int = 0
     size: int = 1
+    shares_batches: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -53,17 +57,93 @@ def joined(device: torch.device) -> Iterator[torch.device]:
             torchrun's.
         BenchError: the other processes do not come.
     """
-    place = _asked_for()
-    if place.size == 1:
+    if _asked_for().size == 1:
         yield device
         return
-    if device.type == "cuda":
-        device = _own_gpu(device)
-        torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", store=_meeting_place(place), rank=place.rank, world_size=place.size
-    )
+    device = own_device(device)
+    if _Led.store is not None:
+        with together():
+            yield device
+        return
+    _meet(device)
     yield device
+    _part(device)
+
+
+@contextlib.contextmanager
+def led(device: torch.device) -> Iterator[None]:
+    """Joins the processes torchrun started, of which the first runs a command and the others help it to train.
+
+    Within it each process is alone (`world`) but for what is `together`; `World.is_first` tells them apart.
+
+    Args:
+        device: as for `joined`.
+
+    Raises:
+        UsageError: as `joined`.
+        BenchError: likewise.
+    """
+    if _asked_for().size == 1:
+        yield
+        return
+    device = own_device(device)
+    _Led.store, _Led.is_together, _Led.is_whole = _meet(device), False, True
+    yield
+    _Led.store, _Led.is_together = None, True
+    if _Led.is_whole:
+        _part(device)
+
+
+class _Led:
+    """What `led` has set up in this process."""
+
+    store: dist.Store | None = None
+    is_together: bool = True
+    is_whole: bool = True
+
+
+def lose() -> None:
+    """Says within `led` that the others are gone: there is nobody to part from in the end."""
+    _Led.is_whole = False
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within `led`, what all processes do at the same time: here each has its share."""
+    before, _Led.is_together = _Led.is_together, True
+    try:
+        yield
+    finally:
+        _Led.is_together = before
+
+
+def messages() -> dist.Store | None:
+    """Where the processes of `led` leave words for each other; None outside of it."""
+    return _Led.store
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process: of several, each has a GPU of its own.
+
+    Raises:
+        UsageError: as `joined`.
+    """
+    if device.type != "cuda" or _asked_for().size == 1:
+        return device
+    device = _own_gpu(device)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _meet(device: torch.device) -> dist.Store:
+    place = _asked_for()
+    store = _meeting_place(place)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size)
+    return store
+
+
+def _part(device: torch.device) -> None:
     # Only reached without an error: after one, the peers wait in a collective and leaving in order would
     # hang. Ending the process with a non-zero code makes torchrun end them all.
     if device.type == "cpu":
@@ -124,19 +204,17 @@ def world() -> World:
     """The place of this process; a world of one outside `joined`."""
     if not (dist.is_available() and dist.is_initialized()):
         return World()
-    return World(dist.get_rank(), dist.get_world_size())
+    return World(dist.get_rank(), dist.get_world_size() if _Led.is_together else 1, _Led.store is not None)
 
 
 def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
     """The network as it is called in training: its gradients are averaged over the processes.
 
-    On CUDA its BatchNorm layers are made to share their batch statistics, in place; SyncBatchNorm has no
-    CPU form, so on CPU each process normalises by its own batch.
+    Its BatchNorm layers share their batch statistics, in place, until `unwrapped`.
     """
     if world().size == 1:
         return model
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    share_statistics(model, device)
     ddp = nn.parallel.DistributedDataParallel
     # Buffers are averaged once an epoch (`average_buffers`) and not overwritten by rank 0's at every step. The
     # option was renamed in torch 2.13.
@@ -145,11 +223,22 @@ def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
     return ddp(model, device_ids=[device.index] if device.type == "cuda" else None, **kept)
 
 
+def unwrapped(model: nn.Module) -> None:
+    """Lets the BatchNorm layers of a network that was `wrapped` normalise by their own batch again."""
+    stop_sharing(model)
+
+
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """Adds up a tensor over all processes, in place."""
     if world().size > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, as float."""
+    size = world().size
+    return tensor if size == 1 else sum_over_processes(tensor.float()) / size
 
 
 def in_order(rows: Tensor) -> Tensor:

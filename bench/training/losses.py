@@ -1,4 +1,8 @@
-"""The training losses of segmentation networks: by labels, and by what another network says."""
+"""The training losses of segmentation networks: by labels, and by what another network says.
+
+Where several processes train together, an average is over the pixels or images of all of them: the mean of what the
+processes give is the loss of their batches as one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bench.system import processes
 
 
 def segmentation_loss(
@@ -57,8 +63,7 @@ def distillation_loss(
     """
     divergence = pixel_divergence(main_logits(output).float() / temperature, teacher.float() / temperature)
     counted = labels != ignore_index
-    total = counted.sum()
-    return temperature**2 * divergence.masked_fill(~counted, 0.0).sum() / total.where(total > 0, 1)
+    return temperature**2 * divergence.masked_fill(~counted, 0.0).sum() / _divisor(counted.sum())
 
 
 def channel_distillation_loss(
@@ -90,7 +95,7 @@ def channel_distillation_loss(
 
     divergence = F.kl_div(log_shares(main_logits(output)), log_shares(teacher), log_target=True, reduction="none")
     images = (~is_void).any(2).sum()
-    return temperature**2 * divergence.masked_fill(is_void, 0.0).sum(2).mean(1).sum() / images.where(images > 0, 1)
+    return temperature**2 * divergence.masked_fill(is_void, 0.0).sum(2).mean(1).sum() / _divisor(images)
 
 
 def pixel_divergence(logits: Tensor, reference: Tensor) -> Tensor:
@@ -125,4 +130,10 @@ def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, weight: Te
     else:
         losses = F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore_index, reduction="sum")
     # Not `reduction="mean"`: its 0 / 0 on a batch without a pixel that counts is nan, in the gradient too.
-    return losses / total.where(total > 0, 1)
+    return losses / _divisor(total)
+
+
+def _divisor(total: Tensor) -> Tensor:
+    """What a sum over a process's batch is divided by for an average: the mean of the processes, 1 where all have 0."""
+    total = processes.mean_over_processes(total)
+    return total.where(total > 0, 1)

@@ -1,7 +1,7 @@
 """What a quarter of an hour on a GPU is spent on, in one run that resumes: checks, speeds, a baseline.
 
     python -m tests.device_day --out DIR [--data-root DIR] [--minutes 9] [--parts cuda,training,...] [--device cuda]
-        [--workers 8] [--tiny]
+        [--baseline segnet] [--workers 8] [--tiny]
 
 Parts, the most valuable first: `cuda` (the tests that need a GPU), `training` (images a second beside a plain loop),
 `latency` (dense and pruned), `oracle` (beside a loop over whole passes), `baseline` (as long as time is left, a
@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="device_day", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--data-root", type=Path, help="CamVid, for the last part")
+    parser.add_argument("--baseline", help="the network that the last part trains, by its recipe for CamVid (segnet)")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--parts", default="", help="only these, by name")
     parser.add_argument("--device", default="auto")
@@ -53,12 +54,14 @@ def main(argv: list[str]) -> int:
     # Without the folders of the machine.
     flags = [f"--minutes {arguments.minutes:g}", *([f"--parts {arguments.parts}"] if arguments.parts else [])]
     flags += ["--tiny"] if arguments.tiny else []
+    flags += [f"--baseline {arguments.baseline}"] if arguments.baseline else []
     try:
         if unknown := [name for name in chosen if name not in PARTS]:
             raise UsageError(f"there is no part {unknown[0]}; write {', '.join(PARTS)}")
         device = set_up(RunOptions(device=arguments.device))
         with tempfile.TemporaryDirectory() as scratch:
-            sizes = TINY if arguments.tiny else {"workers": arguments.workers}
+            sizes = dict(TINY) if arguments.tiny else {"workers": arguments.workers}
+            sizes |= {"baseline": arguments.baseline} if arguments.baseline else {}
             setting = Setting(device, Path(scratch), arguments.out, arguments.data_root, **sizes)
             command = " ".join(["python -m tests.device_day --out DIR", *flags])
             records = spend([PARTS[name] for name in PARTS if name in chosen], setting, arguments.minutes, command)

@@ -59,9 +59,8 @@ def steps(setting: Setting) -> Iterator[Step]:
         dense = network(name).eval()
         options = {"method": "l1", "target": {"macs": KEPT}, "round_to": MULTIPLE, "input_size": setting.input_size}
         pruned = bench.prune(dense, recalibrate=False, check=False, **options)
-        networks = {"dense": dense, "pruned": pruned.model}
-        dense_macs, macs = (bench.measure_cost(model, setting.input_size).macs for model in networks.values())
-        return {name: model.to(setting.device) for name, model in networks.items()}, dense_macs / macs
+        networks = {"dense": dense.to(setting.device), "pruned": pruned.model.to(setting.device)}
+        return networks, pruned.before.macs / pruned.after.macs
 
     def measured(name: str, mode: str, deadline: float) -> list[Row]:
         networks, gain = pair(name)

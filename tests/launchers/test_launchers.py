@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from bench.errors import UsageError
-from bench.launchers import make_launcher
+from bench.launchers import make_launcher, slurm, together
 from bench.launchers.base import Ended, Launching, run_command
+from bench.launchers.local import Local
 
 END = {"well": "pass", "badly": "raise SystemExit('no such thing')", "killed": "import os; os.kill(os.getpid(), 9)"}
 
@@ -26,6 +31,46 @@ def test_processes_of_this_machine_end_each_in_its_way(tmp_path):
     assert ends[1].said == "SystemExit: no such thing"
     assert [end.is_lost for _, end in sorted(ends.items())] == [False, False, True]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_together_see_their_own_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7,8")
+    launcher = Local(Launching("bench.launchers.together", 2, 2, 2, tmp_path))
+    words = [launcher._words(["2", "bench.commands.benchmark"], slot) for slot in range(2)]
+    assert words == [[f"gpus={named}", "2", "bench.commands.benchmark"] for named in ("5,6", "7,8")]
+    started = []
+    monkeypatch.setattr(together.run, "main", started.extend)
+    assert together.main(*words[1]) == 0
+    assert {"--nproc_per_node=2", "CUDA_VISIBLE_DEVICES=7,8"} <= {*started}
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [([2, -15], 2), ([1, 1], 1), ([-15, -9], -9), ([1, -9], -9), ([-11, 1], -11)]
+)
+def test_processes_together_end_as_the_one_that_failed(monkeypatch, codes, expected):
+    failures = {rank: ProcessFailure(rank, 100 + rank, code, "") for rank, code in enumerate(codes)}
+    started, signals = [], []
+
+    def run(words):
+        started.append(words)
+        raise ChildFailedError("cell", failures)
+
+    monkeypatch.setattr(together.run, "main", run)
+    monkeypatch.setattr(os, "kill", lambda _pid, number: signals.append(-number))
+    monkeypatch.setattr(together.signal, "signal", lambda *_: None)
+    assert together.main("2", "bench.commands.benchmark", "--cells=l1@0.5@0") == expected
+    assert signals == [code for code in [expected] if code < 0]
+    assert started[0][:3] == ["--standalone", "--nproc_per_node=2", "--no-python"]
+    assert started[0][-3:] == ["-m", "bench.commands.benchmark", "--cells=l1@0.5@0"]
+
+
+def test_jobs_of_slurm_are_looked_up_in_its_queue(monkeypatch):
+    jobs = {number: SimpleNamespace(job_id=f"7_{number}") for number in range(4)}
+    queue = [(0, "7_0 RUNNING\n7_1 CANCELLED\n7_2 PENDING\n"), (1, "")]
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], *queue.pop(0)))
+    assert slurm.gone(jobs) == {1: "CANCELLED", 3: "GONE"}
+    # A queue that says nothing says nothing of them.
+    assert slurm.gone(jobs) == {} and not queue
 
 
 def test_what_becomes_of_the_processes_of_a_killed_fork_server_is_not_known(tmp_path):

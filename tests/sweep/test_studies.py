@@ -15,6 +15,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.weighing.checks import check_objective
 from bench.errors import UsageError
 from bench.pruners import make_pruners, methods
+from docs.write_results import KINDS
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def test_each_benchmark_has_a_folder_and_all_one_table(study, call, tiny_baselin
     )
     shown = call("benchmark.py", "--config", path, "--dry-run", "--ratios", 0.3)
     assert "random@0.3@0" in shown.out and "l2@macs0.5@1" not in shown.out, "what is typed counts more"
+    assert "all benchmarks: 4 cells, 0 of them done; how long" in shown.out
     done = call("benchmark.py", "--config", path)
     assert done.code == 1
     assert "1 of 3 benchmarks failed, the first: " in done.err and f"{tmp_path}/no.pt" in done.err
@@ -68,11 +70,16 @@ def test_benchmarks_of_one_name_share_a_folder_and_each_has_its_own_recipe(study
     assert (first.lr, second.lr, first.repair, second.repair) == (0.05, 0.1, "none", "least-squares")
     assert parsed(path, "--recipe", "camvid/resnet18_seg")[1].lr == 0.04, "what is typed counts more"
     assert call("benchmark.py", "--config", path).code == 0
+    shown = call("benchmark.py", "--config", path, "--dry-run", "--seeds", "0,1", "--methods", "l1")
+    assert "all benchmarks: 4 cells, 2 of them done; the others may take" in shown.out
     rows = json.loads((tmp_path / "out" / "small" / "benchmark_summary.json").read_text())["rows"]
     assert [(row["method"], row["pruning_options"]["repair"]) for row in rows] == [
         ("l1", "least-squares"),
         ("l1", "none"),
     ]
+    _, lines = KINDS["comparison"](json.loads((tmp_path / "out" / "small" / "benchmark_summary.json").read_text()))
+    told = [line[0].split(", ")[0] for line in lines]
+    assert told == ["baseline", "l1 repair=least-squares", "l1 repair=none"], "tables tell them apart"
 
 
 def test_only_picks_cells_of_a_study_wherever_they_are(study, call, tmp_path):

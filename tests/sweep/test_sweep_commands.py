@@ -193,6 +193,7 @@ def test_a_launcher_runs_the_command_line_of_each_cell(sweep, tmp_path, monkeypa
         f"--cells={name}" for name in ("l1@0.2@0", "l1@0.3@0", "random@0.2@0", "random@0.3@0", "l1@0.2@0")
     ]
     assert said[0][-2:] == ["--threads=1", "--cells-only"]
+    assert not any(str(word).startswith(("--launcher", "--jobs", "--processes")) for word in said[0])
     rows = rows_of(tmp_path / "out")
     assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
     assert (tmp_path / "out" / rows[2]["folder"] / "failed").read_text() == "benchmark.py: error: no such thing\n"
@@ -214,9 +215,13 @@ def test_a_launcher_runs_the_command_line_of_each_cell(sweep, tmp_path, monkeypa
             ["--launcher", "local", "--launcher-options", "a=1"],
             "this launcher has no options; leave --launcher-options",
         ),
+        (["--processes-per-cell", 2], "is for --launcher; without one, start the command by torchrun --nproc_per_node"),
+        (["--launcher", "local", "--jobs", 2], "leave torchrun out and pass --processes-per-cell, or unset WORLD_SIZE"),
     ],
 )
 def test_a_launcher_that_cannot_be_had_is_one_line(sweep, monkeypatch, flags, message):
+    if "torchrun out" in message:
+        monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("submitit", "ray"):
         monkeypatch.setitem(sys.modules, name, None)
     refused = sweep("--methods", "l1", "--ratios", 0.2, *flags)

@@ -20,6 +20,7 @@ from bench.models import MODELS
 from bench.models.checkpoint import load_model
 from bench.system import processes
 from bench.train_eval import fit
+from bench.training.optimizer import learning_rate
 from bench.training.options import TrainOptions
 
 CPU = torch.device("cpu")
@@ -69,6 +70,9 @@ def test_first_process_alone_writes_and_speaks(two_processes):
     expected = {"best.pt", "last.pt", "metrics.csv", *(f"{name}{rank}.pt" for name in OWN for rank in range(2))}
     assert {path.name for path in folder.iterdir()} == expected
     assert len((folder / "metrics.csv").read_text().splitlines()) == 5
+    # Twelve images in batches of two for each process are three batches, and with two a step two steps an epoch.
+    options = TrainOptions(epochs=4, batch_size=2, lr=0.1, ema=0.5, accumulate=2)
+    assert load_model(folder / "last.pt").state["history"][-1]["lr"] == learning_rate(options, 7, 8)
     assert out.count("train 4/4") == 1
 
 
@@ -101,18 +105,27 @@ def test_counts_of_each_image_come_together_in_the_order_of_the_data_set(two_pro
 
 
 @pytest.mark.slow
-def test_two_processes_with_a_teacher_equal_one_with_twice_the_batch(tmp_path, project_root):
-    # Without norm and void pixels, the mean over two shares is the mean over the whole.
-    done = torchrun(project_root, "tests/toy_training.py", tmp_path / "two", "--no-norm", "--taught")
-    assert done.returncode == 0, done.stderr
-    one = new_network(norm=False)
+def test_a_process_that_leads_and_one_that_helps_equal_one_alone(tmp_path, project_root):
+    # Void pixels are not equally many in both shares; norms go by the whole batch.
+    done = torchrun(project_root, "tests/toy_training.py", tmp_path, "--led", "--no-dropout", "--batch-size", "4")
+    one = new_network(dropout=0.0, aux=True)
     options = TrainOptions(epochs=4, batch_size=4, lr=0.1)
     taught = {"distillation": toy_distillation()}
-    result = fit(one, ToyData(void=False), options, 0, tmp_path / "one", device=CPU, **taught)
+    result = fit(one, ToyData(), options, 0, tmp_path / "one", device=CPU, **taught)
     two = load_model(tmp_path / "two" / "last.pt")
+    # It can be gone on with in any number of processes.
+    assert two.state["identity"] == load_model(tmp_path / "one" / "last.pt").state["identity"]
     for name, tensor in one.model.state_dict().items():
         torch.testing.assert_close(two.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
     assert two.state["history"][-1]["train_loss"] == pytest.approx(result.history[-1]["train_loss"], rel=1e-4)
+    # After a training that diverged in both the other goes on helping, and not after an error of its own.
+    assert "the loss is nan" not in done.stdout and len((tmp_path / "diverged" / "metrics.csv").read_text()) < 100
+    lines = done.stdout.splitlines()
+    assert lines[lines.index("one of the images is damaged") + 1].endswith(
+        "gone after an error; this one goes on alone"
+    )
+    assert len((tmp_path / "broken" / "metrics.csv").read_text().splitlines()) == 10
+    assert done.returncode == 1 and not list(tmp_path.rglob("helpers.pt"))
 
 
 @pytest.mark.slow
