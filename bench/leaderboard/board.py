@@ -42,6 +42,9 @@ SCRATCH = {key: key.removeprefix("miou_").replace("_", "-") for key in summary_r
 CORRUPTED = [key.removeprefix("miou_") for key in summary_record.CORRUPTED if key.startswith("miou_")]
 """Under which corruptions a network may have been scored: all of them, and each kind."""
 
+# Letters of all pictures of a page.
+_PICTURES = 500_000
+
 _COSTS = ("macs", "macs_kept", "parameters", "parameters_kept", "nonzero_kept", "bytes_on_disk", "channels_removed")
 # Of provenance: what a reader asks first.
 _ORIGIN = ("command", "time", "git", "python", "torch", "processor", "gpu", "threads")
@@ -105,7 +108,18 @@ def cells_of(summaries: Sequence[Summary], page: Path) -> dict[str, list[dict[st
                 jobs.append(_job(row, found.get("alone", {})) | (found if fits else {}))
             cells[_identity(summary, entry)] = jobs
         cells[str(number)] = [dense]
+    _leave_out_pictures([job for jobs in cells.values() for job in jobs if job.get("worst")])
     return cells
+
+
+def _leave_out_pictures(jobs: Sequence[dict[str, Any]]) -> None:
+    """Leaves pictures out where they are too many for a page: of each job the worst image first, then the next."""
+    room = _PICTURES
+    for place in range(max((len(job["worst"]) for job in jobs), default=0)):
+        for worst in (job["worst"] for job in jobs if place < len(job["worst"])):
+            room -= len(worst[place][-1])
+            if room < 0:
+                worst[place][-1] = None
 
 
 def _benchmark(summary: Summary) -> dict[str, Any]:

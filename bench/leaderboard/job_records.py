@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.system.files import read_json
-from bench.system.run_folder import CELL, CONTROLS, FINETUNED_REPORT, INFO, REPORT
+from bench.system.run_folder import CELL, CONTROLS, FINETUNED_REPORT, INFO, REPORT, WORST_IMAGES
 
 # Of provenance: what may differ from job to job.
 _ORIGIN = ("command", "time", "git", "python", "torch", "processor", "gpu", "threads")
@@ -26,7 +26,9 @@ def job_record(folder: Path, page: Path) -> dict[str, Any]:
         `iou`: how the network was treated -> share of each class in percent. `classes`, `layers`: their names.
         `dense_iou`, `dense_widths`, `widths`: of the baseline and the pruned network. `files`: SHA-256 of each.
         `seconds`: of each stage. `alone`: `command`, the line that is this job alone, and the `seconds` of all of it.
-        `origin`: command of the whole run, code, versions, machine. `page`: link to a page of the job.
+        `origin`: command of the whole run, code, versions, machine. `page`: link to a page of the job. `worst`: images
+        it lost the most on, each as its name, the percent of its pixels that the baseline and this network label
+        rightly, and a picture as a `data:` address.
         Nothing of records that are missing or no records of a job.
     """
     try:
@@ -36,7 +38,7 @@ def job_record(folder: Path, page: Path) -> dict[str, Any]:
         alone = {key: cell[key] for key in ("command", "seconds") if cell.get(key) is not None}
         told = _told(report, info, tuned)
         told["files"] |= _controls(folder)
-        return told | {"alone": alone} | _linked(folder, page)
+        return told | {"alone": alone, **_worst(folder)} | _linked(folder, page)
     except (BenchError, LookupError, AttributeError, TypeError):
         # The row is all that is known then, and the page shows it.
         return {}
@@ -72,6 +74,14 @@ def _controls(folder: Path) -> dict[str, str]:
     """SHA-256 of the networks of the same shape that were trained from new weights."""
     there = {kind: folder / report for kind, (_, report) in CONTROLS.items() if (folder / report).is_file()}
     return {kind: read_json(report)["candidate"]["sha256"] for kind, report in there.items()}
+
+
+def _worst(folder: Path) -> dict[str, list[list[Any]]]:
+    if not (folder / WORST_IMAGES).is_file():
+        return {}
+    images = read_json(folder / WORST_IMAGES)["images"]
+    shares = [[round(100 * image[name], 1) for name in ("baseline", "candidate")] for image in images]
+    return {"worst": [[image["image"], *share, image["picture"]] for image, share in zip(images, shares, strict=True)]}
 
 
 def _percent(shares: Mapping[str, float | None], classes: list[str]) -> list[float | None]:

@@ -16,7 +16,7 @@ from bench.datasets import classes_of, dataset_class
 from bench.datasets.options import DataOptions
 from bench.datasets.recorded import check_recorded, said_of, settled
 from bench.measure.cost import measure_cost
-from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, predictions
+from bench.measure.evaluation import Evaluation, evaluate_both, evaluate_images, lost_images, predictions
 from bench.measure.evaluation_report import (
     FORMAT,
     Change,
@@ -324,7 +324,9 @@ class Baseline:
         if latency is None and self.is_timed:
             latency = self.time(candidate.model)
         measured = network_record(file_record(path, file_digest(path)), candidate, quality, cost)
-        return self._report(measured, change, latency, self.layers(candidate.model.to(self.device)))
+        layers = self.layers(candidate.model.to(self.device))
+        worst = lost_images(self.evaluation, evaluation, self.data.names(self.split))
+        return {**self._report(measured, change, latency, layers), "worst_images": worst}
 
     def describe(self) -> EvaluationReport:
         """All that is measured on the baseline alone: a report without a candidate."""

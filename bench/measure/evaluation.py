@@ -22,6 +22,9 @@ from bench.system.files import plain
 from bench.torch_utils.batches import Batch, moved, to_device
 from bench.torch_utils.contexts import autocast, flags_kept
 
+# Images that a report names.
+_WORST = 3
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -58,6 +61,30 @@ class Evaluation:
         quality = dict(content["quality"])
         outlines = quality["boundary"] and BoundaryScore(**quality["boundary"])
         return cls(Quality(**{**quality, "boundary": outlines}), content["per_image"])
+
+
+def lost_images(before: Evaluation, after: Evaluation, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The images that lost the most pixels from one network to another, worst first; of equals the first.
+
+    Args:
+        before: of the one.
+        after: of the other, on the same images.
+        names: of the images.
+
+    Returns:
+        For each, as in `bench.measure.evaluation_report.LostImage`: its place, its name, and the shares that both
+        label rightly.
+    """
+    lost = after.wrong - before.wrong
+    chosen = [index for index in lost.argsort(descending=True, stable=True).tolist() if lost[index] > 0][:_WORST]
+
+    def right(found: Evaluation, index: int) -> float:
+        return 1 - found.wrong[index].item() / found.per_image[index].sum().item()
+
+    return [
+        {"index": index, "image": names[index], "baseline": right(before, index), "candidate": right(after, index)}
+        for index in chosen
+    ]
 
 
 class _Judge:

@@ -103,13 +103,24 @@ class RobustnessRecord(TypedDict):
     candidate: CorruptedQuality | None
 
 
+class LostImage(TypedDict):
+    """An image that a network does worse on than its baseline: its place in the split, its name, and the shares of its
+    scored pixels that each of both labels rightly."""
+
+    index: int
+    image: str
+    baseline: float
+    candidate: float
+
+
 class _WhereWanted(TypedDict, total=False):
     robustness: RobustnessRecord
+    worst_images: list[LostImage]
 
 
 class EvaluationReport(_WhereWanted):
-    """A `report.json`; `candidate` and `change` are None of a baseline alone, latency and layers unless wanted, and
-    without the option there is no `robustness`."""
+    """A `report.json`; `candidate` and `change` are None of a baseline alone, latency and layers unless wanted.
+    Without the option there is no `robustness`, and without a candidate there are no `worst_images`."""
 
     format: str
     dataset: str

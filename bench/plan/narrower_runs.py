@@ -56,6 +56,8 @@ class NarrowerRuns:
         self._runs = 0
         try:
             self.dense = self.calls(np.array([group.channels for group in groups], dtype=np.int64))
+        except BenchError:
+            raise
         except Exception as error:
             raise BenchError(
                 f"{type(model).__name__} does not run at {size_text(input_size)}, the size its cost is asked for at "

@@ -36,7 +36,7 @@ APART = ("wrong", "only the baseline right", "only the candidate right", "both w
 """Where one prediction differs from the label, or two from each other."""
 
 _WIDTH = 640
-_QUALITY = 85
+_QUALITY, _SMALL_QUALITY = 85, 70
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,39 @@ def verdicts(label: np.ndarray, predictions: Sequence[np.ndarray], scored: int) 
     return judged.astype(np.uint8)
 
 
+def loss_picture(image: Tensor, label: Tensor, maps: Sequence[Tensor], classes: Classes, width: int) -> str:
+    """A small picture of what one network labels rightly and another one does not: in orange on the pale image.
+
+    Args:
+        image: uint8 [3, H, W], RGB.
+        label: integer [H, W], class ids and `ignore_index`.
+        maps: what both predict, integer [H, W].
+        classes: the label set.
+        width: the most pixels it is wide.
+
+    Returns:
+        A `data:` address.
+    """
+    pale = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).convert("L").convert("RGB")
+    pale = np.asarray(pale.resize(tuple(label.shape[::-1]), Image.Resampling.BICUBIC)) // 2 + 127
+    judged = verdicts(label.numpy(), [entry.numpy() for entry in maps], len(classes.names))
+    kind = "only the baseline right"
+    lost = judged == list(PAIR).index(kind)
+    shown = Image.fromarray(np.where(lost[..., None], np.array(PAIR[kind]), pale).astype(np.uint8))
+    size = (width, max(1, round(width * shown.height / shown.width)))
+    # A mean over the pixels: what is lost stays seen where it is narrow.
+    small = shown.resize(size, Image.Resampling.BOX) if shown.width > width else shown
+    return data_address(small, "JPEG", quality=_SMALL_QUALITY)
+
+
 def _map(ids: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> str:
     # Between two classes' colours lies a third one's: nothing may be smoothed.
-    return _address(_fitted(indexed(ids, colours), Image.Resampling.NEAREST), "PNG", optimize=True)
+    return data_address(_fitted(indexed(ids, colours), Image.Resampling.NEAREST), "PNG", optimize=True)
 
 
 def _photograph(pixels: np.ndarray) -> str:
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    return _address(_fitted(image, Image.Resampling.BICUBIC), "JPEG", quality=_QUALITY)
+    return data_address(_fitted(image, Image.Resampling.BICUBIC), "JPEG", quality=_QUALITY)
 
 
 def _fitted(image: Image.Image, smooth: Image.Resampling) -> Image.Image:
@@ -152,7 +177,8 @@ def _fitted(image: Image.Image, smooth: Image.Resampling) -> Image.Image:
     return image.resize((_WIDTH, max(1, round(_WIDTH * image.height / image.width))), smooth)
 
 
-def _address(image: Image.Image, kind: str, **settings: object) -> str:
+def data_address(image: Image.Image, kind: str, **settings: object) -> str:
+    """A picture as the `data:` address that a page holds it in."""
     packed = io.BytesIO()
     image.save(packed, format=kind, **settings)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(packed.getvalue()).decode()}"

@@ -21,6 +21,7 @@ from bench.pruners.base import Method
 from bench.report.row_settings import Settings, settings_of
 from bench.sweep.grid import Job
 from bench.sweep.names import CellName, fits
+from bench.sweep.worst_images import draw_worst_images
 from bench.system.files import digest, plain, read_json
 from bench.system.run_folder import DONE, INFO, LAST, PRUNED, REPORT, is_done
 from bench.training.distillation import Distillation
@@ -165,6 +166,7 @@ def _work(
         finetune_model(session.baseline, folder, finetune, job.seed, distillation)
     for control in controls:
         train_control(session.baseline, folder, control, job.seed)
+    draw_worst_images(session.baseline, folder)
 
 
 def _is_done(

@@ -19,6 +19,7 @@ from bench.plan.target import Goal
 from bench.report.row_settings import settings_of
 from bench.report.summary_record import ComparisonRow, Measured, baseline_record
 from bench.sweep.grid import Job, attempt, outcome
+from bench.sweep.worst_images import draw_worst_images
 from bench.system.console import say
 from bench.system.locks import lock_of, locked
 from bench.system.provenance import provenance
@@ -78,6 +79,7 @@ def finetune_benchmark(
         def work(job: Job = job, folder: Path = folder) -> Measured:
             time_model(baseline, folder)
             finetune_model(baseline, folder, finetune, job.seed, distillation)
+            draw_worst_images(baseline, folder)
             return measured_in(folder, baseline)
 
         with locked(lock_of(folder), folder.name):

@@ -87,10 +87,11 @@ def led(device: torch.device) -> Iterator[None]:
         yield
         return
     device = own_device(device)
-    _Led.store, _Led.is_together = _meet(device), False
+    _Led.store, _Led.is_together, _Led.is_whole = _meet(device), False, True
     yield
     _Led.store, _Led.is_together = None, True
-    _part(device)
+    if _Led.is_whole:
+        _part(device)
 
 
 class _Led:
@@ -98,6 +99,12 @@ class _Led:
 
     store: dist.Store | None = None
     is_together: bool = True
+    is_whole: bool = True
+
+
+def lose() -> None:
+    """Says within `led` that the others are gone: there is nobody to part from in the end."""
+    _Led.is_whole = False
 
 
 @contextlib.contextmanager

@@ -38,6 +38,9 @@ REPORT = "report.json"
 CELL = "cell.json"
 """Of a cell of a comparison: the command line that is this cell alone, and what it took."""
 
+WORST_IMAGES = "worst_images.json"
+"""Of a cell: pictures of the images that lost the most."""
+
 LATENCY_FORMAT = "latency_format.json"
 """Of a comparison: the memory format that its networks are timed in."""
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.errors import BenchError, first_line
 from bench.torch_utils.contexts import attention_in_parts
 from bench.torch_utils.network_form import form_of, trial_size
 
@@ -23,14 +24,23 @@ def stand_in(model: nn.Module) -> Iterator[nn.Module]:
 
     A copy, because a forward pass (or thop) may leave something behind in the modules. Fake tensors rather
     than the meta device, because a network may make tensors of its own on the device it believes to be on.
+
+    Raises:
+        BenchError: the pass in the block asks for values.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     tensors = itertools.chain(model.parameters(), model.buffers())
     # deepcopy takes what its memo knows for copied already.
     shadow = copy.deepcopy(model, {id(tensor): mode.from_tensor(tensor) for tensor in tensors}).eval()
     # Fused attention is one operator that not every torch release counts; its parts are always counted.
-    with attention_in_parts(), mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _quiet():
-        yield shadow
+    try:
+        with attention_in_parts(), mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _quiet():
+            yield shadow
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise BenchError(
+            f"{type(model).__name__} asks for values of its features ({first_line(error)}), by `.item()`, `if` or "
+            "`nonzero`, say; what it costs is counted on shapes alone, so take that out of its forward pass"
+        ) from error
 
 
 @contextlib.contextmanager

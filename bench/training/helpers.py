@@ -1,7 +1,7 @@
 """Trainings of a command that the first of several processes runs: how it asks the others to help, and tells them why.
 
 The first leaves an order for each training where they meet (`processes.messages`); the others do the same training at
-the same time, each on its share of every batch. An error that they do not all meet ends this for good.
+the same time, each on its share of every batch. After an error that they do not all meet the first trains alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import BenchError, Diverged, MachineError, first_line
 from bench.models.checkpoint import SavedModel, load_model, save_model
 from bench.system import processes
+from bench.system.console import say
 from bench.system.failures import explained, in_one_line
 from bench.system.files import plain
 from bench.training.distillation import Distillation
@@ -31,10 +32,11 @@ _REASON = "reason"
 
 
 class _Orders:
-    """How many were given or followed by this process, and whether there can be more."""
+    """How many were given or followed by this process, and whether nobody follows any more."""
 
     count = 0
     is_broken = False
+    is_told = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,11 @@ def shared_out(
         yield
         return
     if _Orders.is_broken:
-        raise MachineError("the processes that train together are out of step after an error; run the command again")
+        if not _Orders.is_told:
+            say("the processes that helped to train are gone after an error; this one goes on alone")
+        _Orders.is_told = True
+        yield
+        return
     network = folder / NETWORK
     save_model(network, saved)
     taught = distillation.options if distillation else None
@@ -113,6 +119,7 @@ def shared_out(
         raise
     except BaseException as error:
         _Orders.is_broken = True
+        processes.lose()
         if reason := _reason():
             raise BenchError(reason) from error
         if isinstance(error, RuntimeError) and explained(error) is None:

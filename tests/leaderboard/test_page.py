@@ -11,16 +11,24 @@ from typing import Any
 import pytest
 from browser import NAMES, Browser, browser, executable
 from fabricated_records import CLASSES, LAYERS, benchmark, finished_job
+from PIL import Image
 
+from bench.leaderboard import board as board_module
 from bench.leaderboard.board import board_of, cells_of
 from bench.leaderboard.page_file import write_page
 from bench.leaderboard.published import published_numbers
 from bench.leaderboard.rebuilding import rebuild
 from bench.leaderboard.summaries import read_summaries
+from bench.report.disagreement_panels import data_address
 from bench.system.files import write_json
 
 METHODS = ("random", "l1", "taylor")
 SEEDS = (0, 1, 2)
+
+
+def picture() -> str:
+    """A small picture as an address."""
+    return data_address(Image.new("RGB", (16, 12), (213, 94, 0)), "JPEG", quality=70)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +43,8 @@ def out(tmp_path_factory) -> Path:
     write_json(
         next(out.glob("fpgm_*")) / "cell.json", {"command": "benchmark.py --only fpgm@macs0.5@0", "seconds": 9.0}
     )
+    images = [{"image": name, "baseline": 0.9, "candidate": 0.75, "picture": picture()} for name in ("street", "lane")]
+    write_json(next(out.glob("fpgm_*")) / "worst_images.json", {"images": images})
     record = json.loads((out / "benchmark_summary.json").read_text())
     lost = {"method": "fgp", "target": "macs", "ratio": 0.5, "seed": 0, "folder": "fgp_macs0.5_s0", "seconds": 1.0}
     record["rows"].append(lost | {"status": "failed", "error": "no channel is left"})
@@ -87,9 +97,17 @@ def test_a_cell_has_what_its_folder_says(out):
     assert job["files"].keys() == {"pruned", "finetuned"}
     failed = [job["error"] for job in cells["taylor/macs 0.25"] if "error" in job]
     assert failed == ["no <b>memory</b>"]
+    assert [image[:3] for image in job["worst"]] == [["street", 90.0, 75.0], ["lane", 90.0, 75.0]]
     # Of a summary alone there is less to say.
     (only,) = cells_of(read_summaries([out / "benchmark_summary.json"]), out)["fpgm/macs 0.5"]
     assert "iou" not in only and only["miou"]["miou_finetuned"] == 55.0
+
+
+def test_pictures_beyond_the_room_of_a_page_are_left_out(out, monkeypatch):
+    monkeypatch.setattr(board_module, "_PICTURES", len(picture()) + 10)
+    job = cells_of(read_summaries([out]), out.absolute())["fpgm/macs 0.5"][0]
+    assert [image[0] for image in job["worst"]] == ["street", "lane"]
+    assert [bool(image[-1]) for image in job["worst"]] == [True, False]
 
 
 def test_new_weights_and_corruptions_are_shown_where_they_were_measured(out, board, tmp_path):
@@ -198,6 +216,10 @@ def test_a_link_leads_to_a_cell(chromium, out):
     ):
         assert part in text
     assert "one shared seed: no interval" in text
+    assert "street, seed 0: 90.0 to 75.0 % of the pixels right" in text
+    chromium.ask("document.querySelector('.images').scrollIntoView()")
+    wide = "[...document.querySelectorAll('.images img')].every(e => e.complete && e.naturalWidth === 16)"
+    assert wait_for(chromium, wide)
     # What is pointed at says seeds, data, split and size.
     hint = "(e => { e.dispatchEvent(new Event('mouseover', {bubbles: true})); return e.title; })"
     told = chromium.ask(f"{hint}(document.querySelector(\"[data-cell='l1/macs 0.5']\").closest('tr').cells[3])")
@@ -210,7 +232,9 @@ def test_a_link_leads_to_a_cell(chromium, out):
     assert wait_for(chromium, "document.querySelectorAll('#cells article').length") == 8
     told = chromium.ask("document.getElementById('cells').textContent")
     assert "no <b>memory</b>" in told and "no channel is left" in told
-    assert visit.complaints == [] and len(visit.requests) == 1
+    # Pictures are in the page itself.
+    outside = [address for address in visit.requests if not address.startswith("data:")]
+    assert visit.complaints == [] and len(outside) == 1
 
 
 def test_the_files_are_to_be_had_from_the_page(chromium, out, tmp_path):

@@ -233,6 +233,12 @@ def test_measure_cost():
     assert cost.counter == "torch.utils.flop_counter"
 
 
+def test_a_computed_weight_costs_what_one_pass_spends_on_it():
+    layer = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 1)).eval()
+    # Sigma is u^T W v: a product of a matrix and a vector, and one of two vectors.
+    assert measure_cost(layer, (8, 8)).macs == 8 * 8 * 4 * 3 + 4 * 3 + 4
+
+
 def test_parameters_that_are_zero_do_not_count_as_nonzero():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
     model[0].weight.data.fill_(1.0)

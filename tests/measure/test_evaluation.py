@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from toy_training import CLASSES, ToyData
 
 from bench.errors import BenchError
-from bench.measure.evaluation import evaluate, evaluate_both, predictions
+from bench.measure.evaluation import Evaluation, evaluate, evaluate_both, lost_images, predictions
 
 CPU = torch.device("cpu")
 
@@ -39,6 +40,17 @@ def test_outputs_that_are_no_numbers_have_no_score(value, batch):
         evaluate(Strongest(value, batch), loader, CLASSES, device=CPU)
     with pytest.raises(BenchError, match="both: the network's output is nan or inf"):
         evaluate_both(Strongest(), Strongest(value, batch), loader, CLASSES, device=CPU, label="both")
+
+
+def test_the_images_that_lost_the_most_come_first():
+    def found(*wrong: int) -> Evaluation:
+        # Of ten pixels each.
+        counts = torch.tensor([[[10 - count, count], [0, 0]] for count in wrong])
+        return Evaluation(SimpleNamespace(), counts)
+
+    lost = lost_images(found(1, 5, 2, 0, 3, 0), found(3, 4, 2, 5, 5, 1), list("abcdef"))
+    assert [(one["image"], one["index"]) for one in lost] == [("d", 3), ("a", 0), ("e", 4)]
+    assert (lost[0]["baseline"], lost[0]["candidate"]) == (1, 0.5)
 
 
 def test_no_prediction_is_given_where_the_first_is_none():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import toy_networks as toys
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, find_groups, prunable
@@ -192,6 +193,29 @@ def test_products_are_counted_by_hand() -> None:
     assert measure_cost(ChannelScores().eval(), SIZE).macs == by_layers + 2 * 10 * 10 * places
     assert measure_cost(Scores().eval(), SIZE).macs == by_layers + places * 10 * (6 + 6 + 10) + scores // 2 * (6 + 10)
     assert measure_cost(Fused().eval(), SIZE).macs == measure_cost(Scores().eval(), SIZE).macs
+
+
+@pytest.mark.parametrize("kind", [Mixed, Scores])
+def test_a_single_channel_costs_what_it_is_counted_as(kind: type[Net]) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    groups = find_groups(model)
+    table, left = CostTable(model, groups, SIZE), np.array([1 if g.protected is None else g.channels for g in groups])
+    kept = {group.name: [0] for group in prunable(groups)}
+    assert table.predict(left) == counted(toys.cut_copy(model, groups, toys.plan_keeping(groups, kept)))
+    # What the table knew before is still known from it.
+    assert table.dense() == counted(model) and not table.is_counted
+
+
+def test_a_network_that_asks_for_values_is_told_so() -> None:
+    class Guarded(Net):
+        def middle(self, x: Tensor) -> Tensor:
+            return x.nan_to_num() if x.isnan().any() else x
+
+    model = Guarded().eval()
+    groups = find_groups(model)
+    with pytest.raises(BenchError, match="Guarded asks for values of its features"):
+        CostTable(model, groups, SIZE)
 
 
 def test_a_size_that_a_network_does_not_run_at_is_told_in_a_line() -> None:

@@ -14,7 +14,16 @@ from bench.datasets.base import Classes
 from bench.datasets.options import DataOptions
 from bench.measure.baseline import Baseline
 from bench.measure.options import ScoringOptions, TimingOptions
-from bench.report.disagreement_panels import ALONE, PAIR, Panel, make_panel, panels_of, segment, verdicts
+from bench.report.disagreement_panels import (
+    ALONE,
+    PAIR,
+    Panel,
+    loss_picture,
+    make_panel,
+    panels_of,
+    segment,
+    verdicts,
+)
 
 TWO = Classes(names=("sky", "road"), palette=((10, 20, 200), (200, 100, 50)), outputs=3, ignore_index=2)
 
@@ -47,6 +56,19 @@ def test_who_is_right_where():
     assert [list(ALONE)[place] for place in alone[0]] == [
         "right", "wrong", "right", "wrong", "wrong", "wrong", "not scored",
     ]  # fmt: skip
+
+
+def test_what_is_lost_is_orange_on_the_pale_image():
+    image, (label, before, after) = torch.zeros(3, 8, 56), (np.kron(part, np.ones((8, 8), int)) for part in
+                                                            (LABEL.astype(int), BEFORE, AFTER))  # fmt: skip
+    maps = [torch.from_numpy(before), torch.from_numpy(after)]
+    address = loss_picture(image.byte(), torch.from_numpy(label), maps, TWO, width=28)
+    shown = pixels(Panel("", {"": address}, {}), "").astype(int)
+    assert shown.shape == (4, 28, 3)
+    # Eight by eight pixels of each kind became four by four, of which the inner ones are spared by the compression.
+    by_kind = [shown[1:3, 4 * place + 1 : 4 * place + 3].mean(axis=(0, 1)) for place in range(7)]
+    orange = [abs(colour - PAIR["only the baseline right"]).max() < 60 for colour in by_kind]
+    assert orange == [name == "only the baseline right" for name in JUDGED]
 
 
 def test_a_panel_has_all_pictures_in_their_colours():

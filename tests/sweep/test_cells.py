@@ -166,7 +166,10 @@ def test_a_failed_job_costs_no_other_and_only_it_is_done_again(bench, monkeypatc
     after = bench.written("pruned_model.pt")
     assert after.items() > before.items()
     files = {path.name for path in folder.iterdir()}
-    assert files == {"cell.json", "done", "pruned_model.pt", "pruning_info.json", "report.json"}
+    assert files == {"cell.json", "done", "pruned_model.pt", "pruning_info.json", "report.json", "worst_images.json"}
+    worst, report = (read_json(folder / name) for name in ("worst_images.json", "report.json"))
+    assert faults(worst) == [] and worst["sha256"] == report["candidate"]["sha256"]
+    assert [image["image"] for image in worst["images"]] == [image["image"] for image in report["worst_images"]]
 
 
 def test_a_method_option_that_was_wrong_costs_only_its_method(bench, monkeypatch):

@@ -15,6 +15,7 @@ from bench.engine.options import PruneOptions
 from bench.engine.weighing.checks import check_objective
 from bench.errors import UsageError
 from bench.pruners import make_pruners, methods
+from docs.write_results import KINDS
 
 
 @pytest.fixture
@@ -76,6 +77,9 @@ def test_benchmarks_of_one_name_share_a_folder_and_each_has_its_own_recipe(study
         ("l1", "least-squares"),
         ("l1", "none"),
     ]
+    _, lines = KINDS["comparison"](json.loads((tmp_path / "out" / "small" / "benchmark_summary.json").read_text()))
+    told = [line[0].split(", ")[0] for line in lines]
+    assert told == ["baseline", "l1 repair=least-squares", "l1 repair=none"], "tables tell them apart"
 
 
 def test_only_picks_cells_of_a_study_wherever_they_are(study, call, tmp_path):

@@ -46,7 +46,18 @@ function section(line, data) {
   return make('article', { id: `cell:${line.id}` },
     make('h3', {}, marker(line.method), `${line.name} at ${targetText(line)}, ${aboutText(line)}`),
     make('p', {}, make('a', { href: '#standings', onclick: leave }, 'back to the table')),
-    verdict(line), make('h4', {}, 'Seed by seed'), seedTable(line, jobs), pairOf(classTable(jobs, dense), widthTable(jobs, dense)), originTable(jobs));
+    verdict(line), make('h4', {}, 'Seed by seed'), seedTable(line, jobs), pairOf(classTable(jobs, dense), widthTable(jobs, dense)), worstImages(jobs), originTable(jobs));
+}
+
+// The images that lost the most, seed by seed: what the dense network labels rightly and this one does not is orange.
+function worstImages(jobs) {
+  const found = jobs.flatMap((job) => (job.worst ?? []).map((image) => [job.seed, ...image]));
+  if (!found.length) return null;
+  const figures = found.map(([seed, name, before, after, picture]) => {
+    const text = `${name}, seed ${seed}: ${plain(before, 1)} to ${plain(after, 1)} % of the pixels right`;
+    return make('figure', {}, picture ? make('img', { src: picture, alt: `${name}: where it is wrong now`, loading: 'lazy' }) : null, make('figcaption', {}, text));
+  });
+  return make('div', {}, make('h4', {}, 'Images that lost the most; in orange what the dense network had right'), make('div', { class: 'images' }, ...figures));
 }
 
 function leave(event) {
