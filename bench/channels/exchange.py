@@ -12,7 +12,7 @@ import copy
 import functools
 import itertools
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def _found_by_trial(
 ) -> dict[str, str]:
     trial = _Trial(model, images)
     right, moved = _sorted_out(candidates.values(), trial.exchange, budget)
-    kept, crashed = _sorted_out(right, functools.partial(trial.cut, numbers=_numbers(candidates.values())), budget)
+    kept, crashed = _sorted_out(right, functools.partial(trial.cut, trials=_numbers(list(candidates.values()))), budget)
     # With one part left there is no order that could be wrong.
     crashed |= {group.name: "two parts are too few to tell" for group in kept if group.unit > 1 and group.channels == 2}
     return {name: trial.where(candidates[name], reason) for name, reason in moved.items()} | crashed
@@ -196,8 +196,8 @@ class _Trial:
         is_same = all(_are_close(before, after, self._tolerance) for before, after in pairs)
         return None if is_same else "its channels cannot change places"
 
-    def cut(self, groups: list[ChannelGroup], numbers: Mapping[str, int]) -> str | None:
-        """What goes wrong when some groups lose channels, or None: one each, then as many as `numbers` says of each."""
+    def cut(self, groups: list[ChannelGroup], trials: Sequence[Mapping[str, int]]) -> str | None:
+        """What goes wrong when some groups lose channels, or None: one each, then as many of each as `trials` say."""
         small = without(self._own, groups, {group.name: torch.tensor([group.channels - 1]) for group in groups})
         error = self._failure(small, backward=True)
         if error is not None:
@@ -208,7 +208,10 @@ class _Trial:
                 error = self._failure(small, backward=False)
         if error is not None:
             return f"{SIZE_IN_CODE}: {error}"
-        # Which channels go must not depend on their places: the same ones go from two places.
+        return next(filter(None, (self._of_two_places(groups, numbers) for numbers in trials)), None)
+
+    def _of_two_places(self, groups: list[ChannelGroup], numbers: Mapping[str, int]) -> str | None:
+        """What is wrong if which channels go depends on their places: the same ones go from two."""
         last = {group.name: torch.arange(group.channels)[-numbers[group.name] :] for group in groups}
         same = {group.name: permutation_of(group)[-numbers[group.name] :] for group in groups}
         passes = []
@@ -316,20 +319,26 @@ def without(model: nn.Module, groups: Sequence[ChannelGroup], lost: Mapping[str,
     return small
 
 
-def _numbers(groups: Iterable[ChannelGroup]) -> dict[str, int]:
-    """Group name -> how many channels to take: other numbers where groups are as wide, as far as there are enough.
+def _numbers(groups: Sequence[ChannelGroup]) -> list[dict[str, int]]:
+    """Group name -> how many channels to take, for one trial or two.
 
-    Code that reads the width of one of them for another does not show where both lose as many. Half at least, so that
-    code that asks whether there are so many shows, too; and the rest is quicker.
+    Another number, by its name, for each group of the same width: code that reads the width of one of them for another
+    does not show where both lose as many, or the same share. Half at least, so that code that asks whether there are so
+    many shows, too; and the rest is quicker. The rest of what is made of parts does not divide them: heads whose number
+    is written in the code would be halved without a word. Where there is no such number left, a second trial has one.
     """
-    seen: Counter[int] = Counter()
-    found = {}
+    taken: dict[int, set[int]] = defaultdict(set)
+    found, again = {}, {}
     for group in groups:
-        wide = len(group.producers[0].layer.positions)
-        half = group.channels // 2
-        found[group.name] = half + seen[wide] % max(1, (group.channels + 1) // 2)
-        seen[wide] += 1
-    return found
+        wide, half = min(len(member.positions) for member in group.members), group.channels // 2
+        good = [one for one in range(1, group.channels) if group.unit == 1 or group.channels % (group.channels - one)]
+        large = [one for one in good if one >= half] or good or [1]
+        first = zlib.crc32(group.name.encode()) % len(large)
+        ways = [*large[first:], *large[:first], *good, *range(half, group.channels)]
+        found[group.name] = next((one for one in ways if one > 0 and one not in taken[wide]), ways[0])
+        taken[wide].add(found[group.name])
+        again[group.name] = found[group.name] if found[group.name] in good else ways[0]
+    return [found] if again == found else [found, again]
 
 
 class _NoDropout(TorchFunctionMode):

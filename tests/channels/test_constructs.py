@@ -144,6 +144,31 @@ class Windows(nn.Module):
         return features + parts.reshape(images, height, width, channels).permute(0, 3, 1, 2)
 
 
+class Halves(nn.Module):
+    """A product of halves that is asked to be as wide as what they are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Conv2d(WIDTH, 2 * WIDTH, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        one, other = self.both(features).chunk(2, 1)
+        return (one * other).view(features.shape)
+
+
+class FixedHeads(nn.Module):
+    """Four heads, a number that the code has; their width is that of what is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Conv2d(WIDTH, 3 * WIDTH, 1), nn.Conv2d(WIDTH, WIDTH, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        query, key, value = (part.flatten(2).unflatten(1, (4, -1)) for part in self.qkv(features).chunk(3, 1))
+        mixed = (query @ key.transpose(2, 3)).softmax(-1) @ value
+        return features + self.out(mixed.flatten(1, 2).unflatten(2, features.shape[2:]))
+
+
 class Recurrent(nn.Module):
     """Three steps of a state that begins with zeros, as many as there are channels."""
 
@@ -396,6 +421,7 @@ CUT = {
     "sizes tied by code": (Ties, 16, 8, 2, False),
     "torch's attention": (TorchAttention, 16, 4, 4, False),
     "attention in windows": (Windows, 16, 8, 2, False),
+    "halves as wide as what is read": (Halves, 16, 16, 1, True),
     "recurrent": (Recurrent, 16, 16, 1, True),
     "Fourier transform": (Spectral, 16, 16, 1, True),
     "norm over several axes": (Context, 16, 16, 1, False),
@@ -506,6 +532,14 @@ def test_what_stays(name: str) -> None:
     assert groups["first.0"].startswith(reason)
     # What comes behind it may go.
     assert groups["second.0"] is None
+
+
+def test_heads_whose_number_the_code_has_stay_whole() -> None:
+    groups = find_groups(built(FixedHeads, WIDTH))
+    inner = next(group for group in groups if group.name == "construct.qkv")
+    # Not whole heads: what is left of them would be other heads.
+    assert (inner.protected, inner.channels, inner.unit) == (None, 4, 12)
+    assert sorted(inner.members[0].positions[:12].tolist()) == list(range(0, 3 * WIDTH, 4))
 
 
 def test_chance_is_the_same_each_time() -> None:
