@@ -71,10 +71,11 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int]) -> Cost:
         input_size: (height, width) in pixels.
     """
     with stand_in(model) as shadow:
-        image = blank_image(shadow, input_size)
         # thop looks at weights, and those that are computed cost something each time.
         is_apart = any(map(is_parametrized, shadow.modules()))
         with OperatorCalls(shadow).noting() as operators, LiveBytes(shadow) as memory:
+            # The image takes memory, too.
+            image = blank_image(shadow, input_size)
             by_thop, layers = (shadow(image), {}) if is_apart else _by_thop(shadow, image)
         if is_apart:
             by_thop, layers = _by_thop(shadow, image)
