@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.errors import UsageError, as_flags
 from bench.system.console import stages_told
 from bench.system.failures import explained
-from bench.system.signals import sigterm_as_interrupt
+from bench.system.signals import INTERRUPTED, sigterm_as_interrupt
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -36,7 +36,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        _end(130, f"{name}: interrupted")
+        _end(INTERRUPTED, f"{name}: interrupted")
     except BrokenPipeError:
         _end(1)
     except Exception as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.config.shipped import PACKAGE
 from bench.errors import UsageError, unknown_name
+from bench.system.signals import INTERRUPTED
 
 TOGETHER = "bench.launchers.together"
 """The module that runs another one in several processes: `N MODULE` stand before the words."""
@@ -60,7 +61,7 @@ class Ended:
     @property
     def is_lost(self) -> bool:
         """Whether something from outside ended it, so that another try may do better."""
-        return self.code is None or self.code < 0
+        return self.code is None or self.code < 0 or self.code == INTERRUPTED
 
     @property
     def reason(self) -> str:
@@ -69,6 +70,8 @@ class Ended:
             return f"its process was lost: {self.said or 'nothing is known'}"
         if self.code == -signal.SIGKILL:
             return "its process was killed (SIGKILL), most likely because memory ran out"
+        if self.code == INTERRUPTED:
+            return "its process was interrupted from outside"
         if self.code < 0:
             return f"its process was ended by {signal.Signals(-self.code).name}"
         return self.said or f"its process ended with status {self.code}"

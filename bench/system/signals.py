@@ -7,6 +7,9 @@ import signal
 import threading
 from collections.abc import Iterator
 
+INTERRUPTED = 130
+"""Exit status of a command that SIGINT or SIGTERM stopped: Ctrl-C, or a cluster that takes its machine back."""
+
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:

@@ -126,11 +126,13 @@ def test_a_command_line_tells_its_last_line(tmp_path):
         (Ended(0, 3, ""), "its process ended with status 3"),
         (Ended(0, -9, "half a line"), "its process was killed (SIGKILL), most likely because memory ran out"),
         (Ended(0, -15, ""), "its process was ended by SIGTERM"),
+        (Ended(0, 130, "x.py: interrupted"), "its process was interrupted from outside"),
         (Ended(0, None, "node died"), "its process was lost: node died"),
     ],
 )
 def test_the_reason_of_an_end_is_a_line(end, reason):
     assert end.reason == reason
+    assert end.is_lost == (" was " in reason)
 
 
 def test_there_is_no_other_launcher(tmp_path):
