@@ -1,11 +1,16 @@
-"""Benchmarks of a tiny network on a tiny data set, run without a command line."""
+"""Benchmarks of a tiny network on a tiny data set, run without a command line.
+
+Pictures of summaries, which `tests/report` looks at, would take a third of the time; they are drawn where a test asks.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -41,6 +46,7 @@ def run_benchmark(
 
 class Benchmark:
     def __init__(self, data_root: Path, baseline: Path, out: Path):
+        self.draws = False
         self.data, self.baseline, self.out = DataOptions("camvid", str(data_root), num_workers=0), baseline, out
 
     def reference(self, timing: TimingOptions = UNTIMED, scoring: ScoringOptions = SCORING, seed: int = 0) -> Baseline:
@@ -63,7 +69,8 @@ class Benchmark:
         session = Session(self.reference(timing, scoring, seed), options, self.out / "scores")
         pruners = make_pruners(methods, settings or {})
         jobs = grid(methods, [Goal(kind, ratio) for ratio in ratios], seeds)
-        return run_benchmark(session, pruners, jobs, finetune, self.out)
+        with self._pictures():
+            return run_benchmark(session, pruners, jobs, finetune, self.out)
 
     def finetune(
         self,
@@ -74,7 +81,13 @@ class Benchmark:
     ) -> list[dict[str, Any]]:
         reference = self.reference(**changes)
         taught = distillation_of(distill or DistillOptions(), reference.saved.model, reference.digest)
-        return finetune_benchmark(reference, recipe, self.out, taught, selection)
+        with self._pictures():
+            return finetune_benchmark(reference, recipe, self.out, taught, selection)
+
+    def _pictures(self) -> contextlib.AbstractContextManager[object]:
+        return (
+            contextlib.nullcontext() if self.draws else patch("bench.report.summary.plot_tradeoffs", return_value=False)
+        )
 
     def recipe(self) -> dict[str, Any]:
         """What the report of the only job says about its fine-tuning."""

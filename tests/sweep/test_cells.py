@@ -215,6 +215,7 @@ def test_ctrl_c_ends_the_sweep_and_the_job_is_done_again(bench, monkeypatch):
 @pytest.mark.parametrize("recalibrate", [True, False])
 @pytest.mark.parametrize("evaluate", [True, False])
 def test_whatever_is_switched_off_the_summary_is_written(bench, evaluate, recalibrate, timing):
+    bench.draws = True
     options = replace(QUICK, evaluate=evaluate, recalibrate=recalibrate)
     rows = bench.run(["l1"], [0.0, 0.2], options=options, timing=timing)
     assert {row["status"] for row in rows} == {"done"}
