@@ -34,8 +34,8 @@ from bench.system.signals import sigterm_as_interrupt
 from bench.torch_utils.batches import moved, to_device
 from bench.torch_utils.finite import has_finite_weights
 from bench.training.distillation import Distillation
-from bench.training.helpers import shared_out
 from bench.training.options import TrainOptions
+from bench.training.shared_training import shared_out
 from bench.training.state import EpochRow, run_identity
 from bench.training.step import Knobs, TrainingLoss, check_precision, mixed_seed, new_state, take_step
 

@@ -38,6 +38,11 @@ RECIPE = TrainOptions(epochs=1, batch_size=4, lr=0.01)
 SCORING = ScoringOptions()
 
 
+def undrawn() -> contextlib.AbstractContextManager[object]:
+    """Summaries in the block have no picture."""
+    return patch("bench.report.summary.plot_tradeoffs", return_value=False)
+
+
 def run_benchmark(
     session: Session, pruners: Mapping[str, Method], jobs: Sequence[Job], finetune: TrainOptions | None, out: Path
 ) -> list[ComparisonRow]:
@@ -85,9 +90,7 @@ class Benchmark:
             return finetune_benchmark(reference, recipe, self.out, taught, selection)
 
     def _pictures(self) -> contextlib.AbstractContextManager[object]:
-        return (
-            contextlib.nullcontext() if self.draws else patch("bench.report.summary.plot_tradeoffs", return_value=False)
-        )
+        return contextlib.nullcontext() if self.draws else undrawn()
 
     def recipe(self) -> dict[str, Any]:
         """What the report of the only job says about its fine-tuning."""

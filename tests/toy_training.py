@@ -170,7 +170,7 @@ class ToyData:
 
 def run_led(arguments: argparse.Namespace, saved: SavedModel, data: ToyData) -> None:
     """A training that diverges, one that does not, and one in which a process that helps fails."""
-    from bench.sweep.helping import dismissing, leads, led
+    from bench.sweep.several_processes import dismissing, leads, led
     from bench.train_eval import fit
 
     teacher, options = toy_distillation(), collect(TrainOptions, arguments)

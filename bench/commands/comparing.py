@@ -67,8 +67,8 @@ def compare_methods(parser: Parser, arguments: argparse.Namespace) -> list[Plann
     from bench.sweep.dry_run import plan_lines, planned
     from bench.sweep.finetune_all import finetune_recipe
     from bench.sweep.grid import check_outcome
-    from bench.sweep.helping import leads
     from bench.sweep.run import run_cells
+    from bench.sweep.several_processes import leads
     from bench.system.console import console, say
     from bench.system.files import make_folder
     from bench.training.distillation import distillation_of
@@ -177,7 +177,7 @@ def compare_all(parser: Parser, study: Sequence[argparse.Namespace]) -> None:
     _check_processes(collect(SweepOptions, study[0]))
 
     from bench.sweep.dry_run import each_once, total_line
-    from bench.sweep.helping import dismissing, led
+    from bench.sweep.several_processes import dismissing, led
     from bench.system.console import say
     from bench.system.processes import world
 

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     from bench.report.summary_record import baseline_record
     from bench.sweep.finetune_all import finetune_benchmark, finetune_recipe
     from bench.sweep.grid import check_outcome
-    from bench.sweep.helping import dismissing, leads, led
+    from bench.sweep.several_processes import dismissing, leads, led
     from bench.system.console import console, say
     from bench.training.distillation import distillation_of
 

@@ -62,7 +62,7 @@ def check_parity(network: Network, model: nn.Module, facts: Facts, *, fixed: boo
             limit = TOLERANCE * max(1.0, expected.abs().max().item())
             # Written so that what is no number fails.
             if not found <= limit:
-                limit = max(limit, _OF_ROUNDING * _difference(expected, _exact(model, images)))
+                limit = max(limit, _OF_ROUNDING * _difference(expected, exact_logits(model, images)))
             if not found <= limit or found == math.inf:
                 raise BenchError(
                     f"{what} is not the network: on {batch} x {size_text(size)} a logit differs by {found:.2g}, "
@@ -73,7 +73,7 @@ def check_parity(network: Network, model: nn.Module, facts: Facts, *, fixed: boo
 
 
 @torch.inference_mode()
-def _exact(model: nn.Module, images: Tensor) -> Tensor:
+def exact_logits(model: nn.Module, images: Tensor) -> Tensor:
     """The network's logits, computed in double precision."""
     return copy.deepcopy(model).double()(images.double())
 

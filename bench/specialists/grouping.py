@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, DamagedFile
+from bench.errors import BenchError
 from bench.measure.baseline import Baseline
 from bench.specialists.clustering import ClassTree, class_covariance, class_distances, cluster
 from bench.specialists.dendrogram import draw_dendrogram
 from bench.specialists.deployment import DEPLOYMENT, Grouping, read_deployment, write_deployment
 from bench.specialists.features import LastFeatures, output_layer
 from bench.specialists.options import GroupOptions
+from bench.specialists.records import read_record
 from bench.specialists.responses import ClassResponses, class_responses
 from bench.system.console import say
 from bench.system.files import plain, read_json, write_json
@@ -21,6 +22,8 @@ from bench.system.provenance import provenance
 GROUPING, DENDROGRAM = "grouping.json", "dendrogram.png"
 
 FORMAT = "class-grouping/1"
+
+_COMMAND = "`python -m bench.specialists group`"
 
 
 def group_classes(baseline: Baseline, options: GroupOptions, folder: Path) -> dict[str, Any]:
@@ -127,19 +130,14 @@ def groupings_for(baseline: Baseline, folder: Path) -> dict[int, Grouping]:
             what = {"baseline": "another baseline", "dataset": "another data set", "classes": "other classes"}
             raise BenchError(
                 f"{folder / GROUPING} is of {what.get(key, 'another input size')}; run "
-                "`python -m bench.specialists group` again, or name the folder that belongs to it"
+                f"{_COMMAND} again, or name the folder that belongs to it"
             )
     return read_deployment(folder, record["present"])
 
 
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / GROUPING
-    if not path.is_file():
-        raise BenchError(f"{path} is missing; run `python -m bench.specialists group` into that folder first")
-    try:
-        record = read_json(path)
-    except DamagedFile as error:
-        raise BenchError(f"{path} is damaged; run `python -m bench.specialists group` again") from error
+    record = read_record(path, f"run {_COMMAND} again", f"run {_COMMAND} into that folder first")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise BenchError(f"{path} is no record of grouped classes; run `python -m bench.specialists group` again")
+        raise BenchError(f"{path} is no record of grouped classes; run {_COMMAND} again")
     return record

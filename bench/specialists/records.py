@@ -50,16 +50,30 @@ def record_beside(path: Path, form: str, again: str) -> dict[str, Any]:
         BenchError: the record is missing, damaged, or another file's.
     """
     beside = record_of(path)
-    if not beside.is_file():
-        raise BenchError(f"{beside} is missing; {again}")
-    try:
-        record = read_json(beside)
-    except DamagedFile as error:
-        raise BenchError(f"{beside} is damaged; {again}") from error
+    record = read_record(beside, again)
     said = record.get("file") if isinstance(record, dict) and record.get("format") == form else None
     if not isinstance(said, dict) or said.get("sha256") != file_digest(path):
         raise BenchError(f"{beside} was not written with {path.name}; {again}")
     return record
+
+
+def read_record(path: Path, again: str, first: str | None = None) -> Any:
+    """What a JSON file holds that a step has written.
+
+    Args:
+        path: the file.
+        again: how it is written again.
+        first: how it is written at first, where that is not the same.
+
+    Raises:
+        BenchError: missing or damaged.
+    """
+    if not path.is_file():
+        raise BenchError(f"{path} is missing; {first or again}")
+    try:
+        return read_json(path)
+    except DamagedFile as error:
+        raise BenchError(f"{path} is damaged; {again}") from error
 
 
 def said_in(path: Path, key: str, what: str, again: str) -> dict[str, Any]:

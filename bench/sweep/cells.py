@@ -20,7 +20,7 @@ from bench.measure.latency_mode import PLAIN_MODE
 from bench.pruners.base import Method
 from bench.report.row_settings import Settings, settings_of
 from bench.sweep.grid import Job
-from bench.sweep.names import CellName, fits
+from bench.sweep.names import CellName, fits, is_chosen
 from bench.sweep.worst_images import draw_worst_images
 from bench.system.files import digest, plain, read_json
 from bench.system.run_folder import DONE, INFO, LAST, PRUNED, REPORT, is_done
@@ -115,7 +115,7 @@ def chosen(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     for pattern in patterns:
         if not any(fits(cell.name, pattern) for cell in cells):
             raise UsageError(f"no cell fits --only '{pattern}'; there are {_some(cells)}")
-    return [cell for cell in cells if not patterns or any(fits(cell.name, pattern) for pattern in patterns)]
+    return [cell for cell in cells if is_chosen(cell.name, patterns)]
 
 
 def _some(cells: Sequence[Cell]) -> str:

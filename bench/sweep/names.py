@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -56,3 +57,8 @@ def fits(name: str, pattern: str) -> bool:
     """Whether each part of a pattern fits the whole of a part of METHOD@TARGET@SEED; those left out fit anything."""
     parts = pattern.split("@")
     return len(parts) <= 3 and all(map(fnmatchcase, name.split("@"), parts))
+
+
+def is_chosen(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name fits one of some patterns; any name where there are none."""
+    return not patterns or any(fits(name, pattern) for pattern in patterns)

@@ -8,7 +8,6 @@ the statistics of random images and the logits are of a size that trained ones h
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import bench
 from bench.errors import BenchError
 from bench.export.facts import facts_of
 from bench.export.formats import FORMATS, Source
-from bench.export.parity import BATCHES, TOLERANCE, check_parity
+from bench.export.parity import BATCHES, TOLERANCE, check_parity, exact_logits
 from bench.models import MODELS, ModelSpec, build_model
 from bench.models.checkpoint import SavedModel
 from bench.models.output_layers import output_axes
@@ -69,10 +68,8 @@ def lively(spec: ModelSpec) -> nn.Module:
 
 def _rounding(model: nn.Module, found: dict[str, np.ndarray]) -> float:
     """How far the network's own logits are from those that it has in double precision."""
-    exact = copy.deepcopy(model).double()
-    with torch.inference_mode():
-        logits = exact(torch.from_numpy(found["images0"]).double()).numpy()
-    return float(np.abs(logits - found["logits0"]).max())
+    exact = exact_logits(model, torch.from_numpy(found["images0"])).numpy()
+    return float(np.abs(exact - found["logits0"]).max())
 
 
 def judge(name: str, folder: Path) -> bool:

@@ -11,7 +11,7 @@ from bench.measure.baseline import Baseline
 from bench.system import processes
 from bench.system.devices import resolve_device
 from bench.train_eval import fit
-from bench.training import helpers
+from bench.training import shared_training
 from bench.training.distillation import Distillation
 
 
@@ -23,12 +23,12 @@ def leads(baseline: Baseline) -> bool:
     """
     if processes.world().is_first:
         return True
-    for order in helpers.orders():
+    for order in shared_training.orders():
         _help(baseline, order)
     return False
 
 
-def _help(baseline: Baseline, order: helpers.Order) -> None:
+def _help(baseline: Baseline, order: shared_training.Order) -> None:
     taught = order.taught and Distillation(baseline.saved.model, baseline.digest, order.taught)
     try:
         with processes.together():
@@ -47,7 +47,7 @@ def _help(baseline: Baseline, order: helpers.Order) -> None:
         # The first process has met it, too.
         return
     except BaseException as error:  # noqa: BLE001 - whatever it is, the first process says it
-        helpers.give_up(error)
+        shared_training.give_up(error)
         # The end of this process is what the first sees of it, and goes on alone. On GPUs it would not, and wait: there
         # torchrun is to end it, too.
         os._exit(0 if baseline.device.type == "cpu" else 1)
@@ -69,4 +69,4 @@ def dismissing() -> Iterator[None]:
     try:
         yield
     finally:
-        helpers.dismiss()
+        shared_training.dismiss()
