@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import toy_networks as toys
@@ -327,6 +328,28 @@ class Deep(nn.Module):
         return self.deep(features[:, :, None])[:, :, 0]
 
 
+class AlongAxes(nn.Module):
+    """Layers along one axis or three that make channels of their own, which others of the kind read."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        kinds = {1: (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d), 3: (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d)}
+        conv, transposed, norm = kinds[axes]
+        self.axes = axes
+        self.make, self.norm, self.filter = (
+            conv(WIDTH, 12, 3, padding=1),
+            norm(12),
+            conv(12, 12, 3, padding=1, groups=12),
+        )
+        self.raise_, self.mix = transposed(12, 10, 3, padding=1), conv(10, WIDTH, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        shape = features.shape
+        features = features.flatten(2) if self.axes == 1 else features.unflatten(2, (2, -1))
+        made = self.filter(self.norm(self.make(features)).relu())
+        return self.mix(self.raise_(made).relu()).reshape(shape[0], -1, *shape[2:])
+
+
 class Branches(nn.Module):
     """Two branches: their weighted sum, by weights that are computed; in evaluation and in training another one."""
 
@@ -407,7 +430,7 @@ CUT = {
     "repeated": (lambda: Does(lambda features: features.repeat(1, 2, 1, 1)), 32, 16, 1, True),
     "padded": (lambda: Does(lambda f: functional.pad(f, (0, 0, 0, 0, 2, 2))), 20, 16, 1, True),
     "layer scale": (Scale, 16, 16, 1, True),
-    "one-dimensional": (Gate1d, 16, 16, 1, False),
+    "one-dimensional": (Gate1d, 16, 16, 1, True),
     "attention": (Attention, 16, 16, 1, False),
     "sizes tied by code": (Ties, 16, 8, 2, False),
     "torch's attention": (TorchAttention, 16, 4, 4, False),
@@ -426,7 +449,9 @@ CUT = {
     "gated by places": (GatedByPlaces, 16, 16, 1, False),
     "mixed by a parameter": (Mixed, 16, 16, 1, False),
     "standardised": (lambda: Standardised(WIDTH, WIDTH, 3, padding=1), 16, 16, 1, False),
-    "three-dimensional": (Deep, 16, 16, 1, False),
+    "three-dimensional": (Deep, 16, 16, 1, True),
+    "along one axis": (partial(AlongAxes, 1), 16, 16, 1, True),
+    "along three axes": (partial(AlongAxes, 3), 16, 16, 1, True),
     "branches of either mode": (Branches, 16, 16, 1, True),
     "quarters": (Dilated, 16, 4, 1, True),
     "unpooled": (lambda: Does(unpooled), 16, 16, 1, True),

@@ -138,6 +138,32 @@ class Flattened(nn.Module):
         return self.head(self.linear(features).relu())[:, :, None, None].expand(-1, -1, *images.shape[-2:])
 
 
+class Rows(nn.Module):
+    """A convolution along each row by itself: as one of strips, the same row of all images side by side, or of maps."""
+
+    def __init__(self, folded: bool) -> None:
+        super().__init__()
+        self.folded = folded
+        self.first, self.head = conv(3, 8), nn.Conv2d(10, 4, 1)
+        self.along = nn.Conv1d(8, 10, 5, padding=2) if folded else nn.Conv2d(8, 10, (1, 5), padding=(0, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images).relu()
+        if self.folded:
+            made = self.along(features.permute(2, 0, 1, 3).flatten(0, 1))
+            made = made.unflatten(0, (features.shape[2], -1)).permute(1, 2, 0, 3)
+        else:
+            made = self.along(features)
+        return self.head(made.relu())
+
+    @staticmethod
+    def both() -> tuple[nn.Module, nn.Module]:
+        """The network of strips and the one of maps, with the same weights."""
+        strips, maps = settled(Rows(True)), settled(Rows(False))
+        maps.load_state_dict({key: value.view_as(maps.state_dict()[key]) for key, value in strips.state_dict().items()})
+        return strips, maps
+
+
 class Auxiliary(nn.Module):
     """A second head in training mode, with a hidden layer of its own."""
 

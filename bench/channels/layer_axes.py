@@ -16,10 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 OUT, IN = "out", "in"
 
-# Layer type -> tensor name -> the side each leading axis belongs to.
+# Layer type -> tensor name -> the side each leading axis belongs to; of several types that fit the first counts.
 _AXES: dict[type[nn.Module], dict[str, tuple[str, ...]]] = {
-    nn.Conv2d: {"weight": (OUT, IN), "bias": (OUT,)},
-    nn.ConvTranspose2d: {"weight": (IN, OUT), "bias": (OUT,)},
+    nn.modules.conv._ConvTransposeNd: {"weight": (IN, OUT), "bias": (OUT,)},
+    nn.modules.conv._ConvNd: {"weight": (OUT, IN), "bias": (OUT,)},
     nn.Linear: {"weight": (OUT, IN), "bias": (OUT,)},
     nn.modules.batchnorm._BatchNorm: {"weight": (OUT,), "bias": (OUT,), "running_mean": (OUT,), "running_var": (OUT,)},
     nn.modules.instancenorm._InstanceNorm: {
@@ -34,8 +34,8 @@ _AXES: dict[type[nn.Module], dict[str, tuple[str, ...]]] = {
     nn.PReLU: {"weight": (OUT,)},
 }
 
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-WEIGHTED = (*CONVOLUTIONS, nn.Linear)
+CONVOLUTIONS, TRANSPOSED = nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd
+WEIGHTED = (CONVOLUTIONS, nn.Linear)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -66,7 +66,7 @@ def is_rigid(layer: nn.Module) -> bool:
     """Whether a layer has channels but cannot be narrowed: what computes its weights would not know of it."""
     if isinstance(layer, (nn.utils.parametrize.ParametrizationList, torch.jit.ScriptModule)):
         return True
-    if isinstance(layer, nn.ConvTranspose2d) and is_grouped(layer):
+    if isinstance(layer, TRANSPOSED) and is_grouped(layer):
         # Its bias has an axis for all channels, its weight one for those of a group.
         return True
     return computes_weight(layer)

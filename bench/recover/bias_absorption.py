@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.channels.groups import ChannelGroup, Member
-from bench.channels.layer_axes import OUT, width
+from bench.channels.layer_axes import OUT, TRANSPOSED, width
 from bench.plan.pruning_plan import PruningPlan
 from bench.torch_utils.dry_run import blank_image
 from bench.torch_utils.hooks import inputs_seen
@@ -122,7 +122,7 @@ def _fold(
     """Adds what some input channels of a layer amount to behind it; returns why it cannot be done, or None."""
     if read is None:
         return "not run at inference"
-    if isinstance(layer, nn.ConvTranspose2d):
+    if isinstance(layer, TRANSPOSED):
         return "a transposed convolution spreads a constant unevenly"
     low, high = (side[positions.to(side.device)] for side in read)
     if not bool((high - low <= 1e-5 * high.abs().clamp(min=1)).all()):

@@ -13,6 +13,7 @@ from bench.recover.options import RepairOptions
 from bench.recover.patches import Places, draw_places, filters, outputs_at, positions_of
 from bench.recover.wiring import Call, TensorsKept
 from bench.torch_utils.contexts import flags_kept
+from bench.torch_utils.dry_run import folded_layers
 from bench.torch_utils.hooks import calls_seen
 
 # Ten a weight leave a tenth of the error to chance; where systems are small, more cost little.
@@ -36,6 +37,9 @@ def dense_samples(
 ) -> dict[str, Sample]:
     """Runs the network before the cut over some images; it stays as it was.
 
+    A few images at a time, unless a layer has more than them on its first axis: only if all run together the rows are
+    those of the repairing pass.
+
     Args:
         before: the network.
         tasks: the layers to look at.
@@ -46,17 +50,19 @@ def dense_samples(
         seed: seed of the choice of positions.
     """
     sampling = {name: _Sampling(task, trunks.get(name)) for name, task in tasks.items()}
+    together = len(images) if folded_layers(before, tasks) else _BATCH
     kept = TensorsKept(trunks.values())
 
     def see(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         one = sampling[name]
         if one.sample is None:
-            one.begin(inputs[0], output, len(images), options, seed)
+            rows = len(output) * len(images) // min(together, len(images))
+            one.begin(inputs[0], output, rows, options, seed)
         one.look(inputs[0], output, kept.take(one.trunk) if one.trunk else None)
 
     with flags_kept(before), calls_seen(before, kept.modules, kept.see), calls_seen(before, tasks, see):
         before.eval()
-        for batch in images.split(_BATCH):
+        for batch in images.split(together):
             kept.restart()
             before(batch)
     return {name: one.finished() for name, one in sampling.items()}

@@ -6,6 +6,7 @@ others. What proved best is then fitted to all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -89,7 +90,7 @@ class Task:
         """Whether one matrix over the channels mends the kernel: all of its weights are too many for that limit, or
         for the positions there are."""
         layer, unknowns = self.layer, filters(self.layer).shape[-1]
-        taps = layer.kernel_size[0] * layer.kernel_size[1] if hasattr(layer, "kernel_size") else 1
+        taps = math.prod(getattr(layer, "kernel_size", ()))
         return taps > 1 and layer.groups == len(self.dense) == 1 and unknowns > min(limit, positions)
 
 
@@ -99,7 +100,7 @@ class Sample:
 
     Attributes:
         images: number of images.
-        size: (height, width) of the layer's output; empty for a linear layer.
+        size: (height, width) of the layer's output, one number of one axis; empty for a linear layer.
         places: positions of the output.
         targets: float [n, outputs that stay].
         input_places: positions of the input, where the channels are mended by one matrix.
@@ -291,7 +292,7 @@ class _Shared:
 
     def __init__(self, task: Task, sample: Sample, inputs: Tensor, places: Places, targets: Tensor, held: Tensor):
         self._targets, self._held, self._centred = targets.float(), held, task.takes_constant
-        self._outputs, self._taps = len(targets[0]), task.layer.kernel_size[0] * task.layer.kernel_size[1]
+        self._outputs, self._taps = len(targets[0]), math.prod(task.layer.kernel_size)
         self._patches = patches_at(task.layer, inputs, sample.size, places)[0].float()
         self._dense = task.stays(task.dense[0].T).T.reshape(self._outputs, -1, self._taps)
         at = sample.input_places.to(inputs.device)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.channels.layer_axes import TRANSPOSED
+
 
 @dataclass(frozen=True, eq=False)
 class Places:
@@ -74,8 +76,8 @@ def patches_at(layer: nn.Module, inputs: Tensor, size: tuple[int, ...], places: 
 
     Args:
         layer: a convolution, transposed or not, or a linear layer.
-        inputs: [N, C, H, W]; of a linear layer [N, ..., C].
-        size: (height, width) of the output; of a linear layer it does not matter.
+        inputs: [N, C, H, W], or with as many axes of places as the layer has; of a linear layer [N, ..., C].
+        size: of the output, (height, width) or as above; of a linear layer it does not matter.
         places: n positions of the output.
 
     Returns:
@@ -84,15 +86,14 @@ def patches_at(layer: nn.Module, inputs: Tensor, size: tuple[int, ...], places: 
     """
     if isinstance(layer, nn.Linear):
         return outputs_at(layer, inputs, places)[None]
-    rows, columns, inside = _read_places(layer, inputs, size, places)
-    if not isinstance(layer, nn.ConvTranspose2d) and layer.padding_mode != "zeros":
-        (top, bottom), (left, right) = _padding(layer)
-        inputs = functional.pad(inputs, (left, right, top, bottom), mode=layer.padding_mode)
-        rows, columns, inside = rows + top, columns + left, torch.ones_like(inside)
-    else:
-        rows, columns = rows.clamp(0, inputs.shape[2] - 1), columns.clamp(0, inputs.shape[3] - 1)
+    padding = _padding(layer)
+    if layer.padding_mode != "zeros":
+        # From the last axis to the first.
+        inputs = functional.pad(inputs, [one for pair in padding[::-1] for one in pair], mode=layer.padding_mode)
+        padding = [(0, 0)] * len(padding)
+    position, inside = _read_places(layer, tuple(inputs.shape[2:]), size, padding, places)
     # [n, places of the kernel, channels]: indices around a slice put what they pick first.
-    read = inputs[places.image[:, None], :, rows, columns] * inside[..., None]
+    read = inputs.flatten(2)[places.image[:, None], :, position] * inside[..., None]
     count, taps, channels = read.shape
     grouped = read.reshape(count, taps, layer.groups, channels // layer.groups)
     return grouped.permute(2, 0, 3, 1).reshape(layer.groups, count, -1)
@@ -101,7 +102,7 @@ def patches_at(layer: nn.Module, inputs: Tensor, size: tuple[int, ...], places: 
 def filters(layer: nn.Module) -> Tensor:
     """A layer's weights as matrices: [g, outputs of a group, K], K in the order of `patches_at`."""
     weight, groups = layer.weight.detach(), getattr(layer, "groups", 1)
-    if isinstance(layer, nn.ConvTranspose2d):
+    if isinstance(layer, TRANSPOSED):
         inputs, outputs = weight.shape[:2]
         grouped = weight.reshape(groups, inputs // groups, outputs, -1)
         return grouped.transpose(1, 2).reshape(groups, outputs, -1)
@@ -111,43 +112,48 @@ def filters(layer: nn.Module) -> Tensor:
 def set_filters(layer: nn.Module, matrices: Tensor) -> None:
     """Writes matrices as `filters` gives them into a layer, in place."""
     weight, groups = layer.weight.detach(), getattr(layer, "groups", 1)
-    if isinstance(layer, nn.ConvTranspose2d):
+    if isinstance(layer, TRANSPOSED):
         inputs, outputs = weight.shape[:2]
         matrices = matrices.reshape(groups, outputs, inputs // groups, -1).transpose(1, 2)
     weight.copy_(matrices.reshape(weight.shape))
 
 
 def _read_places(
-    layer: nn.Module, inputs: Tensor, size: tuple[int, ...], places: Places
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and columns of the input that each position reads, and whether they are there; each [n, places]."""
-    axes = []
+    layer: nn.Module, read: tuple[int, ...], made: tuple[int, ...], padding: list[tuple[int, int]], places: Places
+) -> tuple[Tensor, Tensor]:
+    """The positions of the input that each position of the output reads, and whether they are there; each [n, K].
+
+    Args:
+        layer: a convolution.
+        read: size of its input, without images and channels.
+        made: the same of its output.
+        padding: what is added before and behind on each axis.
+        places: n positions of the output.
+    """
     device = places.position.device
-    row, column = places.position // size[1], places.position % size[1]
-    for axis, position in enumerate((row, column)):
+    # Row by row over the places of the kernel: axis by axis they become positions of the flattened input.
+    positions = torch.zeros(len(places), 1, dtype=torch.int64, device=device)
+    inside = torch.ones(len(places), 1, dtype=torch.bool, device=device)
+    for axis, made_at in enumerate(torch.unravel_index(places.position, made)):
         offsets = torch.arange(layer.kernel_size[axis], device=device) * layer.dilation[axis]
-        stride, length = layer.stride[axis], inputs.shape[2 + axis]
-        if isinstance(layer, nn.ConvTranspose2d):
-            scaled = position[:, None] + layer.padding[axis] - offsets
-            read = torch.div(scaled, stride, rounding_mode="floor")
+        stride, length = layer.stride[axis], read[axis]
+        if isinstance(layer, TRANSPOSED):
+            scaled = made_at[:, None] + padding[axis][0] - offsets
+            at = torch.div(scaled, stride, rounding_mode="floor")
             there = scaled % stride == 0
         else:
-            read = position[:, None] * stride - _padding(layer)[axis][0] + offsets
-            there = torch.ones_like(read, dtype=torch.bool)
-        axes.append((read, there & (read >= 0) & (read < length)))
-    (rows, rows_there), (columns, columns_there) = axes
-    down, across = rows.shape[1], columns.shape[1]
-    return (
-        rows.repeat_interleave(across, 1),
-        columns.repeat(1, down),
-        rows_there.repeat_interleave(across, 1) & columns_there.repeat(1, down),
-    )
+            at = made_at[:, None] * stride - padding[axis][0] + offsets
+            there = torch.ones_like(at, dtype=torch.bool)
+        there &= (at >= 0) & (at < length)
+        positions = (positions[:, :, None] * length + at.clamp(0, length - 1)[:, None]).flatten(1)
+        inside = (inside[:, :, None] & there[:, None]).flatten(1)
+    return positions, inside
 
 
-def _padding(layer: nn.Conv2d) -> list[tuple[int, int]]:
-    """What a convolution adds before and behind, for the rows and for the columns."""
+def _padding(layer: nn.Module) -> list[tuple[int, int]]:
+    """What a convolution adds before and behind, for each axis; of a transposed one what it leaves out."""
     if layer.padding == "valid":
-        return [(0, 0), (0, 0)]
+        return [(0, 0)] * len(layer.kernel_size)
     if layer.padding == "same":
         sums = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
         return [(total // 2, total - total // 2) for total in sums]

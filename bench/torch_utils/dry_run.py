@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.errors import BenchError, first_line
-from bench.torch_utils.contexts import attention_in_parts
+from bench.torch_utils.contexts import attention_in_parts, flags_kept
+from bench.torch_utils.hooks import outputs_seen
 from bench.torch_utils.network_form import form_of, trial_size
 
 
@@ -61,3 +62,24 @@ def blank_image(model: nn.Module, input_size: tuple[int, int] | None = None, bat
     """
     like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
     return like.new_zeros((batch, form_of(model).input_channels, *(input_size or trial_size(model))))
+
+
+@torch.no_grad()
+def folded_layers(model: nn.Module, names: Collection[str]) -> set[str]:
+    """The layers among some to whose first axis more belongs than the images: windows, rows, tokens in front.
+
+    Which of their rows are whose no shape tells, if there are several images.
+
+    Args:
+        model: left as it was.
+        names: modules that give one tensor.
+    """
+    found: set[str] = set()
+
+    def look(name: str, output: Tensor) -> None:
+        if len(output) != 1:
+            found.add(name)
+
+    with flags_kept(model), outputs_seen(model, names, look):
+        model.eval()(blank_image(model))
+    return found

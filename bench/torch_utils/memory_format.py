@@ -30,7 +30,8 @@ def is_laid_out(model: nn.Module, channels_last: bool) -> bool:
 
 def lay_out(model: nn.Module, channels_last: bool) -> None:
     """Brings a network to a format, in place; not in inference mode, which would make it unfit to train."""
-    model.to(memory_format=layout(channels_last))
+    # `Module.to` would lay out tensors of five axes, too, for which the format is not made.
+    model._apply(lambda tensor: tensor.to(memory_format=layout(channels_last)) if tensor.dim() == 4 else tensor)
 
 
 def _strides(tensor: Tensor, channels_last: bool) -> tuple[int, ...]:

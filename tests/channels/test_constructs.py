@@ -11,11 +11,11 @@ import pytest
 import torch
 import toy_networks as toys
 from torch import Tensor, nn
-from toy_constructs import CUT, STAYS, WIDTH, Around, Does, FixedHeads, Scale, lucky
+from toy_constructs import CUT, STAYS, WIDTH, AlongAxes, Around, Does, FixedHeads, Scale, lucky
 
 from bench.channels.exchange import faults
 from bench.channels.groups import ChannelGroup, find_groups
-from bench.channels.layer_axes import IN, adopt_shapes, adopt_sizes, sizes_without_tensors
+from bench.channels.layer_axes import IN, adopt_shapes, adopt_sizes, axes_of, sizes_without_tensors
 from bench.measure.cost import count_parameters
 from bench.plan.cost_table import CostTable
 
@@ -38,7 +38,9 @@ def without_reading(dense: nn.Module, groups: list[ChannelGroup], kept: dict[str
         gone = ~torch.isin(torch.arange(group.channels), torch.tensor(kept.get(group.name, range(group.channels))))
         for reader in group.consumers:
             assert reader.side == IN
-            silent.get_submodule(reader.layer).weight.data[:, reader.positions[gone[reader.channels]]] = 0
+            layer = silent.get_submodule(reader.layer)
+            axis = axes_of(layer)["weight"].index(IN)
+            layer.weight.data.index_fill_(axis, reader.positions[gone[reader.channels]], 0)
     return silent
 
 
@@ -74,6 +76,16 @@ def test_what_stays(name: str) -> None:
     assert groups["first.0"].startswith(reason)
     # What comes behind it may go.
     assert groups["second.0"] is None
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_convolutions_along_other_numbers_of_axes_make_channels(axes: int) -> None:
+    groups = {group.name: group for group in find_groups(built(lambda: AlongAxes(axes), WIDTH))}
+    inner, raised = groups["construct.make"], groups["construct.raise_"]
+    assert (inner.protected, inner.channels, raised.protected, raised.channels) == (None, 12, None, 10)
+    assert inner.producers[0].norm.layer == "construct.norm"
+    assert [member.layer for member in inner.depthwise] == ["construct.filter"]
+    assert [member.layer for member in raised.consumers] == ["construct.mix"]
 
 
 def test_heads_whose_number_the_code_has_stay_whole() -> None:

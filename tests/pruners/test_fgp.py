@@ -255,6 +255,14 @@ def test_linear_layers_have_their_channels_last() -> None:
     assert all(score.sum().item() == pytest.approx(1) for score in scores.values())
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_an_image_that_a_layer_sees_as_several_counts_once(normalise: bool) -> None:
+    strips, maps = toys.Rows.both()
+    assert_close(
+        ratios_of(strips, batches(), row_normalise=normalise), ratios_of(maps, batches(), row_normalise=normalise)
+    )
+
+
 def test_layers_the_output_does_not_need_are_left_out() -> None:
     model = toys.settled(toys.Auxiliary())
     scores = make_pruner("fgp").score(model, find_groups(model), Calibration(batches(), VOID, 0))

@@ -248,6 +248,24 @@ def test_only_the_places_asked_for_count() -> None:
     assert not torch.allclose(expected, share(at(model, "first.1", batches())))
 
 
+def test_maps_that_are_no_images_count_whole() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = toys.conv(3, 6), nn.Conv2d(6, 5, 3, padding=1), nn.Conv2d(5, 4, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            halves = torch.cat(self.first(images).relu().chunk(2, 3))
+            return self.head(torch.cat(self.second(halves).relu().chunk(2), 3))
+
+    model, images = toys.settled(Windows()), torch.randn(2, 3, 16, 24)
+    second = next(group for group in find_groups(model) if group.name == "second")
+    where = torch.zeros(2, 16, 24, dtype=torch.bool)
+    where[:, :4] = True
+    counted = [zero_shares(model, [second], [(images, at)]).shares["second"] for at in (where, None)]
+    assert torch.equal(*counted) and counted[0].any()
+
+
 def test_a_thin_object_counts_on_a_coarse_map() -> None:
     class Coarse(toys.Chain):
         """The second layer works at an eighth of the size."""

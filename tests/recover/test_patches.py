@@ -25,9 +25,20 @@ CONVOLUTIONS = {
     "overlapping": nn.ConvTranspose2d(6, 4, (3, 4), stride=(2, 1), padding=1, output_padding=(1, 0)),
     "transposed dilated": nn.ConvTranspose2d(6, 4, 3, stride=3, padding=2, dilation=2),
     "transposed grouped": nn.ConvTranspose2d(6, 4, 3, stride=2, groups=2),
+    "one axis": nn.Conv1d(6, 4, 4, padding=2, dilation=3, stride=2, padding_mode="replicate"),
+    "one axis transposed": nn.ConvTranspose1d(6, 4, 5, stride=3, padding=1, groups=2),
+    "three axes": nn.Conv3d(6, 4, (2, 3, 1), padding=(1, 0, 0), stride=(1, 2, 3), dilation=(1, 2, 1)),
+    "three axes transposed": nn.ConvTranspose3d(6, 4, (1, 2, 3), stride=(2, 1, 2), padding=(0, 1, 0)),
     "linear": nn.Linear(6, 4),
 }
 INPUTS = torch.randn(3, 6, 11, 14, generator=torch.Generator().manual_seed(3))
+
+
+def inputs_of(layer: nn.Module) -> Tensor:
+    """The same numbers, with as many axes as a layer reads."""
+    if isinstance(layer, nn.Linear):
+        return INPUTS.movedim(1, -1)
+    return INPUTS.reshape(3, 6, *{1: (154,), 2: (11, 14), 3: (11, 7, 2)}[len(layer.kernel_size)])
 
 
 def everywhere(layer: nn.Module, output: Tensor) -> Places:
@@ -40,8 +51,8 @@ def everywhere(layer: nn.Module, output: Tensor) -> Places:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_filters_times_patches_are_the_output(name: str, channels_last: bool) -> None:
     layer = CONVOLUTIONS[name]
-    inputs = INPUTS.movedim(1, -1) if name == "linear" else INPUTS
-    if channels_last and name != "linear":
+    inputs = inputs_of(layer)
+    if channels_last and inputs.dim() == 4 and name != "linear":
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         output = layer(inputs)

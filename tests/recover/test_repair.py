@@ -314,6 +314,16 @@ def test_more_images_than_a_batch_and_sizes_that_do_not_divide() -> None:
     assert torch.isfinite(network(images)).all()
 
 
+def test_rows_of_layers_that_see_an_image_as_several_are_those_of_the_same_image() -> None:
+    model, _ = toys.Rows.both()
+    groups = find_groups(model)
+    small, done = repaired(model, toys.plan_keeping(groups, {"along": [0, 2, 3, 7]}), groups)
+    # What it reads and what stays of its weights is as before the cut.
+    assert done.layers["along"].outcome == "unchanged"
+    assert torch.equal(small.along.weight, model.along.weight[[0, 2, 3, 7]])
+    assert done.layers["along"].positions == IMAGES.shape[2] * IMAGES.shape[3] * len(IMAGES)
+
+
 def test_every_repaired_network_opens_in_a_new_process(project_root: Path, tmp_path: Path) -> None:
     """Predicted cost and counted cost are one, and the file gives the same numbers elsewhere."""
     images = smooth(1, (37, 53), seed=5)

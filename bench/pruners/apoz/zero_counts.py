@@ -118,7 +118,7 @@ class _Counts:
         # As numbers, because bools add up several times slower; an image at a time, where float32 counts exactly.
         is_zero = torch.le(values, 0, out=torch.empty_like(values))
         places = values.numel() // values.shape[axis]
-        if self._where is not None and values.dim() == 4:
+        if self._where is not None and values.dim() == 4 and len(values) == len(self._where):
             where, places = self._at_size(values.shape[-2:])
             is_zero *= where
         inside = [other for other in range(1, values.dim()) if other != axis]

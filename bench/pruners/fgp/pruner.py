@@ -7,7 +7,7 @@ https://arxiv.org/abs/2411.12781. The target of the gradients is Seg-Grad-CAM's 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +20,8 @@ from bench.config.declare import option
 from bench.errors import BenchError, UsageError
 from bench.plan.pruning_plan import Scores
 from bench.pruners.base import Calibration, Pruner
+from bench.torch_utils.batches import Batch
+from bench.torch_utils.dry_run import folded_layers
 from bench.torch_utils.hooks import channels_first, outputs_seen
 
 CHOICES = {"hook": ("conv", "norm"), "target": ("pred", "gt"), "selection": ("mass", "ratio")}
@@ -156,8 +158,9 @@ class Fgp(Pruner):
     def _support(self, model: nn.Module, names: set[str], calibration: Calibration) -> dict[str, Tensor]:
         """Layer -> float64 [width], mean over each class's images and then over the classes; layers that ran only."""
         support: dict[str, ClassMeans] = defaultdict(ClassMeans)
-        for images, labels in calibration.batches:
-            for label, rows in self._rows(model, names, images, labels, calibration.ignore_index):
+        folded = folded_layers(model, names)
+        for images, labels in _pieces(calibration.batches, 1 if folded else None):
+            for label, rows in self._rows(model, names, folded, images, labels, calibration.ignore_index):
                 for name, values in rows.items():
                     # A layer that gives a class nothing in an image has no shares there.
                     support[name].add(label, shares(values[values.any(dim=1)]) if self.row_normalise else values)
@@ -169,16 +172,25 @@ class Fgp(Pruner):
         return {name: means.mean() for name, means in support.items()}
 
     def _rows(
-        self, model: nn.Module, names: set[str], images: Tensor, labels: Tensor, ignore_index: int
+        self, model: nn.Module, names: set[str], folded: set[str], images: Tensor, labels: Tensor, ignore_index: int
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Each class of a batch, and layer -> float64 [images it is in, width], what each channel gives to it."""
+        """Each class of a batch, and layer -> float64 [images it is in, width], what each channel gives to it.
+
+        Where there are `folded` layers the batch is one image, of which all of their rows are.
+        """
         layers = dict(model.named_modules())
+
+        def maps(name: str, values: Tensor) -> Tensor:
+            """[N, C, ...]"""
+            found = channels_first(layers[name], values)
+            return found.movedim(0, -1)[None] if name in folded else found
+
         device = next(model.parameters()).device
         runs: list[tuple[str, GradientEdge, tuple[Tensor, Tensor]]] = []
 
         def note(name: str, output: Tensor) -> None:
             # Now, because what stands behind may change the output in place; the edge stays what it is.
-            runs.append((name, get_gradient_edge(output), signed_means(channels_first(layers[name], output.detach()))))
+            runs.append((name, get_gradient_edge(output), signed_means(maps(name, output.detach()))))
 
         with torch.enable_grad(), outputs_seen(model, names, note):
             logits = model(images.to(device))
@@ -198,6 +210,12 @@ class Fgp(Pruner):
             rows: dict[str, Tensor] = {}
             for (name, _, means), gradient in zip(runs, gradients, strict=True):
                 if gradient is not None:
-                    row = class_support(channels_first(layers[name], gradient), *means)[is_in].double()
+                    row = class_support(maps(name, gradient), *means)[is_in].double()
                     rows[name] = rows[name] + row if name in rows else row
             yield label, rows
+
+
+def _pieces(batches: Iterable[Batch], size: int | None) -> Iterator[Batch]:
+    """Batches of at most that many images."""
+    for images, labels in batches:
+        yield from zip(images.split(size or len(images)), labels.split(size or len(images)), strict=True)
