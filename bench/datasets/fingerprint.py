@@ -1,7 +1,8 @@
 """What the files of a data set are like, so that a result is not taken for one of files that have changed since.
 
 A fingerprint names the images and labels of a split by their places in the data set's folder, sizes and times of the
-last change, which costs a look at each; where it is asked for, by their content as well, which costs reading them.
+last change, which costs a look at each; where it is asked for, or a split is small enough to be read at once, by their
+content as well, so that a copy with other times, such as one on a cluster node's own disk, is known to be the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from bench.datasets.base import Pair
 from bench.errors import BenchError
@@ -21,9 +22,13 @@ from bench.system.files import file_digest
 
 STAT, CONTENT = "stat", "content"
 
+# Bytes of a split whose content is noted unasked: what is read in a second or so.
+_READ_AT_ONCE = 256 << 20
+
 
 class Fingerprint(TypedDict):
-    """The files of a split: how many, and a digest of names, sizes and times, and of names and content or None."""
+    """The files of a split: how many, a digest of names, sizes and times, and one of names and content, or None where
+    that was not read."""
 
     files: int
     stat: str
@@ -51,7 +56,8 @@ class SplitFiles:
 
     def fingerprint(self) -> Fingerprint:
         """What is noted beside a result."""
-        content = self._content if self._check == CONTENT else None
+        is_read = self._check == CONTENT or sum(status.st_size for status in self._statuses) <= _READ_AT_ONCE
+        content = self._content if is_read else None
         return {"files": len(self._paths), "stat": self._stat, "content": content}
 
     def is_as_in(self, before: Fingerprint) -> bool:
@@ -65,26 +71,34 @@ class SplitFiles:
         return before["stat"] == self._stat
 
     @cached_property
-    def _stat(self) -> str:
-        def described(path: Path) -> str:
-            status = path.stat()
-            return f"{status.st_size} {status.st_mtime_ns}"
+    def _statuses(self) -> list[os.stat_result]:
+        return _of_each(Path.stat, self._paths)
 
-        return self._digest(described, self._paths)
+    @cached_property
+    def _stat(self) -> str:
+        return self._digest(f"{status.st_size} {status.st_mtime_ns}" for status in self._statuses)
 
     @cached_property
     def _content(self) -> str:
-        return self._digest(file_digest, progress(self._paths, "content of the data"))
+        return self._digest(_of_each(file_digest, progress(self._paths, "content of the data")))
 
-    def _digest(self, describe: Callable[[Path], str], paths: Iterable[Path]) -> str:
+    def _digest(self, described: Iterable[str]) -> str:
         sha = hashlib.sha256(self._decoding.encode())
-        try:
-            with ThreadPoolExecutor(4) as pool:
-                for path, text in zip(self._paths, pool.map(describe, paths), strict=True):
-                    sha.update(os.fsencode(f"{os.path.relpath(path, self._root)} {text}\n"))
-        except OSError as error:
-            raise BenchError(f"cannot read {error.filename}: {error.strerror}; see to the data set's files") from error
+        for path, text in zip(self._paths, described, strict=True):
+            sha.update(os.fsencode(f"{os.path.relpath(path, self._root)} {text}\n"))
         return sha.hexdigest()[:16]
+
+
+_Result = TypeVar("_Result")
+
+
+def _of_each(look: Callable[[Path], _Result], paths: Iterable[Path]) -> list[_Result]:
+    """What a look at each file gives, several at a time."""
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(look, paths))
+    except OSError as error:
+        raise BenchError(f"cannot read {error.filename}: {error.strerror}; see to the data set's files") from error
 
 
 class DataFiles:

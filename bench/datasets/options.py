@@ -37,7 +37,8 @@ class DataOptions:
     data_check: str = option(
         "stat",
         "what tells that images or labels changed since a result was made, which is then done again: their names, "
-        "sizes and times (stat), or their content too, which takes reading them",
+        "sizes and times, and where these differ the content of splits up to 256 MiB (stat), or always their content, "
+        "which takes reading them",
         choices=("stat", "content"),
     )
     classes_file: str | None = option(

@@ -28,6 +28,12 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No split is small enough to be read unasked."""
+    monkeypatch.setattr("bench.datasets.fingerprint._READ_AT_ONCE", 0)
+
+
 def opened(root: Path, check: str = "stat") -> SegmentationData:
     return SegmentationData(DataOptions("camvid", str(root), num_workers=0, data_check=check))
 
@@ -93,6 +99,23 @@ def test_content_decides_where_it_was_noted(root, tmp_path):
     assert changed(copy, before) == changed(copy, before, "content") == []
     rewrite_unseen(copy / "valannot" / "a.png")
     assert changed(copy, before) == changed(copy, before, "content") == ["val"]
+
+
+def test_small_splits_are_known_by_their_content(root, tmp_path, monkeypatch):
+    size = max(
+        sum(path.stat().st_size for folder in (split, f"{split}annot") for path in (root / folder).iterdir())
+        for split in ("train", "val")
+    )
+    monkeypatch.setattr("bench.datasets.fingerprint._READ_AT_ONCE", size - 1)
+    assert None in [split["content"] for split in record(root).values()]
+    monkeypatch.setattr("bench.datasets.fingerprint._READ_AT_ONCE", size)
+    before = record(root)
+    assert before == record(root, "content")
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, copy_function=shutil.copyfile)
+    assert changed(copy, before) == []
+    rewrite_unseen(copy / "valannot" / "a.png")
+    assert changed(copy, before) == ["val"]
 
 
 def test_only_content_sees_what_keeps_size_and_time(root):
