@@ -13,6 +13,7 @@ from bench.cli.help_text import examples_in, short_help
 from bench.config.declare import default_of
 from bench.config.values import parse_path, parse_settings
 from bench.errors import UsageError
+from bench.system.processes import are_several
 
 Options = TypeVar("Options")
 
@@ -31,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         common: str = "",
         docstring: str | None = None,
         elsewhere: Callable[[], Collection[str]] = tuple,
+        trains_together: bool = False,
     ):
         """A parser that knows the flags of every command.
 
@@ -40,6 +42,7 @@ class Parser(argparse.ArgumentParser):
             common: the flags that `--help` shows, separated by white space; without any it shows all.
             docstring: the command's, whose commands are the examples at the end of `--help`.
             elsewhere: gives the config keys that other commands have.
+            trains_together: whether torchrun may start it in several processes.
         """
         super().__init__(
             prog=prog,
@@ -49,7 +52,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
         )
         self._common, self._examples = set(common.split()), examples_in(docstring)
-        self._elsewhere = elsewhere
+        self._elsewhere, self._trains_together = elsewhere, trains_together
         self._alternatives: list[frozenset[str]] = []
         general = self.general = self.add_argument_group("general")
         general.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS, help="show this and exit")
@@ -149,6 +152,11 @@ class Parser(argparse.ArgumentParser):
             The value of each field; in `typed` the fields that the command line names, in `given` those that it or a
             config file names; in `words` a command line that says by itself what it and the files say together.
         """
+        if are_several() and not self._trains_together:
+            # Each would do all of it, into the same files.
+            raise UsageError(
+                f"{self.prog} runs in one process; torchrun is for train.py, benchmark.py and finetune_batch.py"
+            )
         argv = list(sys.argv[1:] if argv is None else argv)
         sources = config_settings(argv, self._actions, self._elsewhere, part)
         typed = self._named_in(argv)

@@ -41,6 +41,7 @@ def build_parser() -> Parser:
         common=COMMON,
         docstring=__doc__,
         elsewhere=keys_of_commands,
+        trains_together=True,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--baseline", metavar="FILE", help="the trained network (required)")

@@ -38,6 +38,7 @@ def build_parser() -> Parser:
         common=COMMON,
         docstring=__doc__,
         elsewhere=keys_of_commands,
+        trains_together=True,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--benchmark-dir", metavar="DIR", help="--out-dir of benchmark.py (required)")

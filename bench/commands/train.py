@@ -36,6 +36,7 @@ def build_parser() -> Parser:
         common=COMMON,
         docstring=__doc__,
         elsewhere=keys_of_commands,
+        trains_together=True,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--save", "--output-dir", metavar="DIR", help="folder of the run (required)")

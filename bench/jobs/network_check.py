@@ -205,25 +205,45 @@ def _tried(
     plan = make_plan(groups, scores, table, target)
     smaller = copy.deepcopy(saved.model).eval()
     images = torch.randn(blank_image(smaller, size, batch=2).shape, generator=torch.Generator().manual_seed(seed))
-    steps = [
-        (f"{plan.channel_ratio:.0%} of the channels cut", lambda: _cut(smaller, groups, plan, size)),
-        ("forward, evaluation", lambda: _shape(smaller, images)),
-        ("forward and backward, training", lambda: _trained(copy.deepcopy(smaller).train(), images)),
-        ("saved and reopened in a new process", lambda: _reopened(saved, smaller, plan, images)),
+
+    def runs(model: nn.Module) -> str:
+        return _shape(model, images)
+
+    def trains(model: nn.Module) -> str:
+        return _trained(copy.deepcopy(model).train(), images)
+
+    steps: list[tuple[str, Callable[[nn.Module], str], bool]] = [
+        (f"{plan.channel_ratio:.0%} of the channels cut", lambda model: _cut(model, groups, plan, size), False),
+        ("forward, evaluation", runs, True),
+        ("forward and backward, training", trains, True),
+        ("saved and reopened in a new process", lambda model: _reopened(saved, model, plan, images), False),
     ]
-    return [(what, _done(what, work)) for what, work in steps]
+    return [(what, _done(what, work, smaller, saved.model if of_any else None)) for what, work, of_any in steps]
 
 
-def _done(what: str, work: Callable[[], str]) -> str:
-    """What came of a step."""
+def _done(what: str, work: Callable[[nn.Module], str], smaller: nn.Module, dense: nn.Module | None) -> str:
+    """What came of a step.
+
+    Args:
+        what: the step.
+        work: what it does with a network.
+        smaller: the cut one.
+        dense: the one before the cut, where it must be able to do the same.
+    """
     try:
-        return work()
+        return work(smaller)
     except BenchError as error:
         raise BenchError(f"{what}: {error}") from error
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise BenchError(f"{what}: the cut network fails ({type(error).__name__}: {first_line(error)})") from error
+        who = "the cut network"
+        if dense is not None:
+            try:
+                work(copy.deepcopy(dense).eval())
+            except Exception:  # noqa: BLE001  a network's own code
+                who = "the network, cut or not,"
+        raise BenchError(f"{what}: {who} fails ({type(error).__name__}: {first_line(error)})") from error
 
 
 def _cut(model: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan, size: tuple[int, int]) -> str:

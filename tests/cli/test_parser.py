@@ -201,3 +201,14 @@ def test_words_without_some_fields_keep_the_others():
     assert parser.without(words, "model", "latency", "input_size") == [*words[:2], "-v", *words[5:7], words[-1]]
     assert parser.without(["--lr", "-1", "--seed", "3"], "seed") == ["--lr", "-1"]
     assert script_parser("prune.py").without(["--classes", "0", "3", "--alpha", "1"], "classes") == ["--alpha", "1"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_only_what_trains_together_runs_in_several_processes(script, monkeypatch):
+    for variable, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(variable, value)
+    if script in ("train.py", "benchmark.py", "finetune_batch.py"):
+        script_parser(script).parse([])
+    else:
+        with pytest.raises(UsageError, match=f"^{script} runs in one process; torchrun is for train.py, benchmark.py"):
+            script_parser(script).parse([])

@@ -138,3 +138,25 @@ def make(classes):
     done = run_script("prune.py", "--check", "--model", "odd.py:make", folder=tmp_path)
     assert done.code == 1
     assert "forward, evaluation: the cut network fails (AssertionError: eight)" in done.err
+
+
+def test_what_fails_without_a_cut_too_is_not_said_to_fail_by_it(call, tmp_path: Path) -> None:
+    path = tmp_path / "untrained.py"
+    path.write_text(
+        """
+from torch import nn
+
+
+class Untrained(nn.Sequential):
+    def forward(self, images):
+        assert not self.training or len(images) == 1, "one at a time"
+        return super().forward(images)
+
+
+def make(classes):
+    return Untrained(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, classes, 1))
+"""
+    )
+    done = call("prune.py", "--check", "--model", f"{path}:make")
+    assert done.code == 1
+    assert "training: the network, cut or not, fails (AssertionError: one at a time)" in done.err
