@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from bench.recover.balance import Balance
 from bench.recover.layer_repair import Sample, Task
 from bench.recover.options import RepairOptions
 from bench.recover.patches import Places, draw_places, filters, outputs_at, positions_of
@@ -51,7 +52,7 @@ def dense_samples(
     """
     sampling = {name: _Sampling(task, trunks.get(name)) for name, task in tasks.items()}
     together = len(images) if folded_layers(before, tasks) else _BATCH
-    kept = TensorsKept(trunks.values())
+    kept, balance = TensorsKept(trunks.values()), Balance(options.repair_balance)
 
     def see(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         one = sampling[name]
@@ -64,8 +65,8 @@ def dense_samples(
         before.eval()
         for batch in images.split(together):
             kept.restart()
-            before(batch)
-    return {name: one.finished() for name, one in sampling.items()}
+            balance.see(before(batch))
+    return {name: one.finished(balance) for name, one in sampling.items()}
 
 
 class _Sampling:
@@ -75,6 +76,8 @@ class _Sampling:
         self._task, self.trunk = task, trunk
         self.sample: Sample | None = None
         self._first = 0
+        self._positions = self._input_positions = 0
+        self._input_size: tuple[int, ...] = ()
         self._targets: list[Tensor] = []
         self._inputs: list[Tensor] = []
 
@@ -82,15 +85,16 @@ class _Sampling:
         """Chooses the positions, once it is known how many there are."""
         task, nothing = self._task, output.new_empty(0)
         size = () if isinstance(task.layer, nn.Linear) else tuple(output.shape[2:])
-        positions = positions_of(task.layer, output)
+        positions = self._positions = positions_of(task.layer, output)
         is_shared = task.is_shared(options.repair_limit, images * positions)
         unknowns = filters(task.layer).shape[-1]
         count = _PROOF_POSITIONS if is_shared else max(LEAST_POSITIONS, options.repair_positions * unknowns)
         places = draw_places(images, positions, count, seed, task.name)
-        self.sample = Sample(images, size, places, nothing)
+        self.sample = Sample(images, size, places, nothing, nothing)
         if is_shared:
             count = max(LEAST_POSITIONS, options.repair_positions * inputs.shape[1])
-            read = draw_places(images, positions_of(task.layer, inputs), count, seed, f"{task.name} inputs")
+            self._input_size, self._input_positions = tuple(inputs.shape[2:]), positions_of(task.layer, inputs)
+            read = draw_places(images, self._input_positions, count, seed, f"{task.name} inputs")
             self.sample = replace(self.sample, input_places=read, inputs=nothing)
 
     def look(self, inputs: Tensor, output: Tensor, trunk: Tensor | None) -> None:
@@ -105,10 +109,15 @@ class _Sampling:
             self._inputs.append(outputs_at(task.layer, inputs, self._here(sample.input_places, inputs)))
         self._first += len(output)
 
-    def finished(self) -> Sample:
+    def finished(self, balance: Balance) -> Sample:
         """The sample of all images."""
-        inputs = torch.cat(self._inputs) if self._inputs else None
-        return replace(self.sample, targets=torch.cat(self._targets), inputs=inputs)
+        sample = self.sample
+        weights = balance.at(self._positions, sample.size, sample.places)
+        sample = replace(sample, targets=torch.cat(self._targets), weights=weights)
+        if sample.input_places is None:
+            return sample
+        weights = balance.at(self._input_positions, self._input_size, sample.input_places)
+        return replace(sample, inputs=torch.cat(self._inputs), input_weights=weights)
 
     def _here(self, places: Places, batch: Tensor) -> Places:
         """The positions in the images of a batch, numbered from its first."""

@@ -103,16 +103,20 @@ class Sample:
         size: (height, width) of the layer's output, one number of one axis; empty for a linear layer.
         places: positions of the output.
         targets: float [n, outputs that stay].
+        weights: float [n], how much each position counts.
         input_places: positions of the input, where the channels are mended by one matrix.
         inputs: float [m, inputs before the cut], the input there.
+        input_weights: as `weights`, of these.
     """
 
     images: int
     size: tuple[int, ...]
     places: Places
     targets: Tensor
+    weights: Tensor
     input_places: Places | None = None
     inputs: Tensor | None = None
+    input_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -156,15 +160,15 @@ def repair_layer(task: Task, sample: Sample, inputs: Tensor, options: RepairOpti
     shares = SHARES if options.repair_lambda is None else (options.repair_lambda,)
     if min(held.sum(), (~held).sum()) < 2:
         return LayerRepair("sliced", "none", len(places), filters(layer).shape[-1])
-    form = (_Full if sample.inputs is None else _Shared)(task, sample, inputs, places, targets, held)
+    counts = sample.weights.to(device).double()
+    form = (_Full if sample.inputs is None else _Shared)(task, sample, inputs, places, targets, counts, held)
     gains = task.gain().square().reshape(filters(layer).shape[:2])
 
     def error(weights: Tensor, added: Tensor | None) -> float:
         return float((form.held_error(weights, added) * gains).sum())
 
     before = filters(layer).double()
-    mean = targets[held].mean(0)
-    variance = float(((targets[held] - mean).square().sum(0).reshape(gains.shape) * gains).sum())
+    variance = float((_variance(targets[held], counts[held]).reshape(gains.shape) * gains).sum())
     found = {"form": form.name, "positions": len(places), "unknowns": form.unknowns}
     as_sliced = error(before, None)
     if as_sliced <= _SAME * variance:
@@ -192,6 +196,13 @@ def repair_layer(task: Task, sample: Sample, inputs: Tensor, options: RepairOpti
     return LayerRepair(outcome, ridge=share, **found)
 
 
+def _variance(targets: Tensor, counts: Tensor) -> Tensor:
+    """Sum of the squares of targets [n, outputs] less their mean, each as often as it counts: [outputs]."""
+    counts = counts[:, None]
+    mean = (counts * targets).sum(0) / counts.sum()
+    return (counts * (targets - mean).square()).sum(0)
+
+
 def held_out(image: Tensor, images: int) -> Tensor:
     """Which positions a repair proves itself on: those of the last quarter of the images; of few images every fourth.
 
@@ -217,7 +228,16 @@ class _Full:
 
     name = "full"
 
-    def __init__(self, task: Task, sample: Sample, inputs: Tensor, places: Places, targets: Tensor, held: Tensor):
+    def __init__(
+        self,
+        task: Task,
+        sample: Sample,
+        inputs: Tensor,
+        places: Places,
+        targets: Tensor,
+        counts: Tensor,
+        held: Tensor,
+    ):
         self._before, self._centred = filters(task.layer).double(), task.takes_constant
         self.unknowns = self._before.shape[-1]
         groups = self._before.shape[0]
@@ -226,7 +246,7 @@ class _Full:
             parts = []
             for rows in _pieces(chosen, groups * self.unknowns):
                 read = patches_at(task.layer, inputs, sample.size, places.part(rows))
-                parts.append(moments(read, _by_group(targets[rows], groups)))
+                parts.append(moments(read, _by_group(targets[rows], groups), counts[rows]))
             return _sum(parts)
 
         self._held = held
@@ -290,16 +310,25 @@ class _Shared:
 
     name = "shared"
 
-    def __init__(self, task: Task, sample: Sample, inputs: Tensor, places: Places, targets: Tensor, held: Tensor):
+    def __init__(
+        self,
+        task: Task,
+        sample: Sample,
+        inputs: Tensor,
+        places: Places,
+        targets: Tensor,
+        counts: Tensor,
+        held: Tensor,
+    ):
         self._targets, self._held, self._centred = targets.float(), held, task.takes_constant
+        self._counts = counts[:, None]
         self._outputs, self._taps = len(targets[0]), math.prod(task.layer.kernel_size)
         self._patches = patches_at(task.layer, inputs, sample.size, places)[0].float()
         self._dense = task.stays(task.dense[0].T).T.reshape(self._outputs, -1, self._taps)
         at = sample.input_places.to(inputs.device)
         read, wanted = outputs_at(task.layer, inputs, at)[None], sample.inputs.to(inputs.device)[None]
-        is_held = held_out(at.image, sample.images)
-        self._fit = moments(read[:, ~is_held], wanted[:, ~is_held])
-        self._proof = moments(read[:, is_held], wanted[:, is_held])
+        is_held, count = held_out(at.image, sample.images), sample.input_weights.to(inputs.device)
+        self._fit, self._proof = (moments(read[:, part], wanted[:, part], count[part]) for part in (~is_held, is_held))
         self.unknowns = read.shape[-1]
         self._sliced = torch.eye(wanted.shape[-1], device=inputs.device)
         if task.kept_in is not None:
@@ -307,10 +336,12 @@ class _Shared:
 
     def held_error(self, weights: Tensor, added: Tensor | None) -> Tensor:
         left = self._left(weights, self._held)
-        return (left if added is None else left - added[0]).square().sum(0)[None]
+        left = left if added is None else left - added[0]
+        return (self._counts[self._held] * left.square()).sum(0)[None]
 
     def constant(self, weights: Tensor, chosen: Tensor) -> Tensor:
-        return self._left(weights, chosen).mean(0)[None]
+        counts = self._counts[chosen]
+        return ((counts * self._left(weights, chosen)).sum(0) / counts.sum())[None]
 
     def best_share(self, shares: Sequence[float], gains: Tensor) -> float:
         """The one that gives back the held-out inputs best, each as much as the filters weigh it."""

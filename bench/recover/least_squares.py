@@ -25,10 +25,10 @@ _ILL_CONDITIONED = 1e13
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over n samples of inputs x [g, n, K] and targets y [g, n, O], float64.
+    """Sums over n samples of inputs x [g, n, K] and targets y [g, n, O], float64; each may count by a weight.
 
     Attributes:
-        count: n.
+        count: n, or the sum of the weights.
         x: [g, K], sum of the inputs.
         y: [g, O], sum of the targets.
         xx: [g, K, K], sum of x x^T.
@@ -36,7 +36,7 @@ class Moments:
         yy: [g, O], sum of the squared targets.
     """
 
-    count: int
+    count: float
     x: Tensor
     y: Tensor
     xx: Tensor
@@ -50,7 +50,7 @@ class Moments:
 
     def centred(self) -> Moments:
         """The moments of the same samples less their means; the sums are 0 then."""
-        n = max(1, self.count)
+        n = self.count or 1
         return Moments(
             self.count,
             torch.zeros_like(self.x),
@@ -61,16 +61,21 @@ class Moments:
         )
 
 
-def moments(inputs: Tensor, targets: Tensor) -> Moments:
+def moments(inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Moments:
     """Sums over samples, in double precision.
 
     Args:
         inputs: [g, n, K].
         targets: [g, n, O].
+        weights: [n], how much each sample counts, not negative; 1 by default.
     """
     inputs, targets = inputs.double(), targets.double()
-    xx, yx = inputs.mT @ inputs, targets.mT @ inputs
-    return Moments(inputs.shape[1], inputs.sum(1), targets.sum(1), xx, yx, targets.square().sum(1))
+    counted, count, wanted = inputs, float(inputs.shape[1]), targets
+    if weights is not None:
+        weights = weights.double()[None, :, None]
+        counted, count, wanted = inputs * weights, float(weights.sum()), targets * weights
+    xx, yx = counted.mT @ inputs, targets.mT @ counted
+    return Moments(count, counted.sum(1), wanted.sum(1), xx, yx, (wanted * targets).sum(1))
 
 
 def ridge(found: Moments, before: Tensor, share: float) -> tuple[Tensor, float]:
@@ -115,8 +120,7 @@ def ridge(found: Moments, before: Tensor, share: float) -> tuple[Tensor, float]:
 
 def constant(found: Moments, weights: Tensor) -> Tensor:
     """The constant beside some weights: mean(y) - W mean(x), [g, O]."""
-    n = max(1, found.count)
-    return (found.y - (weights.double() @ found.x[:, :, None])[..., 0]) / n
+    return (found.y - (weights.double() @ found.x[:, :, None])[..., 0]) / (found.count or 1)
 
 
 def squared_error(found: Moments, weights: Tensor, added: Tensor | None = None) -> Tensor:

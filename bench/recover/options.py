@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bench.config.declare import option
-from bench.config.values import above_zero, positive
+from bench.config.values import above_zero, positive, share
 from bench.errors import UsageError
 
 LEAST_SQUARES, BIAS, NONE = "least-squares", "bias", "none"
@@ -30,6 +30,12 @@ class RepairOptions:
         "ridge towards the sliced weights, as a share of the inputs' mean variance (default: for each layer what "
         "serves held-out images best)",
         parse=above_zero,
+    )
+    repair_balance: float = option(
+        1.0,
+        "how much rare classes count: a position weighs 1 over the share of the class that the uncut network predicts "
+        "there, to this power; at 0 all positions weigh the same",
+        parse=share,
     )
     repair_limit: int = option(
         2500,

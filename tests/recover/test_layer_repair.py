@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,8 +47,13 @@ def sample_of(
     if kept_out is not None:
         targets = targets[:, kept_out]
     size = () if isinstance(layer, nn.Linear) else tuple(output.shape[2:])
-    read = draw_places(len(inputs), positions_of(layer, inputs), count, 0, "inputs") if shared else None
-    return Sample(len(inputs), size, places, targets, read, outputs_at(layer, inputs, read) if shared else None)
+    sample = Sample(len(inputs), size, places, targets, torch.ones(len(places)))
+    if not shared:
+        return sample
+    read = draw_places(len(inputs), positions_of(layer, inputs), count, 0, "inputs")
+    return replace(
+        sample, input_places=read, inputs=outputs_at(layer, inputs, read), input_weights=torch.ones(len(read))
+    )
 
 
 def cut_of(name: str) -> tuple[nn.Module, nn.Module, Tensor, Tensor, Tensor | None]:
@@ -65,16 +71,21 @@ def cut_of(name: str) -> tuple[nn.Module, nn.Module, Tensor, Tensor, Tensor | No
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_is_lstsq_with_a_constant(name: str) -> None:
+@pytest.mark.parametrize("is_weighed", [False, True])
+def test_a_layer_is_lstsq_with_a_constant(name: str, is_weighed: bool) -> None:
     before, layer, whole, left, kept_in = cut_of(name)
     sample, sliced = sample_of(before, whole), copy.deepcopy(layer)
+    weights = torch.rand(len(sample.places), generator=torch.Generator().manual_seed(2)).square() * 9
+    if is_weighed:
+        sample = replace(sample, weights=weights)
     task = Task("layer", layer, None, None, kept_in, filters(before))
     done = repair_layer(task, sample, left, RepairOptions(repair_lambda=1e-10))
     assert (done.outcome, done.form, done.positions) == ("repaired", "full", len(sample.places))
     read = patches_at(sliced, left, sample.size, sample.places).double()
     wanted = sample.targets.double().reshape(len(sample.places), len(read), -1).transpose(0, 1)
     ones = torch.cat([read, torch.ones_like(read[..., :1])], dim=-1)
-    solution = torch.linalg.lstsq(ones, wanted, driver="gelsd").solution
+    often = sample.weights.double().sqrt()[:, None]
+    solution = torch.linalg.lstsq(often * ones, often * wanted, driver="gelsd").solution
     made = torch.cat([filters(layer).double(), layer.bias.detach().double().reshape(len(read), -1, 1)], dim=-1)
     torch.testing.assert_close(ones @ made.mT, ones @ solution, atol=1e-3, rtol=1e-3)
     # As the layer itself computes: closer to what was before than the slice.
