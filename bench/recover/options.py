@@ -32,9 +32,9 @@ class RepairOptions:
         parse=above_zero,
     )
     repair_balance: float = option(
-        1.0,
+        0.5,
         "how much rare classes count: a position weighs 1 over the share of the class that the uncut network predicts "
-        "there, to this power; at 0 all positions weigh the same",
+        "there, to this power: at 1 each class as much as any other, at 0 each position",
         parse=share,
     )
     repair_limit: int = option(
