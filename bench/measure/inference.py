@@ -83,10 +83,11 @@ def predict(
     """
     # Every pass weighs the same, so the sum has its maximum where the mean has it.
     logits = functools.reduce(torch.add, _passes(network, images, size, scoring))
-    chosen = logits.argmax(1)
+    # As `argmax(1)` says, up to ties and nan, which takes several times as long on a CPU.
+    found = logits.max(1)
     if watch:
-        watch(logits.gather(1, chosen[:, None])[:, 0])
-    return chosen
+        watch(found.values)
+    return found.indices
 
 
 def _passes(network: Network, images: Tensor, size: Sequence[int], scoring: Scoring) -> Iterator[Tensor]:
