@@ -112,6 +112,20 @@ def test_the_camvid_study_prunes_by_every_structured_method_at_three_targets(pro
             check_objective(collect(PruneOptions, part), checked[job.method], job.goal)
 
 
+def test_the_recovery_study_fine_tunes_with_and_without_repair(project_root):
+    parts = parsed(project_root / "configs" / "studies" / "recovery.yaml")
+    tuned = [part for part in parts if part.finetune_epochs]
+    assert {part.out_dir for part in tuned}.isdisjoint(part.out_dir for part in parts if not part.finetune_epochs)
+    assert {(part.repair, part.objective) for part in tuned} == {
+        ("none", "channels"), ("least-squares", "channels"), ("least-squares", "macs"),
+    }  # fmt: skip
+    assert {part.finetune_epochs for part in tuned} == {2}
+    for part in parts:
+        checked = make_pruners(part.methods, {})
+        for job in jobs_of(part):
+            check_objective(collect(PruneOptions, part), checked[job.method], job.goal)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
