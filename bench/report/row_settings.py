@@ -65,6 +65,8 @@ def settings_of(
     # Both spellings are one kind of repair.
     absorbed = made.pop("absorb_bias", False)
     made.setdefault("repair", "bias" if absorbed else "none")
+    if made["repair"] == "least-squares":
+        made.setdefault("repair_balance", 0.0)
     shared = {key: value for key, value in (recipe or {}).items() if key not in _OWN}
     return plain(
         {

@@ -159,7 +159,9 @@ def settings_in(record: dict[str, Any]) -> tuple[PruneOptions, RepairOptions, Re
         training = TrainOptions(**said["training"])
         training = replace(training, crop_size=training.crop_size and tuple(training.crop_size))
         recipe = Recipe(said["method_options"], said["within"], training, said["seed"])
-        return PruneOptions(**options["pruning"]), RepairOptions(**options["repair"]), recipe
+        # Before there was a balance all positions counted the same.
+        repair = RepairOptions(**{"repair_balance": 0.0, **options["repair"]})
+        return PruneOptions(**options["pruning"]), repair, recipe
     except (KeyError, TypeError) as error:
         raise BenchError(
             f"the record of {record.get('file', {}).get('name')} was written by another version ({error}); run "

@@ -59,6 +59,15 @@ def test_what_came_later_tells_from_records_of_the_time_before():
     ]
 
 
+def test_repairs_of_the_time_before_counted_all_positions_the_same():
+    now = asdict(RepairOptions("least-squares"))
+    before = {name: value for name, value in now.items() if name != "repair_balance"}
+    settings = [settings_of({}, way, None, None) for way in (before, {**now, "repair_balance": 0.0}, now)]
+    assert settings[0] == settings[1]
+    told = named(row("l1", **settings[0]), row("l1", **settings[2]))
+    assert told == ["repair_balance=0.0", "repair_balance=0.5"]
+
+
 def test_what_all_have_and_what_is_not_known_tells_nothing():
     same = {"method_options": {"term": "gate"}, "pruning_options": {"min_keep": 0.1}}
     assert named(row("taylor", 0, **same), row("taylor", 1, **same), row("l1"), row("taylor")) == [""] * 4
