@@ -149,12 +149,14 @@ def agreement(record: Record) -> Table:
 
 
 def training(record: Record) -> Table:
-    """One line of a training: what, at which size, how long, and what came of it."""
+    """One line of a training: what, from which weights, at which size, how long, and what came of it."""
     config, report = record["config"], record["report"]
-    header = ["network", "size", "epochs", "best epoch", "val mIoU %", "test mIoU %"]
+    header = ["network", "from", "size", "epochs", "batch", "best epoch", "val mIoU %", "test mIoU %", "made on"]
     size = "x".join(map(str, report["input_size"]))
     scores = [f"{100 * report[split]['miou']:.1f}" for split in ("val", "test")]
-    return header, [[config["model"], size, str(report["epochs"]), str(report["best_epoch"]), *scores]]
+    start = "ImageNet" if config.get("pretrained_backbone") else "scratch"
+    how = (size, str(report["epochs"]), str(config["batch_size"]), str(report["best_epoch"]))
+    return header, [[config["model"], start, *how, *scores, made_on(record)]]
 
 
 def device(record: Record) -> Table:
@@ -215,9 +217,11 @@ def table_lines(kind: str, pattern: str, results: Path = RESULTS) -> list[str]:
         return published(pattern)
     if kind not in KINDS:
         raise BenchError(f"there is no table '{kind}'; write {', '.join([*KINDS, PUBLISHED])}")
-    lines = []
-    for path in records_of(pattern, results):
-        record = read_json(path)
+    lines, records = [], {path: read_json(path) for path in records_of(pattern, results)}
+    if KINDS[kind] is training and records:
+        tables = [training(record) for record in records.values()]
+        return markdown_table(tables[0][0], [line for _, found in tables for line in found])
+    for path, record in records.items():
         lines += [""] * bool(lines) + ([f"{path.stem}: {made_on(record)}", ""] if "*" in pattern else [])
         lines += markdown_table(*KINDS[kind](record))
     return lines or ["Not measured yet."]
