@@ -197,7 +197,7 @@ def run_led(arguments: argparse.Namespace, saved: SavedModel, data: ToyData) -> 
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser("toy_training.py", "Trains the toy network.")
+    parser = Parser("toy_training.py", "Trains the toy network.", trains_together=True)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kill", default="", help="epoch,batch at which the (last) process kills itself")
     parser.add_argument("--slow", type=float, default=0.0, help="seconds a batch")
