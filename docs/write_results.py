@@ -173,6 +173,8 @@ def device(record: Record) -> Table:
 KINDS: dict[str, Callable[[Record], Table]] = {
     form.__name__: form for form in (comparison, methods, best, over_random, seconds, agreement, training, device)
 }
+# Of these all records are lines of one table.
+TOGETHER = (training,)
 PUBLISHED = "published"
 
 
@@ -218,9 +220,9 @@ def table_lines(kind: str, pattern: str, results: Path = RESULTS) -> list[str]:
     if kind not in KINDS:
         raise BenchError(f"there is no table '{kind}'; write {', '.join([*KINDS, PUBLISHED])}")
     lines, records = [], {path: read_json(path) for path in records_of(pattern, results)}
-    if KINDS[kind] is training and records:
-        tables = [training(record) for record in records.values()]
-        return markdown_table(tables[0][0], [line for _, found in tables for line in found])
+    if records and KINDS[kind] in TOGETHER:
+        headers, found = zip(*map(KINDS[kind], records.values()), strict=True)
+        return markdown_table(headers[0], [line for part in found for line in part])
     for path, record in records.items():
         lines += [""] * bool(lines) + ([f"{path.stem}: {made_on(record)}", ""] if "*" in pattern else [])
         lines += markdown_table(*KINDS[kind](record))

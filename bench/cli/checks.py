@@ -1,13 +1,19 @@
-"""Flags that must be given, and flags that must not."""
+"""Flags that must be given, and flags that must not; how a command was started."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 
 from bench.config.declare import default_of
 from bench.errors import UsageError
+
+
+def is_by_torchrun() -> bool:
+    """Whether this is one of several processes; known before anything heavy is loaded (`bench.system.processes`)."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def require_flags(arguments: argparse.Namespace, *names: str) -> None:

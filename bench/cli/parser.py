@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, fields
 from typing import Any, TextIO, TypeVar
 
+from bench.cli.checks import is_by_torchrun
 from bench.cli.config_file import COMMAND_LINE_ONLY, ConfigPart, config_settings
 from bench.cli.help_text import examples_in, short_help
 from bench.config.declare import default_of
@@ -152,7 +152,7 @@ class Parser(argparse.ArgumentParser):
             The value of each field; in `typed` the fields that the command line names, in `given` those that it or a
             config file names; in `words` a command line that says by itself what it and the files say together.
         """
-        if os.environ.get("WORLD_SIZE", "1") != "1" and not self._trains_together:
+        if not self._trains_together and is_by_torchrun():
             # Each would do all of it, into the same files.
             raise UsageError(
                 f"{self.prog} runs in one process; torchrun is for train.py, benchmark.py and finetune_batch.py"

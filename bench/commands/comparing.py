@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli.checks import require_flags
+from bench.cli.checks import is_by_torchrun, require_flags
 from bench.cli.config_file import benchmarks_in
 from bench.cli.method_flags import settings_of_methods
 from bench.cli.parser import collect
@@ -212,7 +211,7 @@ def _check_processes(how: SweepOptions) -> None:
             f"`processes_per_cell={how.processes_per_cell}` is for `launcher`; without one, start the command by "
             f"torchrun --nproc_per_node {how.processes_per_cell}"
         )
-    if how.launcher and os.environ.get("WORLD_SIZE", "1") != "1":
+    if how.launcher and is_by_torchrun():
         raise UsageError(
             "`launcher` starts processes itself; leave torchrun out and pass `processes_per_cell`, or unset WORLD_SIZE"
         )

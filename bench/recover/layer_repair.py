@@ -154,22 +154,25 @@ def repair_layer(task: Task, sample: Sample, inputs: Tensor, options: RepairOpti
     """
     layer, device = task.layer, inputs.device
     bias = 0 if layer.bias is None else layer.bias.detach()
-    targets = (sample.targets.to(device) - bias).double()
-    places = sample.places.to(device)
-    held = held_out(places.image, sample.images)
+    sample = replace(
+        sample,
+        places=sample.places.to(device),
+        targets=(sample.targets.to(device) - bias).double(),
+        weights=sample.weights.to(device).double(),
+    )
+    held = held_out(sample.places.image, sample.images)
     shares = SHARES if options.repair_lambda is None else (options.repair_lambda,)
     if min(held.sum(), (~held).sum()) < 2:
-        return LayerRepair("sliced", "none", len(places), filters(layer).shape[-1])
-    counts = sample.weights.to(device).double()
-    form = (_Full if sample.inputs is None else _Shared)(task, sample, inputs, places, targets, counts, held)
+        return LayerRepair("sliced", "none", len(sample.places), filters(layer).shape[-1])
+    form = (_Full if sample.inputs is None else _Shared)(task, sample, inputs, held)
     gains = task.gain().square().reshape(filters(layer).shape[:2])
 
     def error(weights: Tensor, added: Tensor | None) -> float:
         return float((form.held_error(weights, added) * gains).sum())
 
     before = filters(layer).double()
-    variance = float((_variance(targets[held], counts[held]).reshape(gains.shape) * gains).sum())
-    found = {"form": form.name, "positions": len(places), "unknowns": form.unknowns}
+    variance = float((_variance(sample.targets[held], sample.weights[held]).reshape(gains.shape) * gains).sum())
+    found = {"form": form.name, "positions": len(sample.places), "unknowns": form.unknowns}
     as_sliced = error(before, None)
     if as_sliced <= _SAME * variance:
         return LayerRepair("unchanged", **found)
@@ -196,11 +199,11 @@ def repair_layer(task: Task, sample: Sample, inputs: Tensor, options: RepairOpti
     return LayerRepair(outcome, ridge=share, **found)
 
 
-def _variance(targets: Tensor, counts: Tensor) -> Tensor:
-    """Sum of the squares of targets [n, outputs] less their mean, each as often as it counts: [outputs]."""
-    counts = counts[:, None]
-    mean = (counts * targets).sum(0) / counts.sum()
-    return (counts * (targets - mean).square()).sum(0)
+def _variance(targets: Tensor, weights: Tensor) -> Tensor:
+    """Sum of the squares of targets [n, outputs] less their mean, each times its weight: [outputs]."""
+    weights = weights[:, None]
+    mean = (weights * targets).sum(0) / weights.sum()
+    return (weights * (targets - mean).square()).sum(0)
 
 
 def held_out(image: Tensor, images: int) -> Tensor:
@@ -228,16 +231,7 @@ class _Full:
 
     name = "full"
 
-    def __init__(
-        self,
-        task: Task,
-        sample: Sample,
-        inputs: Tensor,
-        places: Places,
-        targets: Tensor,
-        counts: Tensor,
-        held: Tensor,
-    ):
+    def __init__(self, task: Task, sample: Sample, inputs: Tensor, held: Tensor):
         self._before, self._centred = filters(task.layer).double(), task.takes_constant
         self.unknowns = self._before.shape[-1]
         groups = self._before.shape[0]
@@ -245,8 +239,8 @@ class _Full:
         def sums(chosen: Tensor) -> Moments:
             parts = []
             for rows in _pieces(chosen, groups * self.unknowns):
-                read = patches_at(task.layer, inputs, sample.size, places.part(rows))
-                parts.append(moments(read, _by_group(targets[rows], groups), counts[rows]))
+                read = patches_at(task.layer, inputs, sample.size, sample.places.part(rows))
+                parts.append(moments(read, _by_group(sample.targets[rows], groups), sample.weights[rows]))
             return _sum(parts)
 
         self._held = held
@@ -310,25 +304,18 @@ class _Shared:
 
     name = "shared"
 
-    def __init__(
-        self,
-        task: Task,
-        sample: Sample,
-        inputs: Tensor,
-        places: Places,
-        targets: Tensor,
-        counts: Tensor,
-        held: Tensor,
-    ):
-        self._targets, self._held, self._centred = targets.float(), held, task.takes_constant
-        self._counts = counts[:, None]
-        self._outputs, self._taps = len(targets[0]), math.prod(task.layer.kernel_size)
-        self._patches = patches_at(task.layer, inputs, sample.size, places)[0].float()
+    def __init__(self, task: Task, sample: Sample, inputs: Tensor, held: Tensor):
+        self._targets, self._held, self._centred = sample.targets.float(), held, task.takes_constant
+        self._weights = sample.weights[:, None]
+        self._outputs, self._taps = len(sample.targets[0]), math.prod(task.layer.kernel_size)
+        self._patches = patches_at(task.layer, inputs, sample.size, sample.places)[0].float()
         self._dense = task.stays(task.dense[0].T).T.reshape(self._outputs, -1, self._taps)
         at = sample.input_places.to(inputs.device)
         read, wanted = outputs_at(task.layer, inputs, at)[None], sample.inputs.to(inputs.device)[None]
-        is_held, count = held_out(at.image, sample.images), sample.input_weights.to(inputs.device)
-        self._fit, self._proof = (moments(read[:, part], wanted[:, part], count[part]) for part in (~is_held, is_held))
+        is_held, weights = held_out(at.image, sample.images), sample.input_weights.to(inputs.device)
+        self._fit, self._proof = (
+            moments(read[:, part], wanted[:, part], weights[part]) for part in (~is_held, is_held)
+        )
         self.unknowns = read.shape[-1]
         self._sliced = torch.eye(wanted.shape[-1], device=inputs.device)
         if task.kept_in is not None:
@@ -337,11 +324,11 @@ class _Shared:
     def held_error(self, weights: Tensor, added: Tensor | None) -> Tensor:
         left = self._left(weights, self._held)
         left = left if added is None else left - added[0]
-        return (self._counts[self._held] * left.square()).sum(0)[None]
+        return (self._weights[self._held] * left.square()).sum(0)[None]
 
     def constant(self, weights: Tensor, chosen: Tensor) -> Tensor:
-        counts = self._counts[chosen]
-        return ((counts * self._left(weights, chosen)).sum(0) / counts.sum())[None]
+        often = self._weights[chosen]
+        return ((often * self._left(weights, chosen)).sum(0) / often.sum())[None]
 
     def best_share(self, shares: Sequence[float], gains: Tensor) -> float:
         """The one that gives back the held-out inputs best, each as much as the filters weigh it."""
