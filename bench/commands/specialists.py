@@ -156,7 +156,9 @@ def _prune(arguments: argparse.Namespace, parser: Parser) -> None:
     from bench.specialists.tables import show, specialists_table
 
     baseline, groupings, folder = _opened(arguments)
-    training = collect(TrainOptions, arguments, epochs=arguments.finetune_epochs, lr=arguments.finetune_lr)
+    finetune = collect(FinetuneOptions, arguments)
+    training = collect(TrainOptions, arguments, epochs=finetune.finetune_epochs, lr=finetune.finetune_lr)
+    training = finetune.rates(training)
     recipe = Recipe(arguments.opt, SEARCH_TOLERANCE if arguments.auto_search else None, training, arguments.seed)
     pruning = collect(PruneOptions, arguments, evaluate=False, reconstruction_images=0)
     repair = collect(RepairOptions, arguments)

@@ -78,8 +78,8 @@ def schedule_of(
 
     Args:
         options: the cuts.
-        training: the recipe of the steps between them, but for the learning rate.
-        finetune: that rate, the first of the schedule over all steps.
+        training: the recipe of the steps between them, but for the learning rates.
+        finetune: these rates, the first of the schedule over all steps.
         distill: what the unpruned network teaches in them.
 
     Raises:
@@ -94,7 +94,7 @@ def schedule_of(
         if options.finetune_between:
             raise UsageError("`finetune_between` trains between cuts; pass `iterations=2` or more too")
         return None
-    recipe = replace(training, lr=finetune.finetune_lr, warmup_epochs=0, freeze_backbone_epochs=0)
+    recipe = replace(finetune.rates(training), warmup_epochs=0, freeze_backbone_epochs=0)
     return CutSchedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe, distill)
 
 

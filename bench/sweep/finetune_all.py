@@ -109,7 +109,7 @@ def _tuned_alike(baseline: Baseline, out: Path, rows: Sequence[ComparisonRow]) -
 
 
 def finetune_recipe(training: TrainOptions, finetune: FinetuneOptions) -> TrainOptions | None:
-    """The recipe of fine-tuning: that of training but for length and rate; None for no epochs."""
+    """The recipe of fine-tuning: that of training but for length and rates; None for no epochs."""
     if finetune.finetune_epochs == 0:
         return None
-    return replace(training, epochs=finetune.finetune_epochs, lr=finetune.finetune_lr)
+    return replace(finetune.rates(training), epochs=finetune.finetune_epochs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.config.declare import option
 from bench.config.values import above_zero, list_of, parse_ratio, parse_size, positive, share, whole
@@ -68,6 +68,20 @@ class FinetuneOptions:
 
     finetune_epochs: int = option(0, "epochs of fine-tuning after pruning; 0 does none", parse=whole)
     finetune_lr: float = option(0.005, "initial learning rate of fine-tuning", parse=above_zero)
+    finetune_backbone_lr_factor: float | None = option(
+        None,
+        "learning rate of the backbone over that of the other layers in fine-tuning (default: --backbone-lr-factor)",
+        parse=above_zero,
+        metavar="R",
+        later=True,
+    )
+
+    def rates(self, training: TrainOptions) -> TrainOptions:
+        """A training recipe at the rates of fine-tuning."""
+        factor = self.finetune_backbone_lr_factor
+        if factor is None:
+            factor = training.backbone_lr_factor
+        return replace(training, lr=self.finetune_lr, backbone_lr_factor=factor)
 
 
 @dataclass

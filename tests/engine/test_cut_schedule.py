@@ -88,11 +88,13 @@ def test_one_cut_needs_no_schedule():
         schedule_of(IterativeOptions(finetune_between=5), TrainOptions(), FinetuneOptions(), DistillOptions())
 
 
-def test_the_recipe_is_that_of_training_at_the_rate_of_finetuning():
+def test_the_recipe_is_that_of_training_at_the_rates_of_finetuning():
     options = IterativeOptions(4, "exponential", 10)
     taught = DistillOptions(0.5, 2.0)
-    schedule = schedule_of(options, TrainOptions(lr=1.0, batch_size=3), FinetuneOptions(finetune_lr=0.02), taught)
-    assert schedule == CutSchedule(4, "exponential", 10, TrainOptions(lr=0.02, batch_size=3), taught)
+    rates = FinetuneOptions(finetune_lr=0.02, finetune_backbone_lr_factor=0.5)
+    schedule = schedule_of(options, TrainOptions(lr=1.0, batch_size=3), rates, taught)
+    recipe = TrainOptions(lr=0.02, backbone_lr_factor=0.5, batch_size=3)
+    assert schedule == CutSchedule(4, "exponential", 10, recipe, taught)
 
 
 def test_a_teacher_needs_something_to_teach():

@@ -27,6 +27,13 @@ def test_the_recipe_of_finetuning_is_that_of_training_but_for_length_and_rate():
     assert finetune_recipe(training, FinetuneOptions(0)) is None
 
 
+def test_a_backbone_has_a_rate_of_its_own_in_fine_tuning() -> None:
+    training = TrainOptions(backbone_lr_factor=0.25)
+    as_trained = finetune_recipe(training, FinetuneOptions(3, 0.02))
+    of_its_own = finetune_recipe(training, FinetuneOptions(3, 0.02, finetune_backbone_lr_factor=1.0))
+    assert (as_trained.backbone_lr_factor, of_its_own.backbone_lr_factor) == (0.25, 1.0)
+
+
 def test_finetuning_is_done_once_for_each_recipe(bench):
     bench.run(["l1", "random"])
     pruned = bench.written("pruned_model.pt")
