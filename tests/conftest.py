@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if on_cuda and not _has_gpu():
         for item in on_cuda:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def pytest_collection_finish() -> None:
+    """All that was imported and collected stays: garbage collection, which sweeps ask for, need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def _has_gpu() -> bool:
