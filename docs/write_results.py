@@ -151,11 +151,14 @@ def agreement(record: Record) -> Table:
 def training(record: Record) -> Table:
     """One line of a training: what, from which weights, at which size, how long, and what came of it."""
     config, report = record["config"], record["report"]
-    header = ["network", "from", "size", "epochs", "batch", "best epoch", "val mIoU %", "test mIoU %", "made on"]
+    header = ["network", "from", "size", "epochs", "batch", "class weights", "best epoch", "val mIoU %", "test mIoU %",
+              "made on"]  # fmt: skip
     size = "x".join(map(str, report["input_size"]))
     scores = [f"{100 * report[split]['miou']:.1f}" for split in ("val", "test")]
     start = "ImageNet" if config.get("pretrained_backbone") else "scratch"
-    how = (size, str(report["epochs"]), str(config["batch_size"]), str(report["best_epoch"]))
+    # Records of the time before there was a choice do not say it.
+    weights = config.get("class_weighting", "median") if config["compute_class_weights"] else "none"
+    how = (size, str(report["epochs"]), str(config["batch_size"]), weights, str(report["best_epoch"]))
     return header, [[config["model"], start, *how, *scores, made_on(record)]]
 
 
