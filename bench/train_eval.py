@@ -239,6 +239,7 @@ class _Trainer:
         # Smaller batches may leave over fewer of the images.
         epoch, batches = self.state.epoch, min(len(self.train_loader), self.steps_per_epoch * accumulate)
         self.train_loader.set_epoch(epoch)
+        self.loss.begin_epoch(epoch)
         # A network that was scored by its gradients still carries them.
         self.state.optimizer.zero_grad(set_to_none=True)
         network.train()

@@ -252,6 +252,30 @@ def test_options_reach_the_weights(tmp_path, change):
     assert not torch.equal(plain.model.body[0].weight, changed.model.body[0].weight)
 
 
+def test_the_last_epochs_weigh_no_class(tmp_path, monkeypatch):
+    trained = {}
+    for last in (0, 1, 2):
+        saved = new_network()
+        train(tmp_path / str(last), saved, ToyData(), compute_class_weights=True, unweighted_epochs=last)
+        trained[last] = saved.model.head.weight
+    plain = new_network()
+    train(tmp_path / "plain", plain, ToyData())
+    assert torch.equal(trained[2], plain.model.head.weight)
+    assert not torch.equal(trained[1], trained[0]) and not torch.equal(trained[1], trained[2])
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    resumed = new_network()
+    options = TrainOptions(epochs=2, batch_size=4, lr=0.1, compute_class_weights=True, unweighted_epochs=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.train_eval._Trainer._report", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(new_network(), ToyData(), options, 0, tmp_path / "resumed", device=CPU)
+    fit(resumed, ToyData(), options, 0, tmp_path / "resumed", device=CPU, resume=True)
+    assert torch.equal(resumed.model.head.weight, trained[1])
+
+
 def test_gradients_from_before_do_not_count(tmp_path):
     fresh, scored = new_network(), new_network()
     for parameter in scored.model.parameters():

@@ -94,7 +94,7 @@ def schedule_of(
         if options.finetune_between:
             raise UsageError("`finetune_between` trains between cuts; pass `iterations=2` or more too")
         return None
-    recipe = replace(finetune.rates(training), warmup_epochs=0, freeze_backbone_epochs=0)
+    recipe = replace(finetune.rates(training), warmup_epochs=0, freeze_backbone_epochs=0, unweighted_epochs=0)
     return CutSchedule(options.iterations, options.ratio_schedule, options.finetune_between, recipe, distill)
 
 

@@ -46,6 +46,9 @@ class TrainOptions:
         choices=("median", "log"),
         later=True,
     )
+    unweighted_epochs: int = option(
+        0, "last epochs, in which all pixels count the same, whatever classes weigh before", parse=whole, later=True
+    )
     grad_clip: float = option(0.0, "largest gradient norm; 0 does not clip", parse=share)
     accumulate: int = option(1, "batches whose gradients make one step", parse=positive)
     sparsity_lambda: float = option(
@@ -58,7 +61,7 @@ class TrainOptions:
     tensorboard: bool = option(False, "also log to TensorBoard")
 
 
-OF_EPOCHS = ("epochs", "eval_every", "tensorboard", "freeze_backbone_epochs", "warmup_epochs")
+OF_EPOCHS = ("epochs", "eval_every", "tensorboard", "freeze_backbone_epochs", "warmup_epochs", "unweighted_epochs")
 """Fields of `TrainOptions` that training for a number of steps has no use for."""
 
 

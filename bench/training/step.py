@@ -92,6 +92,11 @@ class TrainingLoss:
         if weights is None and options.compute_class_weights:
             weights = data.class_weights(options.class_weighting)
         self._class_weights = None if weights is None else weights.float().to(device)
+        self._unweighted = False
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Says which epoch of the recipe the batches are of, from 0; without it classes are weighed all the way."""
+        self._unweighted = epoch >= self._options.epochs - self._options.unweighted_epochs
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch on the device, [], in the recipe's precision.
@@ -102,9 +107,8 @@ class TrainingLoss:
         with autocast(self._device, self._options.amp), batchnorm_explained(self._knobs.batch_size):
             output = network(images)
             wanted = self._distillation.logits(images) if self._distillation else None
-        loss = segmentation_loss(
-            output, labels, self._void, weight=self._class_weights, aux_weight=self._options.aux_weight
-        )
+        weights = None if self._unweighted else self._class_weights
+        loss = segmentation_loss(output, labels, self._void, weight=weights, aux_weight=self._options.aux_weight)
         return loss + self._distillation.loss(output, wanted, labels, self._void) if self._distillation else loss
 
 

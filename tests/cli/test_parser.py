@@ -77,6 +77,7 @@ WITHOUT_FLAG = {
         "tensorboard",
         "freeze_backbone_epochs",
         "warmup_epochs",
+        "unweighted_epochs",
     },
     "eval.py": {"pretrained_backbone"},
     "benchmark.py": {"per_layer"},
