@@ -30,7 +30,7 @@ from bench.errors import BenchError
 from bench.leaderboard.published import published_numbers
 from bench.plan.target import Goal
 from bench.report.comparison_rows import baseline_miou, entries, last_stage
-from bench.report.comparison_text import comparison_lines
+from bench.report.comparison_text import comparison_lines, usual_note
 from bench.report.summary import markdown_table
 from bench.report.summary_record import STAGES
 from bench.report.tradeoff_plot import Benchmark, plot_tradeoffs
@@ -229,6 +229,8 @@ def table_lines(kind: str, pattern: str, results: Path = RESULTS) -> list[str]:
     for path, record in records.items():
         lines += [""] * bool(lines) + ([f"{path.stem}: {made_on(record)}", ""] if "*" in pattern else [])
         lines += markdown_table(*KINDS[kind](record))
+        if (note := usual_note(record.get("rows", []))) and kind != agreement.__name__:
+            lines += ["", *note]
     return lines or ["Not measured yet."]
 
 

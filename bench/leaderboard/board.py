@@ -28,6 +28,7 @@ from bench.report.comparison_rows import (
     last_stage,
     reference_latency,
 )
+from bench.report.row_settings import usual_treatment
 from bench.report.summary_record import STAGES
 from bench.report.versus_random import gaps_to_control
 
@@ -133,6 +134,7 @@ def _benchmark(summary: Summary) -> dict[str, Any]:
         "path": str(summary.path),
         "title": comparison_title(baseline),
         "stage": last_stage(rows),
+        "usual": usual_treatment(rows),
         "scoring": json.dumps(baseline.get("scoring"), sort_keys=True) if baseline.get("scoring") else None,
         "miou": None if miou is None else round(100 * miou, 3),
         "interval": interval and [round(100 * end, 2) for end in interval],

@@ -54,14 +54,14 @@ class Entry:
 
 
 def entries(rows: Sequence[ComparisonRow]) -> list[Entry]:
-    """Rows by (method, goal): methods in the order of the rows, a method's goals by kind and value."""
+    """Rows by (method, goal): methods in the order of the rows, the usual way of each first, then by goal."""
     found: dict[tuple[str, Variant], dict[Goal, list[ComparisonRow]]] = {}
     for row, way in zip(rows, variants(rows), strict=True):
         found.setdefault((row["method"], way), {}).setdefault(goal_of(row), []).append(row)
     # Ways of one method stay together.
     order = list(dict.fromkeys(method for method, _ in found))
     grouped = []
-    for method, way in sorted(found, key=lambda made: order.index(made[0])):
+    for method, way in sorted(found, key=lambda made: (order.index(made[0]), made[1].unusual != "")):
         of_goal = found[method, way]
         for goal in sorted(of_goal, key=lambda goal: (KINDS.index(goal.kind), goal.value)):
             done = tuple(row for row in of_goal[goal] if row["status"] == "done")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from bench.report.comparison_rows import Entry, baseline_miou, entries, known, reference_latency
 from bench.report.latency_text import agreeing_texts
+from bench.report.row_settings import usual_treatment
 from bench.report.summary_record import CONTROLS, CORRUPTED, STAGES, BaselineRecord, ComparisonRow
 
 SPARSE_NOTE = (
@@ -72,6 +73,12 @@ def comparison_lines(
             line += ["failed", *["-"] * (len(header) - len(line) - 1)]
         lines.append(line)
     return header, lines
+
+
+def usual_note(rows: Sequence[ComparisonRow]) -> list[str]:
+    """What lines that say nothing of it have in common, where others differ in it."""
+    usual = usual_treatment(rows)
+    return [f"Where a line does not say otherwise: {usual}."] if usual else []
 
 
 def corrupted_lines(

@@ -11,7 +11,7 @@ from bench.config.values import size_text
 from bench.measure.evaluation_report import EvaluationReport, LayersTimed, latency_of
 from bench.measure.layer_costs import LayerCost
 from bench.report.comparison_rows import comparison_title, entries
-from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines, is_uneven
+from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, failure_lines, is_uneven, usual_note
 from bench.report.latency_text import comparison_conditions, latency_conditions, layers_conditions
 from bench.report.summary_record import BaselineRecord, ComparisonRow
 from bench.report.text import (
@@ -75,6 +75,7 @@ def comparison_table(baseline: BaselineRecord, rows: Sequence[ComparisonRow]) ->
     notes = [f"[red]failed[/red] {escape(line)}" for line in failure_lines(rows)]
     if not is_uneven(found) and found and len(found[0].done) > 1:
         notes.insert(0, f"mean ± standard deviation over {len(found[0].done)} seeds")
+    notes += map(escape, usual_note(rows))
     notes += [SPARSE_NOTE] if any(entry.is_sparse for entry in found) else []
     notes += map(escape, comparison_conditions(baseline, rows))
     broken = [name.replace(" ", "\n") for name in header]

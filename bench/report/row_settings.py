@@ -38,13 +38,15 @@ class Variant(NamedTuple):
     Attributes:
         options: of the method, `key=value`; empty where all rows of the method have the same.
         treatment: what all methods share: how they prune and fine-tune; empty where it is the same for all rows.
+        unusual: the part of `treatment` that is not as in most rows (`usual_treatment`).
     """
 
     options: str
     treatment: str
+    unusual: str
 
     def __str__(self) -> str:
-        return " ".join(filter(None, self))
+        return " ".join(filter(None, (self.options, self.unusual)))
 
 
 def settings_of(
@@ -89,18 +91,49 @@ def is_same_training(finetune: Mapping[str, Any], control: Mapping[str, Any]) ->
 
 def variants(rows: Sequence[Mapping[str, Any]]) -> list[Variant]:
     """What tells each row from the others, `key=value` for the keys whose values differ."""
-    recipes = {(row.get("finetune_epochs"), row.get("finetune_recipe")) for row in rows}
-    twice = {epochs for epochs, count in Counter(epochs for epochs, _ in recipes).items() if count > 1}
-    treatments = [_treatment(row, twice) for row in rows]
+    treatments = _treatments(rows)
     shared = _differing(treatments)
+    usual = _usual(treatments, shared)
     of_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         of_method.setdefault(row["method"], []).append(row.get("method_options") or {})
     own = {method: _differing(options) for method, options in of_method.items()}
     return [
-        Variant(_told(row.get("method_options") or {}, own[row["method"]]), _told(treatment, shared))
+        Variant(
+            _told(row.get("method_options") or {}, own[row["method"]]),
+            _told(treatment, shared),
+            _told(treatment, [key for key in shared if _text(treatment.get(key)) != usual.get(key)]),
+        )
         for row, treatment in zip(rows, treatments, strict=True)
     ]
+
+
+def usual_treatment(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What rows whose name does not say otherwise have in common, of what others have not; empty where all say it."""
+    treatments = _treatments(rows)
+    return ", ".join(f"{key}={text}" for key, text in _usual(treatments, _differing(treatments)).items())
+
+
+def _usual(treatments: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, str]:
+    """The value that more than half of all rows have, of the keys for which there is one.
+
+    Nothing where a row would be named like another that was treated differently, because it does not know a key.
+    """
+    usual = {}
+    for key in keys:
+        known = Counter(_text(treatment[key]) for treatment in treatments if key in treatment)
+        text, count = known.most_common(1)[0]
+        if 2 * count > len(treatments):
+            usual[key] = text
+    unsaid = {_told(each, [key for key in keys if _text(each.get(key)) != usual.get(key)]) for each in treatments}
+    return usual if len(unsaid) == len({_told(each, keys) for each in treatments}) else {}
+
+
+def _treatments(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How each network was pruned and fine-tuned."""
+    recipes = {(row.get("finetune_epochs"), row.get("finetune_recipe")) for row in rows}
+    twice = {epochs for epochs, count in Counter(epochs for epochs, _ in recipes).items() if count > 1}
+    return [_treatment(row, twice) for row in rows]
 
 
 def _treatment(row: Mapping[str, Any], twice: set[int | None]) -> dict[str, Any]:

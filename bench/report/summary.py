@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.plan.target import Goal
 from bench.report.comparison_rows import comparison_title, entries
-from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, corrupted_lines, failure_lines
+from bench.report.comparison_text import SPARSE_NOTE, comparison_lines, corrupted_lines, failure_lines, usual_note
 from bench.report.latency_text import comparison_conditions
 from bench.report.summary_columns import columns_of, flat_rows
 from bench.report.summary_record import CONTROLS, STAGES, BaselineRecord, ComparisonRow, SummaryRecord, summary_record
@@ -70,6 +70,7 @@ def _markdown(record: SummaryRecord, picture: str | None) -> str:
         f"mIoU in percent over the whole split{': ' * bool(measured)}{', '.join(measured)}. "
         "Parameters and MACs: share kept."
     ]
+    parts += usual_note(rows)
     if STAGES["miou_repaired"] in measured:
         parts += [
             "Repaired: by least squares, without training; cut and recalibrated are the same networks without it."

@@ -68,7 +68,7 @@ def plot_tradeoffs(path: Path | str, benchmarks: Sequence[Benchmark], *further: 
     if not rows:
         return False
     timed = any(entry.speedups for _, found in rows for line in lines_of(found) for entry in line.entries)
-    figure = Figure(figsize=(12.4 if timed else 8, 0.4 + 4.3 * len(rows)), layout="constrained", facecolor="white")
+    figure = Figure(layout="constrained", facecolor="white")
     grid = figure.subplots(len(rows), 2 if timed else 1, squeeze=False)
     handles: dict[str, object] = {}
     for (title, found), (over_macs, *over_latency) in zip(rows, grid, strict=True):
@@ -80,6 +80,9 @@ def plot_tradeoffs(path: Path | str, benchmarks: Sequence[Benchmark], *further: 
             handles |= _panel(axes, found, "time_kept")
             axes.set_xlabel("latency (% of the baseline's, paired)")
             axes.sharey(over_macs)
+    # Beside a legend that is as large as it needs to be, panels keep their size.
+    beside = 0.9 + 0.085 * max(map(len, handles), default=0)
+    figure.set_size_inches(5.4 * (1 + timed) + beside, 0.4 + max(4.3 * len(rows), 0.23 * len(handles)))
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, handlelength=3.6)
     for file in (path, *further):
         save_figure(figure, file)

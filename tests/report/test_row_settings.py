@@ -9,7 +9,8 @@ from bench.config.declare import default_of
 from bench.engine.options import PruneOptions
 from bench.recover.options import RepairOptions
 from bench.report.comparison_rows import entries
-from bench.report.row_settings import settings_of, variants
+from bench.report.comparison_text import usual_note
+from bench.report.row_settings import settings_of, usual_treatment, variants
 from bench.report.versus_random import gaps_to_control
 
 # What records of earlier versions do not say.
@@ -51,12 +52,7 @@ def test_what_came_later_tells_from_records_of_the_time_before():
     settings = [settings_of({}, way, None, None) for way in ways]
     assert settings[0] == settings[4]
     told = named(*(row("l1", **each) for each in settings[:4]))
-    assert told == [
-        "objective=channels, repair=none",
-        "objective=macs, repair=none",
-        "objective=channels, repair=bias",
-        "objective=channels, repair=least-squares",
-    ]
+    assert told == ["repair=none", "objective=macs, repair=none", "repair=bias", "repair=least-squares"]
 
 
 def test_repairs_of_the_time_before_counted_all_positions_the_same():
@@ -71,6 +67,33 @@ def test_repairs_of_the_time_before_counted_all_positions_the_same():
 def test_what_all_have_and_what_is_not_known_tells_nothing():
     same = {"method_options": {"term": "gate"}, "pruning_options": {"min_keep": 0.1}}
     assert named(row("taylor", 0, **same), row("taylor", 1, **same), row("l1"), row("taylor")) == [""] * 4
+
+
+def test_a_name_says_what_is_not_as_in_most_rows():
+    ways = [{"repair": "yes", "objective": "channels"}] * 3 + [
+        {"repair": "no", "objective": "channels"},
+        {"repair": "yes", "objective": "macs"},
+    ]
+    rows = [row("l1", seed, pruning_options=way) for seed, way in enumerate(ways)]
+    assert named(*rows) == ["", "", "", "repair=no", "objective=macs"]
+    assert usual_treatment(rows) == "repair=yes, objective=channels"
+    assert usual_note(rows) == ["Where a line does not say otherwise: repair=yes, objective=channels."]
+    treatments = {variant.treatment for variant in variants(rows)}
+    assert treatments == {
+        "repair=yes, objective=channels", "repair=no, objective=channels", "repair=yes, objective=macs",
+    }, "which what is set against each other goes by"  # fmt: skip
+    assert usual_treatment(rows[:3]) == "" and usual_note(rows[:3]) == []
+
+
+def test_half_of_the_rows_are_not_most():
+    rows = [row("l1", pruning_options={"repair": repair}) for repair in ("yes", "no")]
+    assert (named(*rows), usual_treatment(rows)) == (["repair=yes", "repair=no"], "")
+
+
+def test_no_two_treatments_get_one_name():
+    rows = [row("l1", pruning_options=way) for way in ({"a": 1}, {"a": 1}, {"a": 1}, {}, {"a": 2})]
+    assert named(*rows) == ["a=1", "a=1", "a=1", "", "a=2"], "one does not know it"
+    assert usual_treatment(rows) == ""
 
 
 def test_options_of_a_method_are_compared_with_those_of_that_method():
@@ -93,9 +116,9 @@ def test_fine_tuning_is_told_apart_by_its_epochs_or_else_its_recipe():
 
 def test_entries_take_no_other_way_for_a_seed():
     rows = [row("l1", seed, pruning_options={"min_keep": keep}) for keep in (0.1, 0.2) for seed in (0, 1)]
-    rows.insert(1, row("taylor", pruning_options={"min_keep": 0.1}))
+    rows.insert(1, row("taylor", pruning_options={"min_keep": 0.2}))
     found = [(entry.name, len(entry.done)) for entry in entries(rows)]
-    assert found == [("l1 min_keep=0.1", 2), ("l1 min_keep=0.2", 2), ("taylor min_keep=0.1", 1)]
+    assert found == [("l1", 2), ("l1 min_keep=0.1", 2), ("taylor", 1)], "what most rows have comes first"
 
 
 def test_the_control_is_that_of_the_same_treatment():

@@ -97,3 +97,22 @@ def test_lines_of_one_method_are_told_apart_by_their_markers_fill():
     ]  # fmt: skip
     assert {line.look for line in lines} == {look_of("taylor")}
     assert [line.label for line in lines_of([Benchmark(BASELINE, [row("l1")], "a")])] == ["l1"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_panels_keep_their_size_beside_a_long_legend(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    panels: list[tuple[float, float]] = []
+    save = Figure.savefig
+
+    def measured(self: Figure, *where: Any, **how: Any) -> None:
+        save(self, *where, **how)
+        panels.append(tuple(self.axes[0].get_position().size * self.get_size_inches()))
+
+    monkeypatch.setattr(Figure, "savefig", measured)
+    ways = [{"recalibration_images": number, "repair_images": number, "repair_balance": number} for number in range(30)]
+    for rows in ([row("l1")], [row("l1", pruning_options=way) for way in ways]):
+        plot_tradeoffs(tmp_path / "plot.png", [Benchmark(BASELINE, rows)])
+    for width, height in panels:
+        assert width > 4 and height > 3, panels

@@ -12,7 +12,8 @@ function begin() {
   byId('benchmarks').replaceChildren(...board.benchmarks.map((benchmark) => make('li', {},
     [benchmark.letter && `${benchmark.letter} = `, `${benchmark.path}: ${benchmark.title}; dense mIoU `
       + `${plain(benchmark.miou, 1)} %, ${benchmark.macs ? `${short(benchmark.macs)} MACs, ` : ''}`
-      + `${benchmark.parameters ? `${short(benchmark.parameters)} parameters` : ''}`].filter(Boolean))));
+      + `${benchmark.parameters ? `${short(benchmark.parameters)} parameters` : ''}`
+      + `${benchmark.usual ? `; where a line does not say otherwise: ${benchmark.usual}` : ''}`].filter(Boolean))));
   const distinct = (values) => [...new Map(values.map((value) => [value[0], value])).values()];
   options('stage', [[LAST, lastText()], ...Object.entries(board.stages).filter(([key]) => key !== commonStage())], null);
   options('target', distinct(board.lines.map((line) => [line.target, targetText(line)])), 'every target');
