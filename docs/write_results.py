@@ -162,6 +162,8 @@ def training(record: Record) -> Table:
     start = "ImageNet" if config.get("pretrained_backbone") else "scratch"
     # Records of the time before there was a choice do not say it.
     weights = config.get("class_weighting", "median") if config["compute_class_weights"] else "none"
+    last = config.get("unweighted_epochs", 0)
+    weights += f", not in the last {last}" if last else ""
     how = (size, str(report["epochs"]), str(config["batch_size"]), weights, str(report["best_epoch"]))
     return header, [[config["model"], start, *how, *scores, made_on(record)]]
 
