@@ -88,7 +88,8 @@ def best(record: Record) -> Table:
     for goal in order[::-1] if all(goal.kind == "channels" for goal in order) else order:
         of_goal = [entry for entry in found if entry.goal == goal]
         first = max(of_goal, key=lambda entry: statistics.fmean(entry.values(stage)))
-        control = [value for entry in of_goal if entry.method == CONTROL for value in entry.values(stage)]
+        controls = [entry for entry in of_goal if (entry.method, entry.treatment) == (CONTROL, first.treatment)]
+        control = [value for entry in controls for value in entry.values(stage)]
         drop = 100 * (statistics.fmean(first.values(stage)) - dense)
         shares = [_percent(first.values(key), 1) for key in ("parameters_kept", "macs_kept")]
         speedup = f"{statistics.fmean(s.ratio for s in first.speedups):.2f}x" if first.speedups else "-"
