@@ -236,7 +236,7 @@ def table_lines(kind: str, pattern: str, results: Path = RESULTS) -> list[str]:
     for path, record in records.items():
         lines += [""] * bool(lines) + ([f"{path.stem}: {made_on(record)}", ""] if "*" in pattern else [])
         lines += markdown_table(*KINDS[kind](record))
-        if (note := usual_note(record.get("rows", []))) and kind != agreement.__name__:
+        if note := usual_note(record.get("rows", [])):
             lines += ["", *note]
     return lines or ["Not measured yet."]
 

@@ -103,6 +103,17 @@ def test_the_best_of_each_target_is_shown_beside_random_channels() -> None:
     assert [line[0] for line in KINDS["best"](record("quick.json"))[1]] == ["dense", "0.3", "0.5"]
 
 
+def test_the_random_channels_beside_the_best_were_treated_as_it_was() -> None:
+    made = record("camvid_equal_macs.json")
+    rows = [{**row, "pruning_options": {"repair": "none"}} for row in made["rows"]]
+    others = [
+        {**row, "miou_recalibrated": 0.0, "pruning_options": {"repair": "bias"}}
+        for row in rows
+        if row["method"] == "random"
+    ]
+    assert KINDS["best"]({**made, "rows": rows + others}) == KINDS["best"](made)
+
+
 def test_gaps_to_random_channels_and_what_cells_take() -> None:
     made = record("camvid_unet_small_methods.json")
     found = {(line[0], line[1]): line for line in KINDS["over_random"](made)[1]}

@@ -157,8 +157,9 @@ def _prune(arguments: argparse.Namespace, parser: Parser) -> None:
 
     baseline, groupings, folder = _opened(arguments)
     finetune = collect(FinetuneOptions, arguments)
-    training = collect(TrainOptions, arguments, epochs=finetune.finetune_epochs, lr=finetune.finetune_lr)
-    training = finetune.rates(training)
+    training = finetune.rates(
+        collect(TrainOptions, arguments, epochs=finetune.finetune_epochs, lr=finetune.finetune_lr)
+    )
     recipe = Recipe(arguments.opt, SEARCH_TOLERANCE if arguments.auto_search else None, training, arguments.seed)
     pruning = collect(PruneOptions, arguments, evaluate=False, reconstruction_images=0)
     repair = collect(RepairOptions, arguments)
